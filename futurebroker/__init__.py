@@ -1,0 +1,43 @@
+"""Dask-style futures over the message broker a team already has.
+
+The public names, resolved on first use (PEP 562), so that ``import futurebroker`` stays cheap; ``__init__.pyi`` tells
+type checkers and editors the same.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+#: Public name -> the module it lives in, grouped by what a reader looks for.
+_HOMES = {
+    # a cluster and the way to it
+    "Client": "futurebroker.client.client",
+    "Executor": "futurebroker.client.client",
+    "LocalCluster": "futurebroker.local",
+    # futures and waiting for them
+    "Future": "futurebroker.client.futures",
+    "as_completed": "futurebroker.client.waiting",
+    "wait": "futurebroker.client.waiting",
+    "progress": "futurebroker.client.progress",
+    "fire_and_forget": "futurebroker.client.waiting",
+    # inside a task
+    "get_worker": "futurebroker.worker.context",
+    # errors
+    "CancelledError": "futurebroker.exceptions",
+    "TimeoutError": "builtins",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,14 @@
+from builtins import TimeoutError as TimeoutError
+
+from futurebroker.client.client import Client as Client
+from futurebroker.client.client import Executor as Executor
+from futurebroker.client.futures import Future as Future
+from futurebroker.client.progress import progress as progress
+from futurebroker.client.waiting import as_completed as as_completed
+from futurebroker.client.waiting import fire_and_forget as fire_and_forget
+from futurebroker.client.waiting import wait as wait
+from futurebroker.exceptions import CancelledError as CancelledError
+from futurebroker.local import LocalCluster as LocalCluster
+from futurebroker.worker.context import get_worker as get_worker
+
+__version__: str
