@@ -1,0 +1,199 @@
+"""Every error futurebroker raises, as one tree.
+
+Arguments are data and the sentence is built in ``__str__``, so an error keeps its fields and survives pickling between
+processes. Each docstring says what happened and then what to do.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError as _FutureCancelledError
+
+
+class FuturebrokerError(Exception):
+    """Base of everything this package raises."""
+
+
+# -- reaching the cluster ------------------------------------------------------------------------------------------
+
+
+class ClusterConnectionError(FuturebrokerError, ConnectionError):
+    """The scheduler or the broker could not be reached, or the connection was refused."""
+
+
+class NoSchedulerError(ClusterConnectionError):
+    """Nothing answered as a scheduler at ``url`` within ``timeout`` seconds.
+
+    Start one with the command in the message, or correct the address.
+    """
+
+    def __init__(self, url: str, timeout: float, reason: str = "") -> None:
+        super().__init__(url, timeout, reason)
+        self.url = url
+        self.timeout = timeout
+        self.reason = reason
+
+    def __str__(self) -> str:
+        because = f" ({self.reason})" if self.reason else ""
+        return (
+            f"no scheduler answered at {self.url} within {self.timeout:g} s{because}; "
+            f"start one with: futurebroker scheduler{_scheduler_arguments(self.url)}"
+        )
+
+
+def _scheduler_arguments(url: str) -> str:
+    """The options with which `futurebroker scheduler` would serve ``url``."""
+    scheme, _, rest = url.rpartition("://")
+    host, _, port = rest.rpartition("@")[2].partition("/")[0].rpartition(":")
+    if not port.isdigit():
+        return f" --broker {url}"
+    if scheme in ("", "amqp", "tcp") and host in ("127.0.0.1", "localhost", "[::1]"):
+        return f" --port {port}"
+    return f" --host {host} --port {port}"
+
+
+class RefusedError(ClusterConnectionError):
+    """The scheduler refused this process: its secret, its protocol or its Python does not fit.
+
+    The reason names both sides; make them equal and connect again.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"refused by the scheduler: {self.reason}"
+
+
+class SecretError(FuturebrokerError):
+    """The cluster's secret is missing, wrong or readable by others; the message says which and where to look."""
+
+
+class ConfigError(FuturebrokerError, ValueError):
+    """A setting has a value that cannot be used; the message names the setting, its source and what it accepts."""
+
+
+class ClientClosedError(FuturebrokerError, RuntimeError):
+    """The client was closed; create another one to go on."""
+
+
+# -- messages ------------------------------------------------------------------------------------------------------
+
+
+class ProtocolError(FuturebrokerError):
+    """Bytes that do not follow the protocol; the peer that sent them is not one of ours or runs another version."""
+
+
+class SignatureError(ProtocolError):
+    """An envelope whose signature does not fit its content: another secret, or tampered bytes. It was not parsed."""
+
+
+class MessageTooLargeError(ProtocolError):
+    """A message of ``size`` bytes is over the bound of ``limit`` bytes.
+
+    Pass large data with ``scatter`` or return it from a task; both travel in chunks.
+    """
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(what, size, limit)
+        self.what = what
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"{self.what} takes {self.size:,} bytes, more than the {self.limit:,} one message may have; use scatter"
+
+
+class SerializationError(FuturebrokerError, TypeError):
+    """An object could not be turned into bytes; ``what`` names it. Pass something picklable in its place."""
+
+    def __init__(self, what: str, cause: str) -> None:
+        super().__init__(what, cause)
+        self.what = what
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"cannot pickle {self.what}: {self.cause}"
+
+
+# -- tasks ---------------------------------------------------------------------------------------------------------
+
+
+class TaskError(FuturebrokerError):
+    """A task failed for a reason that is not an exception of its own code."""
+
+
+class ExecutorDiedError(TaskError):
+    """The executor process died while it ran this task, more often than the task may be tried again.
+
+    ``how`` names the exit code or the signal. Look for a crash in native code, for memory (SIGKILL) or for a call
+    that ends the process; ``retries=`` allows more attempts.
+    """
+
+    def __init__(self, key: str, worker: str, how: str, deaths: int = 1) -> None:
+        super().__init__(key, worker, how, deaths)
+        self.key = key
+        self.worker = worker
+        self.how = how
+        self.deaths = deaths
+
+    def __str__(self) -> str:
+        times = "" if self.deaths == 1 else f", the last of {self.deaths} deaths"
+        return f"task {self.key} ended its executor on worker {self.worker} with {self.how}{times}"
+
+
+class WorkerLostError(TaskError):
+    """Every worker that tried this task was lost while it ran. Look into the worker's log for the cause."""
+
+    def __init__(self, key: str, worker: str, losses: int) -> None:
+        super().__init__(key, worker, losses)
+        self.key = key
+        self.worker = worker
+        self.losses = losses
+
+    def __str__(self) -> str:
+        return f"task {self.key} lost {self.losses} workers while it ran, the last was {self.worker}"
+
+
+class ResultError(TaskError):
+    """A task ended, but its result or exception could not be moved: it cannot be pickled, or not be opened here."""
+
+
+class RemoteError(TaskError):
+    """Stands for an exception of a task whose own type cannot be rebuilt here; the text holds the original's."""
+
+
+class DataLostError(TaskError):
+    """The only copy of scattered data went with its worker; scatter it again, or scatter with ``broadcast=True``."""
+
+
+class IntakeError(FuturebrokerError):
+    """The scheduler takes no more work from this client; the message says which bound was reached.
+
+    Wait for results or release futures, then submit again.
+    """
+
+
+class DuplicateKeyError(FuturebrokerError, ValueError):
+    """A key was given twice with different work behind it; choose another ``key=``."""
+
+
+class CancelledError(_FutureCancelledError, FuturebrokerError):
+    """The task was cancelled, or what it depends on was; the text says by what."""
+
+
+# -- inside --------------------------------------------------------------------------------------------------------
+
+
+class InvalidTransition(FuturebrokerError):  # noqa: N818 - the name is the design's
+    """A task was asked to make a move its state does not have. This is a bug in the scheduler; ``story`` tells how."""
+
+    def __init__(self, key: str, start: str, finish: str, story: str = "") -> None:
+        super().__init__(key, start, finish, story)
+        self.key = key
+        self.start = start
+        self.finish = finish
+        self.story = story
+
+    def __str__(self) -> str:
+        return f"{self.key} cannot go from {self.start} to {self.finish}; story: {self.story or 'none kept'}"

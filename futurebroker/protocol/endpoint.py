@@ -1,0 +1,361 @@
+"""One process's place on the network: a link, a session with each peer, and the batches on their way.
+
+An endpoint belongs to one asyncio loop and is used from its thread only. Messages for a peer collect while the loop is
+busy and leave together when it comes round: nothing waits for a timer, and a burst becomes few envelopes. Envelopes that
+aren't ours (garbage, a wrong signature, another cluster) are counted, logged once a kind, and dropped unparsed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from futurebroker.exceptions import MessageTooLargeError, ProtocolError, SignatureError
+from futurebroker.protocol.messages import Message, decode, encode
+from futurebroker.protocol.session import Outgoing, Session
+from futurebroker.protocol.wire import BATCH_BYTES, BATCH_MESSAGES, Header, Keyring, Kind
+from futurebroker.transport.base import Link
+from futurebroker.types import Peer, Role
+
+logger = logging.getLogger("futurebroker.endpoint")
+
+_ROLE_NAMES = {Role.WORKER: "worker", Role.CLIENT: "client", Role.WEB: "client"}
+
+
+class EndpointEvents(Protocol):
+    """What an endpoint tells its owner, on the loop's thread."""
+
+    def deliver(self, peer: Peer, messages: list[Any]) -> None:
+        """Numbered messages, in order, each once."""
+
+    def meet(self, peer: Peer, message: Any) -> None:
+        """A message outside the session: hello, welcome, heartbeat, goodbye."""
+
+    def stranger(self, peer: Peer) -> None:
+        """Numbered messages came from a peer without a session; it has to say hello (again). They were dropped."""
+
+    def returned(self, destination: str) -> None:
+        """The inbox ``destination`` has ended with its owner's connection."""
+
+    def disconnected(self, error: Exception | None) -> None:
+        """The link is gone; sessions keep what isn't acknowledged until `Endpoint.attach` and `Endpoint.open`."""
+
+
+@dataclass(slots=True)
+class _Conversation:
+    """A session, where to send it, and what waits to be put into envelopes."""
+
+    peer: Peer
+    destination: str
+    session: Session = field(default_factory=Session)
+    batch: list[Message] = field(default_factory=list)
+    batch_limit: int = BATCH_MESSAGES
+    connected: bool = True
+
+
+class Endpoint:
+    """See the top of this file.
+
+    Args:
+        me: this process.
+        cluster: envelopes of other clusters are dropped.
+        epoch: of the scheduler; carried by every envelope.
+    """
+
+    def __init__(
+        self, me: Peer, cluster: str, keyring: Keyring, events: EndpointEvents, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.me = me
+        self.cluster = cluster
+        self.epoch = 0
+        #: envelopes dropped, by reason
+        self.rejected: Counter[str] = Counter()
+        self._keyring = keyring
+        self._events = events
+        self._loop = loop
+        self._link: Link | None = None
+        self._watching_writes = False
+        self._conversations: dict[str, _Conversation] = {}
+        self._waiting: dict[str, _Conversation] = {}
+        self._flush_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    # -- the link ---------------------------------------------------------------------------------------------------
+
+    def attach(self, link: Link) -> None:
+        """Use a freshly opened ``link``; sessions go on only when `open` says where their peers are now."""
+        self._link = link
+        for conversation in self._conversations.values():
+            conversation.connected = False
+        link.start(self, self._wake)
+        number = link.fileno()
+        if number is not None:
+            self._loop.add_reader(number, self._readable)
+        self._arm(link.tick(self._loop.time()))
+        self._schedule_flush()
+
+    def close(self) -> None:
+        """Send what waits, as far as that needs no waiting, and close the link. May be called twice."""
+        if self._link is not None:
+            self._flush()
+            link = self._detach()
+            if link is not None:
+                link.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _detach(self) -> Link | None:
+        link, self._link = self._link, None
+        if link is not None and (number := link.fileno()) is not None:
+            self._loop.remove_reader(number)
+            if self._watching_writes:
+                self._loop.remove_writer(number)
+        self._watching_writes = False
+        return link
+
+    def _wake(self, call: Any) -> None:
+        self._loop.call_soon_threadsafe(call)
+
+    # -- sending ----------------------------------------------------------------------------------------------------
+
+    def open(self, peer: Peer, destination: str, received: int) -> None:
+        """Begin or go on with the session of ``peer``, who has everything up to envelope ``received``."""
+        conversation = self._conversations.get(peer.name)
+        if conversation is None or conversation.peer != peer:
+            conversation = self._conversations[peer.name] = _Conversation(peer, destination)
+        conversation.destination = destination
+        conversation.connected = True
+        for outgoing in conversation.session.resume(received, self._loop.time()):
+            self._transmit(conversation, outgoing)
+        if conversation.batch:
+            self._waiting[peer.name] = conversation
+        self._schedule_flush()
+
+    def received(self, queue: str, body: bytes, tag: int) -> None:
+        """A link's delivery; see `LinkEvents.received`."""
+        try:
+            role, header, content = self._keyring.open(body, self.me.role)
+        except ProtocolError as error:
+            self._reject("signature" if isinstance(error, SignatureError) else "garbage", str(error))
+        else:
+            if header.cluster != self.cluster or header.recipient != self.me.name:
+                self._reject("address", f"an envelope for {header.recipient} of cluster {header.cluster}")
+            else:
+                self._take(Peer(role, header.sender, header.incarnation), header, content)
+        if tag and self._link is not None:
+            self._link.ack(tag)
+            self._schedule_flush()
+
+    def received_up_to(self, name: str) -> int:
+        """Number of the last envelope of ``name`` that was delivered; 0 without a session."""
+        conversation = self._conversations.get(name)
+        return conversation.session.received if conversation is not None else 0
+
+    def peer(self, name: str) -> Peer | None:
+        """The incarnation of ``name`` that a session is open with."""
+        conversation = self._conversations.get(name)
+        return conversation.peer if conversation is not None else None
+
+    def unacked_bytes(self, name: str) -> int:
+        """Bytes sent to ``name`` that it hasn't acknowledged."""
+        conversation = self._conversations.get(name)
+        return conversation.session.unacked_bytes if conversation is not None else 0
+
+    def forget(self, name: str) -> None:
+        """End the session of ``name``; what it hasn't acknowledged is dropped."""
+        self._conversations.pop(name, None)
+        self._waiting.pop(name, None)
+
+    def send(self, name: str, message: Message) -> None:
+        """Send ``message`` to the peer ``name`` in its session; dropped if there is none."""
+        conversation = self._conversations.get(name)
+        if conversation is None:
+            return
+        conversation.batch.append(message)
+        if conversation.connected:
+            self._waiting[name] = conversation
+            if not self._flush_due:
+                self._schedule_flush()
+
+    def send_meeting(self, peer: Peer, destination: str, message: Message) -> None:
+        """Send ``message`` outside any session; it may be lost."""
+        header = Header(Kind.MEETING, self.cluster, self.me.name, self.me.incarnation, peer.name, self.epoch)
+        if self._link is not None:
+            self._link.send(destination, self._keyring.seal(self.me.role, peer.role, header, encode([message])))
+            self._schedule_flush()
+
+    def flush(self) -> None:
+        """Send now what collected; needed only before the loop stops."""
+        self._flush()
+
+    def _schedule_flush(self) -> None:
+        if not self._flush_due and self._link is not None:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        link = self._link
+        if link is None:
+            return
+        if self._waiting:
+            waiting, self._waiting = self._waiting, {}
+            now = self._loop.time()
+            for conversation in waiting.values():
+                self._flush_conversation(conversation, now)
+        link.flush()
+        self._watch_writes(link)
+
+    def _flush_conversation(self, conversation: _Conversation, now: float) -> None:
+        if not conversation.connected:
+            return
+        batch, conversation.batch = conversation.batch, []
+        session = conversation.session
+        start = 0
+        while start < len(batch):
+            part = batch[start : start + conversation.batch_limit]
+            body = encode(part)
+            if len(body) > BATCH_BYTES and len(part) > 1:
+                conversation.batch_limit = max(1, len(part) * BATCH_BYTES // (len(body) * 2))
+                continue
+            if len(body) * 4 < BATCH_BYTES:
+                conversation.batch_limit = min(BATCH_MESSAGES, conversation.batch_limit * 2)
+            start += len(part)
+            self._transmit(conversation, session.send(body, now))
+        self._arm(session.deadline())
+
+    def _transmit(self, conversation: _Conversation, outgoing: Outgoing) -> None:
+        if self._link is None:
+            return
+        peer = conversation.peer
+        header = Header(
+            Kind.DATA if outgoing.sequence else Kind.ACK,
+            self.cluster,
+            self.me.name,
+            self.me.incarnation,
+            peer.name,
+            self.epoch,
+            outgoing.sequence,
+            outgoing.ack,
+        )
+        try:
+            envelope = self._keyring.seal(self.me.role, peer.role, header, outgoing.body)
+        except MessageTooLargeError as error:
+            self._reject("oversize", f"not sent to {peer.name}: {error}")
+            return
+        self._link.send(conversation.destination, envelope)
+
+    # -- receiving --------------------------------------------------------------------------------------------------
+
+    def _take(self, peer: Peer, header: Header, content: memoryview) -> None:
+        direction = f"from_{_ROLE_NAMES[peer.role]}" if self.me.role is Role.SCHEDULER else f"to_{_ROLE_NAMES[self.me.role]}"
+        if header.kind == Kind.MEETING:
+            try:
+                messages = decode(direction, content)
+            except ProtocolError as error:
+                self._reject("garbage", str(error))
+                return
+            for message in messages:
+                self._events.meet(peer, message)
+            return
+        conversation = self._conversations.get(peer.name)
+        if conversation is None or conversation.peer != peer:
+            self.rejected["stranger"] += 1
+            self._events.stranger(peer)
+            return
+        session = conversation.session
+        now = self._loop.time()
+        try:
+            bodies = session.receive(header.sequence, header.ack, content, now)
+            for body in bodies:
+                self._events.deliver(peer, decode(direction, body))
+        except ProtocolError as error:
+            self._reject("garbage", str(error))
+            return
+        if session.ack_overdue():
+            self._waiting[peer.name] = conversation
+            for outgoing in session.due(now):
+                self._transmit(conversation, outgoing)
+            self._schedule_flush()
+        else:
+            self._arm(session.deadline())
+
+    def _reject(self, reason: str, text: str) -> None:
+        self.rejected[reason] += 1
+        if self.rejected[reason] == 1:
+            logger.warning("dropped %s; more of this kind are only counted", text)
+
+    # -- link events ------------------------------------------------------------------------------------------------
+
+    def returned(self, destination: str) -> None:
+        """See `LinkEvents.returned`."""
+        self._events.returned(destination)
+
+    def blocked(self, is_blocked: bool) -> None:
+        """See `LinkEvents.blocked`."""
+        logger.warning("the broker %s", "asks to stop sending" if is_blocked else "takes messages again")
+
+    def disconnected(self, error: Exception | None) -> None:
+        """See `LinkEvents.disconnected`."""
+        if self._detach() is not None:
+            for conversation in self._conversations.values():
+                conversation.connected = False
+            self._events.disconnected(error)
+
+    def _readable(self) -> None:
+        link = self._link
+        if link is not None:
+            link.on_readable()
+
+    def _writable(self) -> None:
+        link = self._link
+        if link is not None:
+            link.on_writable()
+            self._watch_writes(link)
+
+    def _watch_writes(self, link: Link) -> None:
+        wants = link is self._link and link.wants_write()
+        if wants == self._watching_writes:
+            return
+        number = link.fileno()
+        if number is None:
+            return
+        self._watching_writes = wants
+        if wants:
+            self._loop.add_writer(number, self._writable)
+        else:
+            self._loop.remove_writer(number)
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def _arm(self, deadline: float | None) -> None:
+        if deadline is None or (self._timer is not None and self._timer_at <= deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        link = self._link
+        if link is None:
+            return
+        now = self._loop.time()
+        earliest = link.tick(now)
+        for conversation in self._conversations.values():
+            if not conversation.connected:
+                continue
+            session = conversation.session
+            for outgoing in session.due(now):
+                self._transmit(conversation, outgoing)
+            deadline = session.deadline()
+            if deadline is not None and deadline < earliest:
+                earliest = deadline
+        self._schedule_flush()
+        self._arm(earliest)

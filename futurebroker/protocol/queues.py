@@ -1,0 +1,20 @@
+"""Names of the queues; each carries the cluster and the protocol's version, so that neither mixes with another."""
+
+from __future__ import annotations
+
+from futurebroker.protocol.messages import PROTOCOL
+
+
+def command_queue(cluster: str) -> str:
+    """Where clients write to, and where everybody says hello; read by the scheduler."""
+    return f"fb{PROTOCOL}.{cluster}.cmd"
+
+
+def event_queue(cluster: str, incarnation: str) -> str:
+    """Where workers write to; belongs to one incarnation of the scheduler."""
+    return f"fb{PROTOCOL}.{cluster}.evt.{incarnation}"
+
+
+def inbox(cluster: str, name: str, generation: int) -> str:
+    """Where a worker or client reads; a new one for each connection, because an old one may still be locked."""
+    return f"fb{PROTOCOL}.{cluster}.in.{name}.{generation}"

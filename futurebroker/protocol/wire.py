@@ -1,0 +1,112 @@
+"""The envelope: one signed unit on the network, holding a header and a body of many messages.
+
+Layout: magic (2 bytes), version (1), direction (1), header length (2), signature (32), header, body. The signature is
+HMAC-SHA256 over everything but itself, with a key derived from the cluster's secret for that direction, and is checked
+before a byte of header or body is parsed. Algorithm and layout are fixed by the version and never negotiated.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from enum import IntEnum
+
+import msgspec
+
+from futurebroker.exceptions import MessageTooLargeError, ProtocolError, SignatureError
+from futurebroker.types import Peer, Role
+
+MAGIC = b"fb"
+VERSION = 1
+#: bytes an envelope may have at most; well below the 16 MiB some brokers allow a message
+MAX_ENVELOPE = 8 * 1024 * 1024
+#: bytes of messages after which a batch is closed and sent
+BATCH_BYTES = 128 * 1024 - 1024
+#: messages after which a batch is closed and sent
+BATCH_MESSAGES = 512
+
+_PREFIX = struct.Struct("!2sBBH32s")
+_SIGNED = struct.Struct("!2sBBH")
+
+
+class Kind(IntEnum):
+    """What an envelope is to the session."""
+
+    MEETING = 0  #: not numbered: hello, welcome, heartbeats
+    DATA = 1  #: numbered; delivered once and in order
+    ACK = 2  #: no body; tells what has arrived
+
+
+class Header(msgspec.Struct, array_like=True, gc=False):
+    """Who sends an envelope to whom, and its place in their session."""
+
+    kind: int
+    cluster: str
+    sender: str
+    incarnation: str
+    recipient: str
+    epoch: int = 0
+    sequence: int = 0  #: of DATA envelopes, counted from 1
+    ack: int = 0  #: all envelopes of the other direction up to here have arrived
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Header).decode
+
+_DIRECTIONS = [(a, b) for a in Role for b in Role if Role.SCHEDULER in (a, b) and a != b]
+
+
+class Keyring:
+    """Signing keys of one cluster, one for each direction, derived from its secret."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._keys = {
+            (a << 4) | b: hmac.digest(secret, b"futurebroker envelope %d %d" % (a, b), "sha256") for a, b in _DIRECTIONS
+        }
+
+    def seal(self, sender: Role, recipient: Role, header: Header, body: bytes) -> bytes:
+        """The envelope's bytes.
+
+        Raises:
+            MessageTooLargeError: the whole is over `MAX_ENVELOPE`.
+        """
+        direction = (sender << 4) | recipient
+        packed = _encode(header)
+        if len(body) + len(packed) + _PREFIX.size > MAX_ENVELOPE:
+            raise MessageTooLargeError("an envelope", len(body), MAX_ENVELOPE)
+        start = _SIGNED.pack(MAGIC, VERSION, direction, len(packed))
+        rest = packed + body
+        return b"".join((start, hmac.digest(self._keys[direction], start + rest, "sha256"), rest))
+
+    def open(self, data: bytes, recipient: Role) -> tuple[Role, Header, memoryview]:
+        """The sender's role, the header and the body of an envelope sent to ``recipient``.
+
+        Raises:
+            ProtocolError: not an envelope of this version, or not for this role.
+            SignatureError: its signature doesn't fit; nothing was parsed.
+        """
+        size = len(data)
+        if size < _PREFIX.size or size > MAX_ENVELOPE:
+            raise ProtocolError(f"an envelope of {size:,} bytes")
+        magic, version, direction, length, signature = _PREFIX.unpack_from(data)
+        if magic != MAGIC:
+            raise ProtocolError("not an envelope")
+        if version != VERSION:
+            raise ProtocolError(f"an envelope of version {version}; this side speaks version {VERSION}")
+        key = self._keys.get(direction)
+        if key is None or direction & 15 != recipient:
+            raise ProtocolError("an envelope for another role")
+        view = memoryview(data)
+        signed = b"".join((view[: _SIGNED.size], view[_PREFIX.size :]))
+        if not hmac.compare_digest(signature, hmac.digest(key, signed, "sha256")):
+            raise SignatureError("an envelope with a wrong signature: its sender has another secret, or it was altered")
+        try:
+            header = _decode(view[_PREFIX.size : _PREFIX.size + length])
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"a header that can't be read: {error}") from error
+        return Role(direction >> 4), header, view[_PREFIX.size + length :]
+
+
+def peer_of(role: Role, header: Header) -> Peer:
+    """Who sent an envelope."""
+    return Peer(role, header.sender, header.incarnation)

@@ -1,0 +1,106 @@
+"""What every way of carrying envelopes offers: queues are declared and consumed, bodies are sent and acknowledged.
+
+A `Link` is one process's connection to a broker. One thread owns it: the thread that runs the event loop it is attached
+to. Opening a link may block (sockets, TLS, authentication, declarations) and happens in whatever thread called
+`registry.open_link`; from `Link.start` on nothing blocks any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+class QueueKind(Enum):
+    """How a queue lives and who reads it."""
+
+    INBOX = "inbox"  #: one reader, exclusive to its connection and gone with it; deliveries need no ack
+    COMMAND = "command"  #: durable, read by one consumer at a time; each delivery is acked by its reader
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue to declare; equal names must be declared with equal kinds."""
+
+    name: str
+    kind: QueueKind
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a link can promise; sessions make up for the rest. Code adapts to these, never to adapters' names."""
+
+    durable: bool  #: COMMAND queues survive the broker's restart
+    confirms: bool  #: the broker confirms durable sends
+    mandatory: bool  #: a send to a queue that does not exist comes back through `LinkEvents.returned`
+    peer_death: bool  #: the broker tells at once when the owner of an INBOX is gone, through `LinkEvents.returned`
+    max_message: int  #: bytes of the largest body it carries
+
+
+class LinkEvents(Protocol):
+    """What a link tells its owner, on the owner's thread, never from inside `send`."""
+
+    def received(self, queue: str, body: bytes, tag: int) -> None:
+        """A body arrived. ``tag`` is for `Link.ack` and 0 where no ack is due."""
+
+    def returned(self, destination: str) -> None:
+        """A send marked ``mandatory`` found no queue of that name, or an inbox that was sent to has ended."""
+
+    def blocked(self, is_blocked: bool) -> None:
+        """The broker asks to stop sending (alarm), or to go on."""
+
+    def disconnected(self, error: Exception | None) -> None:
+        """The connection ended; nothing more arrives and sends are dropped. ``None`` after our own `close`."""
+
+
+class Link(Protocol):
+    """One connection to a broker, owned by one thread."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this link can promise."""
+
+    def start(self, events: LinkEvents, wake: Callable[[Callable[[], None]], object]) -> None:
+        """Begin to deliver to ``events``. ``wake(call)`` runs ``call`` on the owner's thread, soon."""
+
+    def send(self, destination: str, body: bytes, *, durable: bool = False, mandatory: bool = False) -> None:
+        """Append ``body`` for the queue ``destination``; it leaves at the next `flush`. Never blocks, never reads."""
+
+    def flush(self) -> None:
+        """Write what is buffered, as far as the socket takes it; the rest follows on `on_writable`."""
+
+    def ack(self, tag: int) -> None:
+        """Acknowledge the delivery ``tag`` and all before it on its queue; leaves at the next `flush`."""
+
+    def fileno(self) -> int | None:
+        """The socket to watch, or None when the link wakes its owner by itself."""
+
+    def wants_write(self) -> bool:
+        """Whether bytes wait for the socket to become writable."""
+
+    def on_readable(self) -> None:
+        """The socket has bytes: read them, deliver what is complete."""
+
+    def on_writable(self) -> None:
+        """The socket takes bytes again: write what waits."""
+
+    def tick(self, now: float) -> float:
+        """Send and check heartbeats at monotonic time ``now``; returns when to call again, monotonic seconds."""
+
+    def close(self) -> None:
+        """Send what is buffered as far as possible without blocking, then close. May be called twice."""
+
+
+class Opener(Protocol):
+    """Opens links for the URL schemes of one adapter; found by `registry`."""
+
+    def __call__(self, url: str, queues: Sequence[Queue], *, secret: bytes, timeout: float, name: str) -> Link:
+        """Connect to ``url``, declare and consume ``queues``, and return the link, not yet started.
+
+        Blocks for at most ``timeout`` seconds. ``name`` says in the broker's own tools which process this is.
+
+        Raises:
+            ClusterConnectionError: nothing is there, or it refused us; the message says what to change.
+        """
