@@ -1,0 +1,297 @@
+"""A worker's or client's half of its conversation with the scheduler: it joins, stays, and comes back after a cut.
+
+A `Member` opens the link (in a thread of its own, because that may block), says hello until it is welcomed, and from
+then on sends and delivers in the session. When the link is lost it opens another with growing pauses and goes on where
+the session stood. It belongs to one asyncio loop and is used from its thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from futurebroker.exceptions import ClusterConnectionError, NoSchedulerError, RefusedError
+from futurebroker.protocol.endpoint import Endpoint
+from futurebroker.protocol.messages import PROTOCOL, Goodbye, Heard, Heartbeat, Hello, Message, Refused, Welcome
+from futurebroker.protocol.queues import command_queue, inbox
+from futurebroker.protocol.wire import Keyring
+from futurebroker.transport.base import Link, Queue, QueueKind
+from futurebroker.transport.registry import open_link
+from futurebroker.types import Peer, Role
+
+logger = logging.getLogger("futurebroker.member")
+
+#: the scheduler's name on the network
+SCHEDULER = "scheduler"
+#: seconds between hellos that go unanswered
+HELLO_EVERY = 1.0
+#: seconds one attempt to open a link may take
+OPEN_TIMEOUT = 5.0
+#: seconds before the first and at most before any attempt to reconnect; the pause doubles in between
+RECONNECT_FIRST = 0.1
+RECONNECT_MAX = 5.0
+
+
+class MemberEvents(Protocol):
+    """What a member tells its owner, on the loop's thread."""
+
+    def deliver(self, messages: list[Any]) -> None:
+        """Numbered messages of the scheduler, in order, each once."""
+
+    def welcomed(self, welcome: Welcome, fresh: bool) -> None:
+        """The scheduler accepted us, at each (re)connection. ``fresh``: it has no session of ours yet."""
+
+    def heard(self, round_trip: float) -> None:
+        """A heartbeat was answered after ``round_trip`` seconds."""
+
+    def lost(self, error: Exception | None) -> None:
+        """The link is gone; reconnecting goes on by itself and what is sent meanwhile is kept."""
+
+    def refused(self, reason: str) -> None:
+        """The scheduler won't have us; the member has stopped for good."""
+
+
+class Member:
+    """See the top of this file.
+
+    Args:
+        info: asked at each hello for what to tell about this process.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        name: str,
+        *,
+        url: str,
+        cluster: str,
+        secret: bytes,
+        events: MemberEvents,
+        loop: asyncio.AbstractEventLoop,
+        info: Callable[[], dict[str, Any]],
+    ) -> None:
+        self.url = url
+        self.name = name
+        self._cluster = cluster
+        self._secret = secret
+        self._events = events
+        self._loop = loop
+        self._info = info
+        self._me = Peer(role, name, uuid.uuid4().hex[:12])
+        self._endpoint = Endpoint(self._me, cluster, Keyring(secret), self, loop)
+        self._generation = 0
+        self._queue = ""
+        self._welcome: asyncio.Future[None] | None = None
+        self._unsent: list[Message] = []
+        self._heartbeat_sent = 0.0
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def unacked_bytes(self) -> int:
+        """Bytes sent to the scheduler that it hasn't acknowledged."""
+        return self._endpoint.unacked_bytes(SCHEDULER)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the scheduler has welcomed this connection."""
+        return self._welcome is not None and self._welcome.done() and not self._welcome.cancelled()
+
+    async def connect(self, timeout: float) -> None:
+        """Join the cluster.
+
+        Raises:
+            NoSchedulerError: no scheduler answered within ``timeout`` seconds.
+            RefusedError: it answered that secret, protocol or Python don't fit.
+            ClusterConnectionError: the broker refused us for a reason that waiting can't heal.
+        """
+        reason: str = "connected to the broker, but no scheduler serves this cluster there"
+        try:
+            async with asyncio.timeout(timeout):
+                pause = 0.02
+                while True:
+                    try:
+                        await self._join()
+                        return
+                    except RefusedError:
+                        raise
+                    except ClusterConnectionError as error:
+                        reason = str(error)
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 1.5, 0.5)
+        except TimeoutError:
+            await self.close()
+            raise NoSchedulerError(self.url, timeout, reason) from None
+        except BaseException:
+            await self.close()
+            raise
+
+    def send(self, message: Message) -> None:
+        """Send ``message`` in the session; before the first welcome it is kept."""
+        if self._endpoint.peer(SCHEDULER) is None:
+            self._unsent.append(message)
+        else:
+            self._endpoint.send(SCHEDULER, message)
+
+    def heartbeat(self, status: str, metrics: dict[str, Any]) -> None:
+        """Tell the scheduler that we are alive; `MemberEvents.heard` follows when it answers."""
+        if self.connected:
+            self._heartbeat_sent = self._loop.time()
+            self._endpoint.send_meeting(self._scheduler(), self._queue, Heartbeat(status, metrics))
+
+    async def close(self, reason: str = "") -> None:
+        """Send what waits, say goodbye and close the link. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
+        if self.connected:
+            self._endpoint.flush()
+            self._endpoint.send_meeting(self._scheduler(), self._queue, Goodbye(reason))
+        self._endpoint.close()
+
+    # -- joining ----------------------------------------------------------------------------------------------------
+
+    async def _join(self) -> None:
+        """Open a link and say hello until the scheduler answers."""
+        self._generation += 1
+        generation = self._generation
+        queue = Queue(inbox(self._cluster, f"{self.name}-{self._me.incarnation}", generation), QueueKind.INBOX)
+        link = await self._open(queue)
+        self._welcome = self._loop.create_future()
+        self._welcome.add_done_callback(_retrieve)
+        self._endpoint.attach(link)
+        greeting = Hello(
+            queue.name,
+            PROTOCOL,
+            f"{sys.version_info.major}.{sys.version_info.minor}",
+            self._endpoint.received_up_to(SCHEDULER),
+            self._endpoint.epoch,
+            self._info(),
+        )
+        welcome = self._welcome
+        while not welcome.done():
+            self._endpoint.send_meeting(self._scheduler(), command_queue(self._cluster), greeting)
+            await asyncio.wait([welcome], timeout=HELLO_EVERY)
+        welcome.result()
+
+    async def _open(self, queue: Queue) -> Link:
+        """Open a link in a thread that ends with it; the loop goes on meanwhile."""
+        done: asyncio.Future[Link] = self._loop.create_future()
+
+        def settle(link: Link | None, error: BaseException | None) -> None:
+            if done.cancelled():
+                if link is not None:
+                    link.close()
+            elif error is not None:
+                done.set_exception(error)
+            elif link is not None:
+                done.set_result(link)
+
+        def work() -> None:
+            try:
+                link = open_link(self.url, [queue], secret=self._secret, timeout=OPEN_TIMEOUT, name=self.name)
+            except BaseException as error:  # noqa: BLE001 - it is raised again where the link was asked for
+                self._post(settle, None, error)
+            else:
+                if not self._post(settle, link, None):
+                    link.close()
+
+        threading.Thread(target=work, name=f"futurebroker-open-{self.name}", daemon=True).start()
+        return await done
+
+    def _post(self, call: Callable[..., None], *arguments: object) -> bool:
+        """Run ``call`` on the loop's thread; False when the loop has ended."""
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            return False
+        return True
+
+    async def _reconnect(self) -> None:
+        pause = RECONNECT_FIRST
+        while not self._closed:
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            try:
+                async with asyncio.timeout(OPEN_TIMEOUT * 2):
+                    await self._join()
+                return
+            except RefusedError as error:
+                await self._stop(error.reason)
+                return
+            except (ClusterConnectionError, TimeoutError) as error:
+                logger.info("%s can't reconnect yet: %s", self.name, error)
+                self._endpoint.close()
+            pause = min(pause * 2, RECONNECT_MAX)
+
+    async def _stop(self, reason: str) -> None:
+        self._closed = True
+        self._endpoint.close()
+        self._events.refused(reason)
+
+    def _scheduler(self) -> Peer:
+        return self._endpoint.peer(SCHEDULER) or Peer(Role.SCHEDULER, SCHEDULER, "")
+
+    # -- endpoint events --------------------------------------------------------------------------------------------
+
+    def deliver(self, peer: Peer, messages: list[Any]) -> None:
+        """See `EndpointEvents.deliver`."""
+        self._events.deliver(messages)
+
+    def meet(self, peer: Peer, message: Any) -> None:
+        """See `EndpointEvents.meet`."""
+        if peer.role is not Role.SCHEDULER:
+            return
+        if isinstance(message, Welcome):
+            self._accept(peer, message)
+        elif isinstance(message, Heard):
+            self._events.heard(self._loop.time() - self._heartbeat_sent)
+        elif isinstance(message, Refused):
+            if self._welcome is not None and not self._welcome.done():
+                self._welcome.set_exception(RefusedError(message.reason))
+            else:
+                self._reconnecting = self._loop.create_task(self._stop(message.reason))
+
+    def _accept(self, peer: Peer, welcome: Welcome) -> None:
+        if self._welcome is None or self._welcome.done():
+            return
+        fresh = self._endpoint.peer(SCHEDULER) != peer
+        self._queue = welcome.inbox
+        self._endpoint.epoch = welcome.epoch
+        self._endpoint.open(peer, welcome.inbox, welcome.received)
+        unsent, self._unsent = self._unsent, []
+        for message in unsent:
+            self._endpoint.send(SCHEDULER, message)
+        self._welcome.set_result(None)
+        self._events.welcomed(welcome, fresh)
+
+    def stranger(self, peer: Peer) -> None:
+        """See `EndpointEvents.stranger`: envelopes of a scheduler that hasn't welcomed us; its welcome comes first."""
+
+    def returned(self, destination: str) -> None:
+        """See `EndpointEvents.returned`: the scheduler's queue ended; the link or a new scheduler will tell."""
+
+    def disconnected(self, error: Exception | None) -> None:
+        """See `EndpointEvents.disconnected`."""
+        if self._welcome is not None and not self._welcome.done():
+            self._welcome.set_exception(ClusterConnectionError(str(error or "the connection was closed")))
+            return
+        if self._closed or (self._reconnecting is not None and not self._reconnecting.done()):
+            return
+        self._welcome = None
+        self._events.lost(error)
+        self._reconnecting = self._loop.create_task(self._reconnect())
+
+
+def _retrieve(future: asyncio.Future[None]) -> None:
+    """Mark a future's exception as seen; whoever waits for it gets it all the same."""
+    if not future.cancelled():
+        future.exception()
