@@ -27,7 +27,20 @@ _HOMES = {
     "TimeoutError": "builtins",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "CancelledError",
+    "Client",
+    "Executor",
+    "Future",
+    "LocalCluster",
+    "TimeoutError",
+    "__version__",
+    "as_completed",
+    "fire_and_forget",
+    "get_worker",
+    "progress",
+    "wait",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,391 @@
+"""Settings: arguments first, then environment variables, then ``futurebroker.toml``, then defaults.
+
+They are read once, by whoever starts a process, and passed down as one frozen ``Settings``. This is the only module
+that looks at the environment or at a settings file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from futurebroker.exceptions import ConfigError
+
+FILE_NAME = "futurebroker.toml"
+
+_DURATION_UNITS = {
+    **dict.fromkeys(("us", "microsecond", "microseconds"), 1e-6),
+    **dict.fromkeys(("ms", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("", "s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86400.0),
+}
+_BYTE_UNITS = {
+    **dict.fromkeys(("", "b", "byte", "bytes"), 1),
+    **{prefix + "b": 1000**power for power, prefix in enumerate("kmgt", start=1)},
+    **{prefix + "ib": 1024**power for power, prefix in enumerate("kmgt", start=1)},
+}
+_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
+_CLUSTER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+_TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+# -- values --------------------------------------------------------------------------------------------------------
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of ``5``, ``"5s"``, ``"200ms"`` or ``"1 min"``; anything else is a ValueError."""
+    return _quantity(value, _DURATION_UNITS)
+
+
+def parse_bytes(value: object) -> int:
+    """Bytes of ``4000``, ``"4GB"`` or ``"512 MiB"``; anything else is a ValueError."""
+    return int(_quantity(value, _BYTE_UNITS))
+
+
+def _quantity(value: object, units: Mapping[str, float]) -> float:
+    # The comparison also refuses nan, and infinity is no time to wait for.
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return value
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[2].lower() not in units:
+        raise ValueError(value)
+    return float(match[1]) * units[match[2].lower()]
+
+
+def _interval(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds == 0:
+        raise ValueError(value)
+    return seconds
+
+
+def _integer(value: object, minimum: int, maximum: int | None = None) -> int:
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ValueError(value)
+    if maximum is not None and value > maximum:
+        raise ValueError(value)
+    return value
+
+
+def _count(value: object) -> int:
+    return _integer(value, 0)
+
+
+def _positive(value: object) -> int:
+    return _integer(value, 1)
+
+
+def _port(value: object) -> int:
+    return _integer(value, 0, 65535)
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    return _TRUTHS[str(value).strip().lower()]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or any(character in value for character in "\0\r\n"):
+        raise ValueError(value)
+    return value.strip()
+
+
+def _address(value: object) -> str:
+    address = _text(value)
+    if re.search(r"\s", address):
+        raise ValueError(value)
+    return address
+
+
+def _database_url(value: object) -> str:
+    url = _address(value)
+    if "://" not in url:
+        raise ValueError(value)
+    # Heroku and others still hand out a scheme that SQLAlchemy no longer knows.
+    return re.sub(r"^postgres://", "postgresql://", url)
+
+
+def _cluster_name(value: object) -> str:
+    if not isinstance(value, str) or not _CLUSTER_NAME.fullmatch(value):
+        raise ValueError(value)
+    return value
+
+
+def _path(value: object) -> Path:
+    return Path(value if isinstance(value, Path) else _text(value)).expanduser()
+
+
+def _log_level(value: object) -> str:
+    level = _text(value).lower()
+    if level not in _LOG_LEVELS:
+        raise ValueError(value)
+    return level
+
+
+def _memory_limit(value: object) -> int | Literal["auto"] | None:
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return "auto"
+    if isinstance(value, str) and value.strip().lower() == "none":
+        return None
+    limit = parse_bytes(value)
+    if limit == 0:
+        raise ValueError(value)
+    return limit
+
+
+def _show(value: object) -> str:
+    return "not set" if value is None else str(value)
+
+
+def _show_secret(value: object) -> str:
+    return "not set" if value is None else "set"
+
+
+def _show_memory_limit(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
+def hide_password(url: str) -> str:
+    """The URL, or failover list of them, as it may be shown and logged: its password reads ``***``."""
+    return ";".join(_hide_password(part) for part in re.split(r";(?=[a-z+]+://)", url))
+
+
+def _hide_password(url: str) -> str:
+    scheme, separator, rest = url.rpartition("://")
+    credentials, at, place = rest.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    # A query may carry credentials too (?password=...), so none is shown.
+    place, question, _ = place.partition("?")
+    return f"{scheme}{separator}{user}{colon}{'***' if colon else ''}{at}{place}{question}{'***' if question else ''}"
+
+
+def _show_url(value: object) -> str:
+    return "not set" if value is None else hide_password(str(value))
+
+
+# -- the settings --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: where it may come from, what it accepts and how it is shown."""
+
+    name: str
+    doc: str  #: one sentence for ``futurebroker config``
+    variables: tuple[str, ...]  #: environment variables, the first that is set counts
+    default: object
+    accepts: str  #: ends the sentence "it accepts ..." of an error
+    parse: Callable[[object], object]  #: raises ValueError or KeyError for what is not accepted
+    show: Callable[[object], str]
+    in_file: bool  #: whether a settings file may hold it
+
+
+def _setting(
+    parse: Callable[[object], object],
+    default: object,
+    accepts: str,
+    doc: str,
+    *variables: str,
+    show: Callable[[object], str] = _show,
+    in_file: bool = True,
+) -> Any:
+    """A field of ``Settings``; without ``variables`` its variable is FUTUREBROKER_ and its name in capitals."""
+    about = {"parse": parse, "accepts": accepts, "doc": doc, "variables": variables, "show": show, "in_file": in_file}
+    # What is shown with care has no place in a repr either.
+    return field(default=default, repr=show is _show, metadata=about)
+
+
+_DURATION = "seconds, or a number with a unit: 200ms, 5s, 1 min"
+_BYTES = "bytes, or a number with a unit: 512 MiB, 4GB"
+_ADDRESS = "host, host:port, or a URL like amqp://user:password@host:5672/vhost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of one process. ``Settings()`` holds the defaults; ``load_settings`` reads what was set."""
+
+    broker_url: str | None = _setting(
+        _address, None, _ADDRESS, "the broker that client, scheduler and workers meet at",
+        "FUTUREBROKER_BROKER_URL", "CLOUDAMQP_URL", show=_show_url,
+    )  # fmt: skip
+    cluster: str = _setting(
+        _cluster_name, "default", "1 to 64 letters, digits, dots, dashes and underscores",
+        "the name that keeps clusters on one broker apart",
+    )  # fmt: skip
+    secret: str | None = _setting(
+        _text, None, "one line of text", "what every message is signed with",
+        show=_show_secret, in_file=False,
+    )  # fmt: skip
+    secret_file: Path | None = _setting(  # noqa: RUF009 - it makes a field, as field() does
+        _path, None, "the path of a file", "where the secret is kept when it is not in a variable"
+    )
+    database_url: str | None = _setting(
+        _database_url, None, "a URL like postgresql://user:password@host/name or sqlite:///file",
+        "the database that keeps what must survive",
+        "FUTUREBROKER_DATABASE_URL", "DATABASE_URL", show=_show_url,
+    )  # fmt: skip
+    host: str = _setting(_address, "127.0.0.1", "a host name or an IP address", "where the scheduler listens")
+    port: int = _setting(_port, 8786, "0 (any free port) to 65535", "the port the scheduler listens on")
+    connect_timeout: float = _setting(
+        _interval, 10.0, _DURATION, "how long a client or worker waits for the scheduler to answer"
+    )
+    allowed_failures: int = _setting(
+        _count, 3, "0 or more", "how many workers or executors a task may lose before it fails"
+    )
+    suspect_grace: float = _setting(
+        parse_duration, 5.0, _DURATION, "how long a silent worker keeps what it runs before it is given to another"
+    )
+    heartbeat_interval: float = _setting(_interval, 1.0, _DURATION, "the time between two reports of a worker")
+    client_grace: float = _setting(
+        parse_duration, 60.0, _DURATION, "how long the futures of a client that disconnected are kept for it"
+    )
+    memory_limit: int | Literal["auto"] | None = _setting(
+        _memory_limit, "auto", f"auto, none, {_BYTES}", "the memory of one worker with its executors and results",
+        show=_show_memory_limit,
+    )  # fmt: skip
+    executors: int | None = _setting(
+        _positive, None, "1 or more", "executor processes of a worker; as many as there are cores when not set"
+    )
+    nthreads: int = _setting(_positive, 1, "1 or more", "threads of each executor process")
+    log_level: str = _setting(_log_level, "info", ", ".join(_LOG_LEVELS), "the least severe message that is logged")
+    intake_tasks: int = _setting(
+        _positive, 1_000_000, "1 or more", "unfinished tasks the scheduler takes from one client"
+    )
+    intake_bytes: int = _setting(
+        parse_bytes, 2**30, _BYTES, "bytes of functions and arguments the scheduler holds for one client"
+    )
+    validate: bool = _setting(
+        _boolean, False, "true or false", "check the scheduler's invariants after every event; slow"
+    )
+    #: name -> where its value came from; what is not in it is a default
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+
+def _describe() -> dict[str, Setting]:
+    described = {}
+    for item in fields(Settings):
+        if item.default is MISSING:
+            continue
+        about = dict(item.metadata)
+        about["variables"] = about["variables"] or (f"FUTUREBROKER_{item.name.upper()}",)
+        described[item.name] = Setting(name=item.name, default=item.default, **about)
+    return described
+
+
+#: Every setting by its name, in the order in which they are shown.
+SETTINGS: Mapping[str, Setting] = _describe()
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def settings_files(environ: Mapping[str, str] | None = None) -> list[Path]:
+    """Where ``futurebroker.toml`` is looked for: the current folder, then the user's config folder."""
+    environ = os.environ if environ is None else environ
+    return [Path.cwd() / FILE_NAME, _user_folder(environ, "XDG_CONFIG_HOME", "~/.config") / FILE_NAME]
+
+
+def default_secret_file(environ: Mapping[str, str] | None = None) -> Path:
+    """Where the secret is kept when nothing else is set: the user's state folder."""
+    environ = os.environ if environ is None else environ
+    return _user_folder(environ, "XDG_STATE_HOME", "~/.local/state") / "secret"
+
+
+def _user_folder(environ: Mapping[str, str], variable: str, usual: str) -> Path:
+    # A relative path in such a variable is to be ignored, says the standard that names them.
+    named = Path(environ.get(variable, ""))
+    return (named if named.is_absolute() else Path(usual).expanduser()) / "futurebroker"
+
+
+def load_settings(
+    *, environ: Mapping[str, str] | None = None, files: Sequence[Path] | None = None, **arguments: object
+) -> Settings:
+    """Read every source once; an argument that is None counts as not given, and so does an empty variable.
+
+    ``environ`` and ``files`` stand in for the process's environment and the usual places. What cannot be used raises
+    ConfigError, also where a stronger source would hide it: a mistake in a file should not wait for its day.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    # Weakest first: each later source replaces what an earlier one said.
+    for path in reversed(settings_files(environ) if files is None else files):
+        for name, raw in _read_file(path).items():
+            values[name] = _parse(_known(name, str(path), in_file=True), raw, str(path))
+            sources[name] = str(path)
+    for setting in SETTINGS.values():
+        for variable in setting.variables:
+            if raw_text := environ.get(variable):
+                values[setting.name] = _parse(setting, raw_text, variable)
+                sources[setting.name] = variable
+                break
+    for name, argument in arguments.items():
+        if argument is not None:
+            values[name] = _parse(_known(name, "argument"), argument, "argument")
+            sources[name] = "argument"
+    return Settings(**values, sources=sources)
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+
+
+def _known(name: str, source: str, *, in_file: bool = False) -> Setting:
+    setting = SETTINGS.get(name)
+    if setting is None:
+        near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(SETTINGS)}"
+        raise ConfigError(f"unknown setting {name} ({source}); {hint}")
+    if in_file and not setting.in_file:
+        raise ConfigError(
+            f"{name} may not stand in {source}, which others may read; "
+            f"set {setting.variables[0]}, or name a file with {name}_file"
+        )
+    return setting
+
+
+def _parse(setting: Setting, raw: object, source: str) -> object:
+    try:
+        return setting.parse(raw)
+    except (ValueError, KeyError, OverflowError):
+        # A wrong secret or password must not end up in a log.
+        shown = "" if setting.show in (_show_secret, _show_url) else f" = {raw!r}"
+        raise ConfigError(f"{setting.name}{shown} ({source}) cannot be used; it accepts {setting.accepts}") from None
+
+
+# -- showing -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One line of ``futurebroker config``."""
+
+    name: str
+    value: str  #: fit to be shown: secrets read "set", passwords ***
+    source: str  #: "argument", a variable, a file or "default"
+    doc: str
+
+
+def explain(settings: Settings) -> list[Explanation]:
+    """Each setting with its value and where it came from, without giving a secret away."""
+    return [
+        Explanation(name, setting.show(getattr(settings, name)), settings.sources.get(name, "default"), setting.doc)
+        for name, setting in SETTINGS.items()
+    ]
