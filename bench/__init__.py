@@ -1,0 +1,1 @@
+"""futurebroker beside its peers on one machine; run with ``python -m bench``."""

@@ -1,0 +1,159 @@
+"""A large graph through the scheduler machine alone: ``python -m bench.graph_machine TASKS`` prints figures as JSON.
+
+A binary tree, because it has dependencies, fan-in and results to release. A client submits all of it and drops each
+future once a task uses it, as a program that keeps only the root does; then a worker that takes no time finishes
+whatever it is sent. Memory is read after intake, when nothing has run and so everything is remembered. The driver's
+own work (building messages, a deque) is in the seconds: about one microsecond a task.
+
+The three functions under "seam" are all that knows the machine's events and commands.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from time import perf_counter, process_time
+
+import psutil
+
+from futurebroker.protocol.messages import AddFunction, Finished, FromClient, KeyFinished, Release, Run, Submit
+from futurebroker.scheduler.commands import Command, Send
+from futurebroker.scheduler.events import ClientJoined, Event, Received, WorkerJoined
+from futurebroker.scheduler.machine import SchedulerState
+
+CLIENT, WORKER = "client-bench", "worker-bench"
+INC, ADD = b"inc-digest-16byt", b"add-digest-16byt"
+
+#: As the client sends them: calls of one function in one message.
+BATCH = 500
+#: Microseconds that the worker claims for each task, and virtual seconds between its answers.
+TASK_MICROSECONDS, TICK = 20, 20e-6
+
+
+# -- seam --------------------------------------------------------------------------------------------------------------
+
+
+def meeting() -> Iterator[Event]:
+    """A client and a worker with two executors appear."""
+    yield ClientJoined(CLIENT)
+    yield WorkerJoined(WORKER, slots=2)
+
+
+def from_peer(sender: str, message: FromClient | Finished) -> Event:
+    return Received(sender, message)
+
+
+def sent(commands: Iterable[Command]) -> Iterator[object]:
+    """The messages among the commands."""
+    for command in commands:
+        if isinstance(command, Send):
+            yield command.message
+
+
+# -- the graph ---------------------------------------------------------------------------------------------------------
+
+
+def arguments(number: int) -> bytes:
+    """Opaque to the scheduler; as long as the pickled arguments of a small call."""
+    return b"%032d" % number
+
+
+def leaf_batches(leaves: int) -> Iterator[Submit]:
+    for start in range(0, leaves, BATCH):
+        numbers = range(start, min(start + BATCH, leaves))
+        yield Submit(INC, [f"inc-{number:08x}" for number in numbers], [arguments(number) for number in numbers])
+
+
+def level_batches(below: list[str], first: int) -> Iterator[Submit]:
+    """The adds that pair up the keys of the level `below`."""
+    pairs = list(zip(below[::2], below[1::2]))
+    for start in range(0, len(pairs), BATCH):
+        chunk = pairs[start : start + BATCH]
+        numbers = range(first + start, first + start + len(chunk))
+        yield Submit(
+            ADD,
+            [f"add-{number:08x}" for number in numbers],
+            [arguments(number) for number in numbers],
+            dependencies=list(chunk),
+        )
+
+
+def intake(tasks: int) -> Iterator[FromClient]:
+    """What the client sends for a tree of about `tasks` nodes. The last key submitted is the root."""
+    yield AddFunction(INC, "inc", b"code of inc")
+    yield AddFunction(ADD, "add", b"code of add")
+    level: list[str] = []
+    for batch in leaf_batches((tasks + 1) // 2):
+        level += batch.keys
+        yield batch
+    made = len(level)
+    while len(level) > 1:
+        above: list[str] = []
+        for batch in level_batches(level, made):
+            above += batch.keys
+            yield batch
+            assert batch.dependencies is not None
+            yield Release([key for pair in batch.dependencies for key in pair])
+        made += len(above)
+        level = above + (level[-1:] if len(level) % 2 else [])
+
+
+# -- the measurement ---------------------------------------------------------------------------------------------------
+
+
+def run_all(state: SchedulerState, work: deque[Run], now: float) -> tuple[int, int]:
+    """Finish all work, and what it brings on: how many tasks ran, how many results the client was told of."""
+    finished = told = 0
+    while work:
+        run = work.popleft()
+        now += TICK
+        finished += 1
+        answer = Finished(run.key, run.attempt, nbytes=5, duration=TASK_MICROSECONDS, value=b"value")
+        for message in sent(state.handle(from_peer(WORKER, answer), now)):
+            if isinstance(message, Run):
+                work.append(message)
+            elif isinstance(message, KeyFinished):
+                told += 1
+    return finished, told
+
+
+def measure(tasks: int) -> dict[str, float]:
+    process = psutil.Process()
+    # As the scheduler's service does: a full collection would walk the whole graph again and again.
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 1_000_000)
+    state = SchedulerState()
+    work: deque[Run] = deque()
+    submitted = 0
+    before = process.memory_info().rss
+    start, cpu_start = perf_counter(), process_time()
+    for event in meeting():
+        work.extend(message for message in sent(state.handle(event, 0.0)) if isinstance(message, Run))
+    for request in intake(tasks):
+        if isinstance(request, Submit):
+            submitted += len(request.keys)
+        commands = state.handle(from_peer(CLIENT, request), 0.0)
+        work.extend(message for message in sent(commands) if isinstance(message, Run))
+    taken_in = perf_counter()
+    held = process.memory_info().rss - before
+    ran, told = run_all(state, work, 1.0)
+    end, cpu_end = perf_counter(), process_time()
+    if ran != submitted or told < 1:
+        raise RuntimeError(f"{submitted} tasks submitted, {ran} ran, {told} results told to the client")
+    return {
+        "size": tasks,
+        "submitted": submitted,
+        "seconds": end - start,
+        "cpu_seconds": cpu_end - cpu_start,
+        "intake_seconds": taken_in - start,
+        "run_seconds": end - taken_in,
+        "bytes_per_task": held / submitted,
+        "bytes_per_task_after": (process.memory_info().rss - before) / submitted,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(int(sys.argv[1]))))
