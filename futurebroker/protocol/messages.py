@@ -27,10 +27,14 @@ class Message(msgspec.Struct, array_like=True, gc=False, omit_defaults=True, tag
     """Base of all records that travel."""
 
 
+class Part(msgspec.Struct, array_like=True, gc=False, omit_defaults=True, frozen=True):
+    """Base of what messages are made of."""
+
+
 # -- parts of messages ---------------------------------------------------------------------------------------------
 
 
-class TaskOptions(Message, frozen=True):
+class TaskOptions(Part, frozen=True):
     """How a task may run; one record is shared by all tasks of a call to ``map``."""
 
     workers: tuple[str, ...] = ()  #: worker names, ids or host names that may run it; empty means any
@@ -40,7 +44,7 @@ class TaskOptions(Message, frozen=True):
     priority: int = 0  #: larger runs earlier
 
 
-class Held(Message, frozen=True):
+class Held(Part, frozen=True):
     """A result that lies in a worker's store."""
 
     key: Key
@@ -49,7 +53,7 @@ class Held(Message, frozen=True):
     holders: list[tuple[WorkerId, str]] = []
 
 
-class Failure(Message, frozen=True):
+class Failure(Part, frozen=True):
     """Why a task failed: the exception itself for who may open it, and its text for everybody."""
 
     type: str  #: name of the exception's type
@@ -58,6 +62,7 @@ class Failure(Message, frozen=True):
     key: Key  #: the task that failed first
     worker: str  #: name of the worker it ran on; empty when the scheduler failed it
     payload: bytes | None = None  #: pickled exception with its traceback
+    fields: list[Any] | None = None  #: arguments of ``type`` in our own tree of exceptions, when the scheduler failed it
 
 
 # -- meeting: these are not numbered -------------------------------------------------------------------------------

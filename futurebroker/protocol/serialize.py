@@ -17,8 +17,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import cloudpickle
-from tblib import pickling_support  # type: ignore[import-untyped]
+from tblib import pickling_support
 
+from futurebroker import exceptions
 from futurebroker.exceptions import RemoteError, SerializationError
 from futurebroker.protocol.messages import Failure
 from futurebroker.types import Digest
@@ -189,6 +190,10 @@ def dump_failure(error: BaseException, key: str, worker: str, skip: int = 0) -> 
 
 def load_failure(failure: Failure) -> BaseException:
     """The exception a task raised, with its traceback; a `RemoteError` with the text where it can't be rebuilt."""
+    if failure.fields is not None:
+        kind = getattr(exceptions, failure.type, None)
+        if isinstance(kind, type) and issubclass(kind, exceptions.FuturebrokerError):
+            return kind(*failure.fields)
     if failure.payload is not None:
         try:
             error, trace = pickle.loads(failure.payload)
