@@ -23,6 +23,8 @@ import pytest
 SERVICES = ("rabbitmq", "postgres", "redis")
 #: In the environment of every process that a test starts, so that it is found when its parent is gone.
 MARK = "FUTUREBROKER_TEST_PROCESS"
+#: The folder of all this user's stores. It stays; whoever holds a store of a live process in it shows by its lock.
+STORES = f"futurebroker-{os.getuid()}"
 #: What ends by itself once told to (a thread that was asked to stop, a killed process) gets this many seconds.
 PATIENCE = 5.0
 
@@ -99,7 +101,7 @@ class Belongings:
 
     processes: frozenset[int]  #: of the whole machine; which are ours is asked of new ones only
     threads: frozenset[threading.Thread]
-    sockets: frozenset[str]
+    descriptors: frozenset[str]  #: sockets, and the locks of folders of stored values
     files: frozenset[str]
 
     @classmethod
@@ -107,8 +109,8 @@ class Belongings:
         return cls(
             frozenset(psutil.pids()),
             frozenset(threading.enumerate()),
-            frozenset(_sockets()),
-            frozenset(os.listdir(tempfile.gettempdir())),
+            frozenset(_descriptors()),
+            frozenset(os.listdir(tempfile.gettempdir())) - {STORES},
         )
 
     def since(self, before: Belongings) -> list[str]:
@@ -116,18 +118,18 @@ class Belongings:
         return [
             *filter(None, map(_our_process, sorted(self.processes - before.processes))),
             *(f"thread {thread.name}" for thread in self.threads - before.threads if _counts(thread)),
-            *(f"open {name}" for name in sorted(self.sockets - before.sockets)),
+            *(f"open {name}" for name in sorted(self.descriptors - before.descriptors)),
             *(f"file {name} in the folder for temporary files" for name in sorted(self.files - before.files)),
         ]
 
 
-def _sockets() -> Iterator[str]:
+def _descriptors() -> Iterator[str]:
     for descriptor in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{descriptor}")
         except FileNotFoundError:  # the one that listed the folder
             continue
-        if target.startswith("socket:"):
+        if target.startswith("socket:") or f"/{STORES}/" in target:
             yield target
 
 
