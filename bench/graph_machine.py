@@ -5,7 +5,7 @@ future once a task uses it, as a program that keeps only the root does; then a w
 whatever it is sent. Memory is read after intake, when nothing has run and so everything is remembered. The driver's
 own work (building messages, a deque) is in the seconds: about one microsecond a task.
 
-The three functions under "seam" are all that knows the machine's events and commands.
+The functions under "seam" are all that knows the machine's events and commands.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from time import perf_counter, process_time
 
 import psutil
 
-from futurebroker.protocol.messages import AddFunction, Finished, FromClient, KeyFinished, Release, Run, Submit
-from futurebroker.scheduler.commands import Command, Send
-from futurebroker.scheduler.events import ClientJoined, Event, Received, WorkerJoined
+from futurebroker.protocol.messages import AddFunction, Finished, FromClient, KeyFinished, Message, Release, Run, Submit
+from futurebroker.scheduler.commands import ClientJoined, ClientSaid, Command, Event, Send, WorkerJoined, WorkerSaid
 from futurebroker.scheduler.machine import SchedulerState
 
 CLIENT, WORKER = "client-bench", "worker-bench"
@@ -29,6 +28,8 @@ INC, ADD = b"inc-digest-16byt", b"add-digest-16byt"
 
 #: As the client sends them: calls of one function in one message.
 BATCH = 500
+#: Completions in one envelope of the worker, at most.
+ANSWERS = 64
 #: Microseconds that the worker claims for each task, and virtual seconds between its answers.
 TASK_MICROSECONDS, TICK = 20, 20e-6
 
@@ -38,15 +39,19 @@ TASK_MICROSECONDS, TICK = 20, 20e-6
 
 def meeting() -> Iterator[Event]:
     """A client and a worker with two executors appear."""
-    yield ClientJoined(CLIENT)
-    yield WorkerJoined(WORKER, slots=2)
+    yield ClientJoined(CLIENT, {})
+    yield WorkerJoined(WORKER, {"slots": 2})
 
 
-def from_peer(sender: str, message: FromClient | Finished) -> Event:
-    return Received(sender, message)
+def from_client(message: FromClient) -> Event:
+    return ClientSaid(CLIENT, [message])
 
 
-def sent(commands: Iterable[Command]) -> Iterator[object]:
+def from_worker(messages: list[Message]) -> Event:
+    return WorkerSaid(WORKER, messages)
+
+
+def sent(commands: Iterable[Command]) -> Iterator[Message]:
     """The messages among the commands."""
     for command in commands:
         if isinstance(command, Send):
@@ -108,11 +113,13 @@ def run_all(state: SchedulerState, work: deque[Run], now: float) -> tuple[int, i
     """Finish all work, and what it brings on: how many tasks ran, how many results the client was told of."""
     finished = told = 0
     while work:
-        run = work.popleft()
-        now += TICK
-        finished += 1
-        answer = Finished(run.key, run.attempt, nbytes=5, duration=TASK_MICROSECONDS, value=b"value")
-        for message in sent(state.handle(from_peer(WORKER, answer), now)):
+        answers: list[Message] = []
+        while work and len(answers) < ANSWERS:
+            run = work.popleft()
+            answers.append(Finished(run.key, run.attempt, nbytes=5, duration=TASK_MICROSECONDS, value=b"value"))
+        now += TICK * len(answers)
+        finished += len(answers)
+        for message in sent(state.handle(from_worker(answers), now)):
             if isinstance(message, Run):
                 work.append(message)
             elif isinstance(message, KeyFinished):
@@ -135,7 +142,7 @@ def measure(tasks: int) -> dict[str, float]:
     for request in intake(tasks):
         if isinstance(request, Submit):
             submitted += len(request.keys)
-        commands = state.handle(from_peer(CLIENT, request), 0.0)
+        commands = state.handle(from_client(request), 0.0)
         work.extend(message for message in sent(commands) if isinstance(message, Run))
     taken_in = perf_counter()
     held = process.memory_info().rss - before

@@ -83,8 +83,8 @@ TARGETS = (
     Target(workloads.START, "Client() ready in at most 2 s", 2, False, figure="constructed"),
 )
 
-#: Cost a task in the largest graph over that in the smallest; "flat" leaves room for noise and cache misses.
-FLAT = Target(workloads.MACHINE, "cost a task in the largest graph at most 1.25x the smallest's", 1.25, False)
+#: CPU a task in the largest graph over that in the smallest; "flat" leaves room for noise and cache misses.
+FLAT = Target(workloads.MACHINE, "CPU a task in the largest graph at most 1.25x the smallest's", 1.25, False)
 
 
 def with_derived(sample: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def verdicts(rows: Sequence[Median]) -> list[Verdict]:
     sizes = sorted((row for row in rows if row.workload == workloads.MACHINE), key=lambda row: row.size)
     growth = None
     if len(sizes) > 1:
-        growth = sizes[-1].figures["us_per_task"] / sizes[0].figures["us_per_task"]
+        growth = sizes[-1].figures["cpu_us_per_task"] / sizes[0].figures["cpu_us_per_task"]
     found.append(verdict_of(FLAT, growth))
     return found
 
