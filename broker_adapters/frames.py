@@ -116,7 +116,17 @@ class _Content:
 class FrameReader:
     """Turns a stream of bytes, in pieces of any size, into methods with their contents."""
 
-    __slots__ = ("frame_max", "channel_max", "max_body", "max_partial", "_pieces", "_held", "_need", "_open", "_partial")
+    __slots__ = (
+        "frame_max",
+        "channel_max",
+        "max_body",
+        "max_partial",
+        "_pieces",
+        "_held",
+        "_need",
+        "_open",
+        "_partial",
+    )
 
     def __init__(self, frame_max: int, channel_max: int, max_body: int = MAX_MESSAGE) -> None:
         self.frame_max = frame_max  #: may be raised between two calls of `feed`
@@ -265,7 +275,9 @@ def method_frame(channel: int, method: bytes, layout: str = "", values: tuple[An
 
 def ack_frame(channel: int, tag: int, *, multiple: bool, method: bytes = BASIC_ACK) -> bytes:
     """The frame of basic.ack or, with ``method``, another method of a tag and a bit."""
-    return _FRAME_HEAD.pack(FRAME_METHOD, channel, 13) + method + _pack_u64(tag) + (b"\x01" if multiple else b"\x00") + END
+    return (
+        _FRAME_HEAD.pack(FRAME_METHOD, channel, 13) + method + _pack_u64(tag) + (b"\x01" if multiple else b"\x00") + END
+    )
 
 
 def short_string(text: str) -> bytes:

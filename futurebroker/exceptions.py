@@ -65,6 +65,57 @@ class RefusedError(ClusterConnectionError):
         return f"refused by the scheduler: {self.reason}"
 
 
+class StartError(ClusterConnectionError):
+    """A process of a cluster on this machine did not start; ``reason`` is its error, or the last it wrote."""
+
+    def __init__(self, title: str, reason: str) -> None:
+        super().__init__(title, reason)
+        self.title = title
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the {self.title} did not start: {self.reason}"
+
+
+class BrokerUnreachableError(ClusterConnectionError):
+    """The broker at ``url`` could not be reached; ``reason`` says how.
+
+    Start the broker, or correct the address.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot reach the broker at {self.url}: {self.reason}"
+
+
+class BrokerRefusedError(ClusterConnectionError):
+    """The broker at ``url`` is there, but refused what was asked of it; ``reason`` says what to change."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the broker at {self.url} refused: {self.reason}"
+
+
+class LinkLostError(ClusterConnectionError):
+    """The connection to the broker at ``url`` ended while it was in use; what was not acknowledged is sent again."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the connection to the broker at {self.url} ended: {self.reason}"
+
+
 class SecretError(FuturebrokerError):
     """The cluster's secret is missing, wrong or readable by others; the message says which and where to look."""
 
