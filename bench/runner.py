@@ -105,11 +105,13 @@ def run_peer(entry: PeerEntry, plan: Plan, repeat: int) -> list[Sample]:
     ]
     if not wanted and workloads.START not in plan.names:
         return []
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         out = Path(folder, "samples")
         out.touch()
         command = [sys.executable, "-m", "bench.sample", entry.name, json.dumps(wanted), str(out)]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment(repeat), stdin=subprocess.DEVNULL)
+        # Peers leave logs, sockets and spill files in the folder for temporary files: they go with this one.
+        surroundings = environment(repeat) | {"TMPDIR": folder}
+        process = subprocess.Popen(command, cwd=ROOT, env=surroundings, stdin=subprocess.DEVNULL)
         problem = None
         with whole_family_ends(process):
             try:
