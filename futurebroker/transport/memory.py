@@ -7,6 +7,7 @@ them wakes the owner once.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -191,8 +192,11 @@ class MemoryLink:
             self._wake_owner()
 
     def _wake_owner(self) -> None:
-        if self._wake is not None:
-            self._is_woken = True
+        if self._wake is None:
+            return
+        self._is_woken = True
+        # a loop that was closed before its link: whoever sends here must not fail for it
+        with contextlib.suppress(RuntimeError):
             self._wake(self._hand_over)
 
     def _leave(self) -> None:
