@@ -1,0 +1,67 @@
+"""The command ``futurebroker``: its subcommands, each loaded only when it is asked for, and how errors end it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, cast
+
+import click
+
+from futurebroker import __version__
+from futurebroker.exceptions import FuturebrokerError
+
+#: subcommand -> where it is and what it does; the sentence stands here so that --help loads none of them
+_COMMANDS = {
+    "up": ("futurebroker.cli.up:up", "Start a scheduler and a worker on this machine."),
+    "scheduler": ("futurebroker.cli.scheduler:scheduler", "Start a scheduler."),
+    "worker": ("futurebroker.cli.worker:worker", "Start a worker that serves a scheduler."),
+    "demo": ("futurebroker.cli.demo:demo", "Run a real computation and check its result."),
+    "config": ("futurebroker.cli.config:config", "Show every setting and where its value came from."),
+}
+
+
+class _Commands(click.Group):
+    """A group that imports a subcommand when it is run or asked for help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        return cast(click.Command, getattr(importlib.import_module(module), name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, doc) for name, (_, doc) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FuturebrokerError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="futurebroker")
+def cli() -> None:
+    """Dask-style futures over the message broker you already have.
+
+    Settings come from options, then environment variables (FUTUREBROKER_...), then futurebroker.toml; `futurebroker
+    config` shows them.
+    """
+
+
+def main() -> None:
+    """Run the command of this process's arguments and exit."""
+    try:
+        cli.main(prog_name="futurebroker", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except click.exceptions.Exit as finish:
+        sys.exit(finish.exit_code)

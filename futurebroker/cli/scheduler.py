@@ -1,0 +1,54 @@
+"""``futurebroker scheduler``: one scheduler, with its own embedded broker or at one that runs already."""
+
+from __future__ import annotations
+
+import click
+
+from futurebroker.cli.serving import scheduler_options, secret_for_listening, serve, start_logging, with_options
+from futurebroker.cli.text import scheduler_lines
+from futurebroker.config import load_settings
+from futurebroker.processes import Service
+from futurebroker.scheduler.service import SchedulerService
+from futurebroker.secret import normalize_address
+
+validate_option = click.option(
+    "--validate/--no-validate", default=None, help="Check the scheduler's invariants after every event; slow."
+)
+broker_option = click.option(
+    "--broker", metavar="URL", help="Meet at this broker, such as RabbitMQ, instead of listening oneself."
+)
+
+
+@click.command()
+@with_options(scheduler_options, broker_option, validate_option)
+def scheduler(
+    host: str | None, port: int | None, cluster: str | None, log_level: str | None, broker: str | None,
+    validate: bool | None,
+) -> None:  # fmt: skip
+    """Start a scheduler.
+
+    It listens for workers and clients itself, or meets them at the broker that --broker or FUTUREBROKER_BROKER_URL
+    names. Ctrl-C ends it.
+    """
+    settings = load_settings(
+        host=host, port=port, cluster=cluster, log_level=log_level, broker_url=broker, validate=validate
+    )
+    secret = secret_for_listening(settings)
+    start_logging(settings)
+
+    async def start() -> Service:
+        url = normalize_address(settings.broker_url, settings) if settings.broker_url else None
+        service = SchedulerService(
+            cluster=settings.cluster,
+            secret=secret,
+            broker_url=url,
+            host=settings.host,
+            port=settings.port,
+            validate=settings.validate,
+        )
+        await service.start()
+        for line in scheduler_lines(settings, service.url):
+            click.echo(line)
+        return service
+
+    serve(start)

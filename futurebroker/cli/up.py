@@ -1,0 +1,100 @@
+"""``futurebroker up``: a scheduler and a worker on this machine, as one command that ends both."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from futurebroker.cli.scheduler import broker_option
+from futurebroker.cli.serving import (
+    scheduler_options,
+    secret_for_listening,
+    serve,
+    start_logging,
+    with_options,
+    worker_options,
+)
+from futurebroker.cli.text import scheduler_lines
+from futurebroker.config import Settings, load_settings
+from futurebroker.local import ClusterPlan, ClusterProcesses, cores
+from futurebroker.processes import Service
+from futurebroker.secret import normalize_address
+
+
+class _Up:
+    """The processes of one `up`, as a service that has ended when one of them has."""
+
+    def __init__(self, plan: ClusterPlan) -> None:
+        self._processes = ClusterProcesses(plan)
+
+    async def start(self) -> str:
+        """Start both and return the scheduler's address."""
+        try:
+            await asyncio.to_thread(self._processes.start, ["up"])
+        except BaseException:
+            # Also ends the start that the thread still waits for.
+            self._processes.close()
+            raise
+        return self._processes.url
+
+    async def finished(self) -> None:
+        """Return when either has ended."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[str] = loop.create_future()
+        children = self._processes.children
+        for child in children:
+            loop.add_reader(child.fileno(), lambda title=child.title: ended.done() or ended.set_result(title))
+        try:
+            title = await ended
+        finally:
+            for child in children:
+                loop.remove_reader(child.fileno())
+        raise click.ClickException(f"the {title} has ended, so the rest ends too; its log says why")
+
+    async def close(self) -> None:
+        """End both."""
+        await asyncio.to_thread(self._processes.close)
+
+
+def _plan(settings: Settings, secret: bytes) -> ClusterPlan:
+    return ClusterPlan(
+        name=settings.cluster,
+        secret=secret.decode(),
+        broker_url=normalize_address(settings.broker_url, settings) if settings.broker_url else None,
+        host=settings.host,
+        port=settings.port,
+        executors=settings.executors or cores(),
+        threads=settings.nthreads,
+        memory_limit=settings.memory_limit,
+        timeout=max(settings.connect_timeout, 30.0),
+        log_level=settings.log_level,
+    )
+
+
+@click.command()
+@with_options(scheduler_options, broker_option, worker_options)
+def up(
+    host: str | None, port: int | None, cluster: str | None, log_level: str | None, broker: str | None,
+    executors: int | None, threads: int | None, memory_limit: str | None,
+) -> None:  # fmt: skip
+    """Start a scheduler and a worker on this machine.
+
+    More workers can join from other terminals, and from other machines with --host and a secret. Ctrl-C ends both.
+    """
+    settings = load_settings(
+        host=host, port=port, cluster=cluster, log_level=log_level, broker_url=broker, executors=executors,
+        nthreads=threads, memory_limit=memory_limit,
+    )  # fmt: skip
+    plan = _plan(settings, secret_for_listening(settings))
+    start_logging(settings)
+
+    async def start() -> Service:
+        service = _Up(plan)
+        url = await service.start()
+        for line in scheduler_lines(settings, url):
+            click.echo(line)
+        click.echo(f"one worker runs: executors={plan.executors} threads={plan.threads}")
+        return service
+
+    serve(start)

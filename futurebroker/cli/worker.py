@@ -1,0 +1,63 @@
+"""``futurebroker worker``: a worker that serves a scheduler, here or elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from futurebroker.cli.serving import serve, start_logging, with_options, worker_options
+from futurebroker.cli.text import parse_resources
+from futurebroker.config import load_settings
+from futurebroker.exceptions import ConfigError
+from futurebroker.processes import Service
+from futurebroker.secret import find_secret, normalize_address
+from futurebroker.worker.service import WorkerService
+
+
+@click.command()
+@click.argument("url", required=False)
+@with_options(worker_options)
+@click.option("--name", help="What workers= may call it. [host and process id]")
+@click.option("--resources", default="", help='Amounts that tasks with resources= take from: "GPU=2 MEM=1e9".')
+@click.option("--cluster", help="The name that keeps clusters on one broker apart. [default]")
+@click.option("--local-folder", type=click.Path(file_okay=False), help="Where to keep large results. [in memory]")
+@click.option("--timeout", help="How long to wait for the scheduler. [10s]")
+@click.option("--log-level", help="The least severe message that is logged. [info]")
+def worker(
+    url: str | None, executors: int | None, threads: int | None, memory_limit: str | None, name: str | None,
+    resources: str, cluster: str | None, local_folder: str | None, timeout: str | None, log_level: str | None,
+) -> None:  # fmt: skip
+    """Start a worker that serves the scheduler at URL.
+
+    URL may be short: scheduler:8786 is amqp://scheduler:8786. Without it, FUTUREBROKER_BROKER_URL counts, and then a
+    scheduler on this machine. Ctrl-C ends the worker and its executors.
+    """
+    settings = load_settings(
+        broker_url=url, executors=executors, nthreads=threads, memory_limit=memory_limit, cluster=cluster,
+        connect_timeout=timeout, log_level=log_level,
+    )  # fmt: skip
+    if name is not None and not name.strip():
+        raise ConfigError("--name must not be empty")
+    amounts = parse_resources(resources)
+    address = normalize_address(settings.broker_url or f"{settings.host}:{settings.port}", settings)
+    secret = find_secret(dataclasses.replace(settings, broker_url=address), create=True)
+    start_logging(settings)
+
+    async def start() -> Service:
+        service = WorkerService(
+            url=address,
+            cluster=settings.cluster,
+            secret=secret,
+            name=name,
+            executors=settings.executors,
+            threads=settings.nthreads,
+            resources=amounts or None,
+            memory_limit=settings.memory_limit,
+            local_folder=local_folder,
+        )
+        await service.start(settings.connect_timeout)
+        click.echo(f"worker {service.name} serves the scheduler at {address}, cluster {settings.cluster}")
+        return service
+
+    serve(start)
