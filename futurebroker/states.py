@@ -8,6 +8,8 @@ from enum import Enum
 class TaskState(Enum):
     """Where a task stands on the scheduler."""
 
+    __hash__ = object.__hash__  # members are compared by identity; Enum's own hash is a slow call for each counter
+
     RELEASED = "released"  #: known, not wanted as a result now; it can be computed again
     WAITING = "waiting"  #: some dependency is not in memory yet
     NO_WORKER = "no_worker"  #: ready, but no connected worker may run it

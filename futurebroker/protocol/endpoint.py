@@ -253,7 +253,9 @@ class Endpoint:
     # -- receiving --------------------------------------------------------------------------------------------------
 
     def _take(self, peer: Peer, header: Header, content: memoryview) -> None:
-        direction = f"from_{_ROLE_NAMES[peer.role]}" if self.me.role is Role.SCHEDULER else f"to_{_ROLE_NAMES[self.me.role]}"
+        direction = (
+            f"from_{_ROLE_NAMES[peer.role]}" if self.me.role is Role.SCHEDULER else f"to_{_ROLE_NAMES[self.me.role]}"
+        )
         if header.kind == Kind.MEETING:
             try:
                 messages = decode(direction, content)

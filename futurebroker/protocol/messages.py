@@ -62,7 +62,9 @@ class Failure(Part, frozen=True):
     key: Key  #: the task that failed first
     worker: str  #: name of the worker it ran on; empty when the scheduler failed it
     payload: bytes | None = None  #: pickled exception with its traceback
-    fields: list[Any] | None = None  #: arguments of ``type`` in our own tree of exceptions, when the scheduler failed it
+    fields: list[Any] | None = (
+        None  #: arguments of ``type`` in our own tree of exceptions, when the scheduler failed it
+    )
 
 
 # -- meeting: these are not numbered -------------------------------------------------------------------------------
@@ -488,4 +490,3 @@ def decode(direction: str, body: bytes | memoryview) -> list[Any]:
         return DECODERS[direction].decode(body)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, RecursionError) as error:
         raise ProtocolError(f"a body that is no list of messages {direction.replace('_', ' ')}: {error}") from error
-

@@ -1,0 +1,92 @@
+"""What goes into the scheduler machine and what comes out: plain records, no behaviour."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from futurebroker.protocol.messages import Message
+from futurebroker.types import ClientId, WorkerId
+
+
+class ClientJoined(NamedTuple):
+    """A client was welcomed, for the first time or again."""
+
+    client: ClientId
+    info: dict[str, Any]
+
+
+class ClientGone(NamedTuple):
+    """A client said goodbye, or stayed away beyond its grace time: nobody holds its futures any more."""
+
+    client: ClientId
+
+
+class ClientSaid(NamedTuple):
+    """Messages of one envelope of a client."""
+
+    client: ClientId
+    messages: list[Any]
+
+
+class WorkerJoined(NamedTuple):
+    """A worker was welcomed; ``info`` is its hello's (name, host, slots, resources, ...)."""
+
+    worker: WorkerId
+    info: dict[str, Any]
+
+
+class WorkerSuspected(NamedTuple):
+    """A worker's connection closed or it fell silent: it gets no new work, what it has stays its own."""
+
+    worker: WorkerId
+
+
+class WorkerReturned(NamedTuple):
+    """A suspected worker is heard of again."""
+
+    worker: WorkerId
+
+
+class WorkerLost(NamedTuple):
+    """A worker is gone for good; ``expected`` if it said so itself."""
+
+    worker: WorkerId
+    expected: bool = False
+
+
+class WorkerSaid(NamedTuple):
+    """Messages of one envelope of a worker."""
+
+    worker: WorkerId
+    messages: list[Any]
+
+
+class WorkerBeat(NamedTuple):
+    """A worker's heartbeat: its status, what its machine does, and the last round trip to it, in seconds."""
+
+    worker: WorkerId
+    status: str
+    metrics: dict[str, Any]
+    round_trip: float | None = None
+
+
+Event = (
+    ClientJoined | ClientGone | ClientSaid | WorkerJoined | WorkerSuspected | WorkerReturned | WorkerLost | WorkerSaid
+    | WorkerBeat
+)  # fmt: skip
+
+
+class Send(NamedTuple):
+    """Send ``message`` to the client or worker ``peer``."""
+
+    peer: str
+    message: Message
+
+
+class Forget(NamedTuple):
+    """Nothing will be sent to ``peer`` any more; its session can go."""
+
+    peer: str
+
+
+Command = Send | Forget

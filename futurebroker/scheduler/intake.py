@@ -1,0 +1,271 @@
+"""What clients ask of the scheduler: submitting, wanting, releasing, cancelling, retrying, scattering."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from futurebroker.protocol.messages import (
+    KEEP_LIMIT,
+    AddFunction,
+    AdoptFile,
+    Cancel,
+    Detach,
+    KeyCancelled,
+    KeyErred,
+    KeyFinished,
+    KeyLost,
+    PutFile,
+    PutPart,
+    PutValue,
+    Release,
+    Retry,
+    Store,
+    StorePart,
+    Submit,
+    TaskOptions,
+    Want,
+)
+from futurebroker.scheduler import placement, transitions
+from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
+from futurebroker.scheduler.state import (
+    DATA,
+    ERRED,
+    MEMORY,
+    PROCESSING,
+    RELEASED,
+    UNFINISHED,
+    SchedulerState,
+)
+from futurebroker.states import WorkerStatus
+from futurebroker.types import Key
+
+# -- tasks ---------------------------------------------------------------------------------------------------------
+
+
+def add_function(state: SchedulerState, client: ClientRecord, message: AddFunction) -> None:
+    """Keep a function for the calls that follow; the same digest is the same function."""
+    function = state.functions.get(message.digest)
+    if function is None:
+        function = FunctionRecord(message.digest, message.code, state.kind(message.name))
+        state.functions[message.digest] = function
+    function.users[client] = None
+    client.functions[message.digest] = None
+
+
+def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None:
+    """Take in calls of one function. Each call is taken whole or rejected whole; the others don't suffer."""
+    function = state.functions.get(message.function)
+    if function is None:
+        for key in message.keys:
+            _reject(state, client, key, "its function was never sent")
+        return
+    pool = placement.pool_for(state, message.options)
+    rows: Iterable[tuple[Key, ...]] = message.dependencies or ((),) * len(message.keys)
+    tasks = state.tasks
+    room = state.policy.client_tasks - len(client.wants)
+    for key, args, names in zip(message.keys, message.args, rows, strict=True):
+        if key in tasks:
+            _submit_known(state, client, tasks[key], function, args, names)
+            continue
+        if room <= 0:
+            _reject(state, client, key, f"the client already holds {len(client.wants):,} futures, the most it may")
+            continue
+        room -= 1
+        dependencies: tuple[TaskRecord, ...] = ()
+        if names:
+            known = [tasks.get(name) for name in names]
+            if None in known:
+                missing = names[known.index(None)]
+                _reject(state, client, key, f"its dependency {missing} was cancelled, lost or never known")
+                continue
+            dependencies = tuple(known)  # type: ignore[arg-type]
+        task = state.add_task(key, function.kind, function, args, dependencies, pool)
+        task.add_client(client)
+        transitions.compute(state, task)
+    if not pool.tasks:
+        state.pools.pop(pool.token, None)
+
+
+def _submit_known(
+    state: SchedulerState,
+    client: ClientRecord,
+    task: TaskRecord,
+    function: FunctionRecord,
+    args: bytes,
+    names: tuple[Key, ...],
+) -> None:
+    """A key comes again: the same work is wanted by one more; other work under a known key is refused."""
+    lineage = tuple(dependency.key for dependency in task.dependencies)
+    same = task.function is function and task.args == args and (lineage == names or task.value is not None)
+    if not same:
+        _reject(state, client, task.key, "another task already has this key; choose another key=", kind="duplicate")
+        return
+    want(state, client, task)
+
+
+def _reject(state: SchedulerState, client: ClientRecord, key: Key, reason: str, kind: str = "rejected") -> None:
+    state.counters["rejected"] += 1
+    state.send(client.client_id, KeyCancelled(key, reason, kind))
+
+
+def want(state: SchedulerState, client: ClientRecord, task: TaskRecord) -> None:
+    """``client`` wants the result of a known task, and learns at once what is known of it."""
+    task.add_client(client)
+    if task.state is MEMORY:
+        value = task.value
+        held = None if value is not None else transitions.held(task)
+        state.send(client.client_id, KeyFinished(task.key, value, held))
+    elif task.state is ERRED and task.failure is not None:
+        state.send(client.client_id, KeyErred(task.key, task.failure))
+    elif task.state is RELEASED:
+        transitions.compute(state, task)
+
+
+def want_keys(state: SchedulerState, client: ClientRecord, message: Want) -> None:
+    """Futures came to the client by another way than submitting."""
+    for key in message.keys:
+        task = state.tasks.get(key)
+        if task is None:
+            state.send(
+                client.client_id, KeyCancelled(key, "its task is not known; it was released or cancelled", "lost")
+            )
+        else:
+            want(state, client, task)
+
+
+def release(state: SchedulerState, client: ClientRecord, message: Release) -> None:
+    """The client holds no future of these keys any more."""
+    tasks, check = state.tasks, state.check
+    for key in message.keys:
+        task = tasks.get(key)
+        if task is not None:
+            task.discard_client(client)
+            if not task.needed:
+                check.append(task)
+
+
+def detach(state: SchedulerState, client: ClientRecord, message: Detach) -> None:
+    """Keep unfinished tasks until they end, whether or not a client wants them."""
+    for key in message.keys:
+        task = state.tasks.get(key)
+        if task is not None and task.state in UNFINISHED:
+            task.add_client(state.detached)
+
+
+def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None:
+    """The client gives up these keys and whatever unfinished depends on them; ``force`` gives them up for everybody."""
+    doomed: dict[TaskRecord, None] = {}
+    reached = [task for key in message.keys if (task := state.tasks.get(key)) is not None]
+    while reached:
+        task = reached.pop()
+        if task not in doomed:
+            doomed[task] = None
+            reached.extend(follower for follower in task.each_dependent() if follower.state in UNFINISHED)
+    reason = message.reason or f"cancelled by client {client.client_id}"
+    for task in doomed:
+        losers = task.each_client() if message.force else [one for one in task.each_client() if one is client]
+        for loser in losers:
+            task.discard_client(loser)
+            if loser is not state.detached:
+                state.send(loser.client_id, KeyCancelled(task.key, reason))
+        if not task.needed:
+            state.check.append(task)
+
+
+def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
+    """Run failed tasks again: the one that failed first, and everything that failed because of it."""
+    roots: dict[TaskRecord, None] = {}
+    looking = [task for key in message.keys if (task := state.tasks.get(key)) is not None]
+    while looking:
+        task = looking.pop()
+        if task.state is ERRED and task not in roots:
+            culprits = [dependency for dependency in task.dependencies if dependency.state is ERRED]
+            looking.extend(culprits)
+            if not culprits:
+                roots[task] = None
+    again: list[TaskRecord] = []
+    spreading = [task for task in roots if task.function is not None]
+    while spreading:
+        task = spreading.pop()
+        if task.state is ERRED:
+            transitions.erred_released(state, task)
+            again.append(task)
+            spreading.extend(task.each_dependent())
+    for task in again:
+        for one in task.each_client():
+            state.send(one.client_id, KeyLost(task.key))
+        if task.needed:
+            transitions.compute(state, task)
+
+
+# -- scattered data ------------------------------------------------------------------------------------------------
+
+
+def _new_data(
+    state: SchedulerState, client: ClientRecord, key: Key, workers: tuple[str, ...]
+) -> tuple[TaskRecord | None, Pool]:
+    """A record for scattered data; None if the key is known, which then is wanted by one more."""
+    pool = placement.pool_for(state, TaskOptions(workers=workers) if workers else None)
+    known = state.tasks.get(key)
+    if known is not None:
+        want(state, client, known)
+        return None, pool
+    task = state.add_task(key, state.kind(DATA), None, b"", (), pool)
+    task.add_client(client)
+    return task, pool
+
+
+def put_value(state: SchedulerState, client: ClientRecord, message: PutValue) -> None:
+    """Small data: the scheduler keeps it while it is tiny or no worker is there, else a worker does."""
+    task, pool = _new_data(state, client, message.key, message.workers)
+    if task is None:
+        return
+    worker = _storing_worker(state, pool)
+    if len(message.value) <= KEEP_LIMIT or worker is None:
+        transitions.keep_value(state, task, message.value)
+        return
+    transitions.store_on(state, task, worker)
+    state.send(worker.worker_id, Store(message.key, message.value))
+
+
+def put_file(state: SchedulerState, client: ClientRecord, message: PutFile) -> None:
+    """Data in a file of the client's: a worker on its host takes the file over."""
+    task, pool = _new_data(state, client, message.key, message.workers)
+    if task is None:
+        return
+    worker = _storing_worker(state, pool)
+    if worker is None:
+        _refuse_data(state, task, "no worker is connected that could hold it")
+        return
+    transitions.store_on(state, task, worker)
+    state.send(worker.worker_id, AdoptFile(message.key, message.path, message.nbytes))
+
+
+def put_part(state: SchedulerState, client: ClientRecord, message: PutPart) -> None:
+    """A piece of large data; all pieces go to the worker that got the first."""
+    task = state.tasks.get(message.key)
+    if message.offset == 0:
+        task, pool = _new_data(state, client, message.key, message.workers)
+        if task is None:
+            return
+        worker = _storing_worker(state, pool)
+        if worker is None:
+            _refuse_data(state, task, "no worker is connected that could hold it")
+            return
+        transitions.store_on(state, task, worker)
+    if task is not None and task.state is PROCESSING and task.function is None and task.worker is not None:
+        part = StorePart(message.key, message.offset, message.nbytes, message.data)
+        state.send(task.worker.worker_id, part)
+
+
+def _storing_worker(state: SchedulerState, pool: Pool) -> WorkerRecord | None:
+    """The eligible worker that holds the least."""
+    running = [worker for worker in pool.eligible if worker.status is WorkerStatus.RUNNING]
+    return min(running, key=lambda worker: len(worker.holds) + len(worker.processing), default=None)
+
+
+def _refuse_data(state: SchedulerState, task: TaskRecord, reason: str) -> None:
+    for client in task.each_client():
+        task.discard_client(client)
+        state.send(client.client_id, KeyCancelled(task.key, reason, "rejected"))
+    state.check.append(task)

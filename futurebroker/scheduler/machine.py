@@ -1,0 +1,257 @@
+"""The scheduler machine: events in, commands out, and nothing else has an effect (sans-IO).
+
+`SchedulerMachine.handle` applies one event completely: it changes records through `transitions`, releases what has
+become unneeded, gives workers with room new work, and returns the commands that follow, in order. It never looks at a
+clock; the time comes with the event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from futurebroker.protocol import messages as m
+from futurebroker.scheduler import dispatch, intake, observe, placement, relay, reports, transitions
+from futurebroker.scheduler.commands import (
+    ClientGone,
+    ClientJoined,
+    ClientSaid,
+    Command,
+    Event,
+    Forget,
+    WorkerBeat,
+    WorkerJoined,
+    WorkerLost,
+    WorkerReturned,
+    WorkerSaid,
+    WorkerSuspected,
+)
+from futurebroker.scheduler.records import ClientRecord, Pool, TaskRecord, WorkerRecord
+from futurebroker.scheduler.state import MEMORY, Policy, SchedulerState
+from futurebroker.states import WorkerStatus
+from futurebroker.types import ClientId
+
+#: seconds a round trip is taken for at most, when deciding how much work a worker gets ahead
+LATENCY_MAX = 0.25
+#: weight of the newest round trip in the mean
+LATENCY_NEWEST = 0.3
+
+
+class SchedulerMachine:
+    """See the top of this file; `state` may be read at any time between events."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.state = SchedulerState(policy or Policy())
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Apply ``event``, which happened at monotonic time ``now``; returns what is to be done, in order."""
+        state = self.state
+        state.now = now
+        _APPLY[type(event)](state, event)
+        if state.check:
+            transitions.settle(state)
+        if state.ready or state.touched:
+            dispatch.dispatch(state)
+        return state.take_commands()
+
+
+# -- clients -------------------------------------------------------------------------------------------------------
+
+
+def _client(state: SchedulerState, client_id: ClientId) -> ClientRecord:
+    client = state.clients.get(client_id)
+    if client is None:
+        client = state.clients[client_id] = ClientRecord(client_id, {})
+    return client
+
+
+def client_joined(state: SchedulerState, event: ClientJoined) -> None:
+    """A client is there, or there again."""
+    _client(state, event.client).info = event.info
+
+
+def client_gone(state: SchedulerState, event: ClientGone) -> None:
+    """Release everything only this client wanted."""
+    client = state.clients.pop(event.client, None)
+    if client is None:
+        return
+    for task in tuple(client.wants):
+        task.discard_client(client)
+        if not task.needed:
+            state.check.append(task)
+    for digest in client.functions:
+        function = state.functions.get(digest)
+        if function is not None:
+            function.users.pop(client, None)
+            state.drop_function_if_unused(function)
+    state.calls = {number: call for number, call in state.calls.items() if call.client != event.client}
+    state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
+    state.commands.append(Forget(event.client))
+
+
+def client_said(state: SchedulerState, event: ClientSaid) -> None:
+    """Apply a client's messages, in order."""
+    client = _client(state, event.client)
+    for message in event.messages:
+        apply = _FROM_CLIENT.get(type(message))
+        if apply is None:
+            state.counters["unexpected"] += 1
+        else:
+            apply(state, client, message)
+
+
+# -- workers -------------------------------------------------------------------------------------------------------
+
+
+def worker_joined(state: SchedulerState, event: WorkerJoined) -> None:
+    """A worker takes work from now on; tasks that waited for one like it become ready."""
+    if event.worker in state.workers:
+        worker_returned(state, WorkerReturned(event.worker))
+        return
+    worker = state.workers[event.worker] = WorkerRecord(event.worker, event.info)
+    for pool in state.pools.values():
+        _refresh(state, pool)
+    placement.update_room(state, worker)
+    observe.answer_counts(state)
+
+
+def worker_suspected(state: SchedulerState, event: WorkerSuspected) -> None:
+    """Give the worker nothing new; what it has stays its own until it is lost."""
+    worker = state.workers.get(event.worker)
+    if worker is not None:
+        worker.status = WorkerStatus.SUSPECT
+        placement.update_room(state, worker)
+
+
+def worker_returned(state: SchedulerState, event: WorkerReturned) -> None:
+    """The suspected worker lives."""
+    worker = state.workers.get(event.worker)
+    if worker is not None and worker.status is WorkerStatus.SUSPECT:
+        worker.status = WorkerStatus.RUNNING
+        placement.update_room(state, worker)
+        state.touched[worker] = None
+
+
+def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
+    """Reassign what the worker had and compute again what only it held.
+
+    Which tasks it was really running nobody can tell any more; blamed are the first of those sent, one a slot, unless
+    the worker left by its own will.
+    """
+    worker = state.workers.pop(event.worker, None)
+    if worker is None:
+        return
+    state.roomy.pop(worker, None)
+    state.touched.pop(worker, None)
+    worker.status = WorkerStatus.CLOSING
+    worker.pipeline.clear()
+    for pool in state.pools.values():
+        _refresh(state, pool)
+    for task in tuple(worker.holds):
+        task.discard_holder(worker)
+        if task.state is MEMORY and task.holders is None and task.value is None:
+            transitions.lose(state, task)
+    blamed = [task for task in worker.processing if not task.waiting_on and task.function is not None][: worker.slots]
+    for task in tuple(worker.processing):
+        if task.worker is worker:
+            _take_from_lost(state, worker, task, blame=not event.expected and task in blamed)
+    state.frees.pop(worker, None)
+    state.roomy.pop(worker, None)
+    state.touched.pop(worker, None)
+    reports.worker_leaves_calls(state, worker)
+    state.commands.append(Forget(event.worker))
+
+
+def _take_from_lost(state: SchedulerState, worker: WorkerRecord, task: TaskRecord, *, blame: bool) -> None:
+    if task.function is None:
+        transitions.processing_refused(state, task, f"worker {worker.name} was lost on the way")
+    elif blame:
+        reports.count_death(state, task, worker, "WorkerLostError", "")
+    else:
+        transitions.pull_back(state, task, tell=False)
+
+
+def _refresh(state: SchedulerState, pool: Pool) -> None:
+    """Workers came or went: who may run this pool's tasks, and are they ready or stranded now."""
+    placement.refresh_eligible(state, pool)
+    if pool.eligible:
+        for task in tuple(pool.stranded):
+            transitions.no_worker_queued(state, task)
+    else:
+        for task in tuple(pool.queue):
+            transitions.queued_no_worker(state, task)
+
+
+def worker_said(state: SchedulerState, event: WorkerSaid) -> None:
+    """Apply a worker's messages, in order."""
+    worker = state.workers.get(event.worker)
+    if worker is None:
+        state.counters["stranger"] += len(event.messages)
+        return
+    for message in event.messages:
+        apply = _FROM_WORKER.get(type(message))
+        if apply is None:
+            state.counters["unexpected"] += 1
+        else:
+            apply(state, worker, message)
+
+
+def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
+    """A sign of life, with figures."""
+    worker = state.workers.get(event.worker)
+    if worker is None:
+        return
+    worker.metrics = event.metrics
+    if event.round_trip is not None:
+        trip = min(event.round_trip, LATENCY_MAX)
+        worker.latency += LATENCY_NEWEST * (trip - worker.latency)
+    status = WorkerStatus.PAUSED if event.status == WorkerStatus.PAUSED.value else WorkerStatus.RUNNING
+    if event.status == WorkerStatus.CLOSING.value:
+        status = WorkerStatus.CLOSING
+    if status is not worker.status:
+        worker.status = status
+        placement.update_room(state, worker)
+        state.touched[worker] = None
+
+
+_FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None]] = {
+    m.AddFunction: intake.add_function,
+    m.Submit: intake.submit,
+    m.Release: intake.release,
+    m.Want: intake.want_keys,
+    m.Cancel: intake.cancel,
+    m.Retry: intake.retry,
+    m.Detach: intake.detach,
+    m.PutValue: intake.put_value,
+    m.PutFile: intake.put_file,
+    m.PutPart: intake.put_part,
+    m.Ask: observe.ask,
+    m.RunOnWorkers: observe.run_on_workers,
+    m.DataWanted: relay.client_wants_data,
+    m.DataPart: relay.client_gives_data,
+}
+
+_FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]] = {
+    m.Finished: reports.finished,
+    m.Erred: reports.erred,
+    m.ExecutorDied: reports.executor_died,
+    m.GaveBack: reports.gave_back,
+    m.InputsMissing: reports.inputs_missing,
+    m.Stored: reports.stored,
+    m.NotStored: reports.not_stored,
+    m.FunctionCalled: reports.function_called,
+    m.DataWanted: relay.worker_wants_data,
+    m.DataPart: relay.worker_gives_data,
+}
+
+_APPLY: dict[type[Any], Callable[[SchedulerState, Any], None]] = {
+    ClientJoined: client_joined,
+    ClientGone: client_gone,
+    ClientSaid: client_said,
+    WorkerJoined: worker_joined,
+    WorkerSuspected: worker_suspected,
+    WorkerReturned: worker_returned,
+    WorkerLost: worker_lost,
+    WorkerSaid: worker_said,
+    WorkerBeat: worker_beat,
+}

@@ -1,0 +1,204 @@
+"""Which worker runs a task: who may, who has room, and where it can start soonest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+import msgspec
+
+from futurebroker.protocol.messages import TaskOptions
+from futurebroker.scheduler.records import Pool, TaskRecord, WorkerRecord
+from futurebroker.scheduler.state import MEMORY, PROCESSING, WAITING, SchedulerState
+from futurebroker.states import TaskState, WorkerStatus
+
+_DEFAULT_OPTIONS = TaskOptions()
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
+#: workers with room that are compared, however many there are
+CANDIDATES = 4
+#: a task with more dependencies than this is sent when all are there, never ahead of them
+PIPELINE_DEPENDENCIES = 16
+#: seconds one task costs beside its own code
+OVERHEAD = 20e-6
+
+
+# -- who may -------------------------------------------------------------------------------------------------------
+
+
+def may_run(pool: Pool, worker: WorkerRecord) -> bool:
+    """Whether ``worker`` is named by the pool's options and offers its resources."""
+    names = pool.options.workers
+    return (not names or any(worker.answers_to(name) for name in names)) and offers(worker, pool)
+
+
+def offers(worker: WorkerRecord, pool: Pool) -> bool:
+    """Whether the worker has the pool's resources at all, free or taken."""
+    return all(worker.resources.get(name, 0.0) >= amount for name, amount in pool.resources.items())
+
+
+def pool_for(state: SchedulerState, options: TaskOptions | None) -> Pool:
+    """Where tasks with these options wait; equal options share one pool."""
+    options = options or _DEFAULT_OPTIONS
+    token = _encode(options)
+    pool = state.pools.get(token)
+    if pool is None:
+        pool = state.pools[token] = Pool(token, options)
+        refresh_eligible(state, pool)
+    return pool
+
+
+def refresh_eligible(state: SchedulerState, pool: Pool) -> None:
+    """Find out anew which connected workers may run the pool's tasks."""
+    workers: Iterable[WorkerRecord] = state.workers.values()
+    pool.eligible = {worker: None for worker in workers if may_run(pool, worker)}
+    if not pool.eligible and pool.options.allow_other_workers:
+        pool.eligible = {worker: None for worker in workers if offers(worker, pool)}
+
+
+# -- who has room --------------------------------------------------------------------------------------------------
+
+
+def has_room(state: SchedulerState, worker: WorkerRecord) -> bool:
+    """Whether the worker's window is open: it has less work than keeps it busy until more can arrive."""
+    if worker.status is not WorkerStatus.RUNNING:
+        return False
+    sent, slots = len(worker.processing), worker.slots
+    if sent <= slots:
+        return True
+    policy = state.policy
+    return sent < slots * policy.ahead and worker.occupancy < slots * max(policy.horizon, 2 * worker.latency)
+
+
+def update_room(state: SchedulerState, worker: WorkerRecord) -> None:
+    """Keep `SchedulerState.roomy` true after the worker's load or status changed."""
+    if has_room(state, worker):
+        state.roomy[worker] = None
+    else:
+        state.roomy.pop(worker, None)
+
+
+def has_resources(worker: WorkerRecord, pool: Pool) -> bool:
+    """Whether the pool's resources are free on the worker now."""
+    used = worker.used
+    return all(
+        used.get(name, 0.0) + amount <= worker.resources.get(name, 0.0) for name, amount in pool.resources.items()
+    )
+
+
+# -- where it starts soonest ---------------------------------------------------------------------------------------
+
+
+def choose_worker(state: SchedulerState, task: TaskRecord) -> WorkerRecord | None:
+    """The worker where the ready ``task`` can start soonest; None while none that may run it has room.
+
+    Compared are the holders of its inputs and a few workers with room, never all workers. A holder without room is
+    chosen all the same when waiting for it is shorter than moving the inputs.
+    """
+    pool = task.pool
+    if not pool.restricted and not any(dependency.holders is not None for dependency in task.dependencies):
+        return _next_roomy(state)
+    candidates: dict[WorkerRecord, None] = {}
+    for dependency in task.dependencies:
+        for worker in dependency.holder_paths():
+            if worker in pool.eligible and worker.status is WorkerStatus.RUNNING and has_resources(worker, pool):
+                candidates[worker] = None
+    candidates.update(dict.fromkeys(islice(_roomy_and_eligible(state, pool), CANDIDATES)))
+    if not any(worker in state.roomy for worker in candidates):
+        return None
+    best = min(candidates, key=lambda worker: start_cost(state, task, worker))
+    rotate(state, best)
+    return best
+
+
+def start_cost(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> float:
+    """Seconds until ``task`` could start on ``worker``: the work before it, then the inputs to be moved."""
+    cost = worker.occupancy / worker.slots
+    for dependency in task.dependencies:
+        holders = dependency.holder_paths()
+        if holders and worker not in holders:
+            policy = state.policy
+            near = any(holder.host == worker.host for holder in holders)
+            cost += dependency.nbytes / (policy.local_bandwidth if near else policy.bandwidth)
+    return cost
+
+
+def _next_roomy(state: SchedulerState) -> WorkerRecord | None:
+    """The least loaded of the first few workers with room; ties go round."""
+    roomy = state.roomy
+    if len(roomy) < 2:
+        return next(iter(roomy), None)
+    best = min(islice(roomy, CANDIDATES), key=_load)
+    rotate(state, best)
+    return best
+
+
+def _load(worker: WorkerRecord) -> float:
+    return (worker.occupancy + len(worker.processing) * OVERHEAD) / worker.slots
+
+
+def rotate(state: SchedulerState, worker: WorkerRecord) -> None:
+    """Put a worker that was chosen behind the others with room."""
+    if worker in state.roomy:
+        del state.roomy[worker]
+        state.roomy[worker] = None
+
+
+def _roomy_and_eligible(state: SchedulerState, pool: Pool) -> Iterable[WorkerRecord]:
+    smaller, other = (
+        (pool.eligible, state.roomy) if len(pool.eligible) < len(state.roomy) else (state.roomy, pool.eligible)
+    )
+    return (worker for worker in smaller if worker in other and has_resources(worker, pool))
+
+
+def can_follow(task: TaskRecord, worker: WorkerRecord) -> bool:
+    """Whether a waiting task may be sent to ``worker`` ahead of its inputs: all that are missing are made there."""
+    if task.state is not WAITING or task.pool.resources or worker not in task.pool.eligible:
+        return False
+    for dependency in task.dependencies:
+        if dependency.state is not MEMORY and (dependency.state is not PROCESSING or dependency.worker is not worker):
+            return False
+    return True
+
+
+# -- why not -------------------------------------------------------------------------------------------------------
+
+
+def explain(state: SchedulerState, task: TaskRecord) -> str:
+    """Why a task is where it is, in a sentence for its owner."""
+    match task.state:
+        case TaskState.NO_WORKER:
+            return _explain_no_worker(state, task.pool)
+        case TaskState.WAITING:
+            missing = [dependency.key for dependency in task.dependencies if dependency.state is not MEMORY]
+            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            return f"waits for {len(missing)} of its {len(task.dependencies)} dependencies: {shown}"
+        case TaskState.QUEUED:
+            return f"is ready and waits until one of {len(task.pool.eligible)} workers that may run it has room"
+        case TaskState.PROCESSING:
+            name = task.worker.name if task.worker is not None else "?"
+            return f"was sent to worker {name}, attempt {task.attempt}"
+        case TaskState.MEMORY:
+            holders = ", ".join(worker.name for worker in task.holder_paths()) or "the scheduler"
+            return f"is finished; its result of {task.nbytes:,} bytes is held by {holders}"
+        case TaskState.ERRED:
+            failure = task.failure
+            assert failure is not None
+            where = "" if failure.key == task.key else f" in its dependency {failure.key}"
+            return f"failed{where} with {failure.type}: {failure.message}"
+        case TaskState.RELEASED:
+            return "is released: nobody wants its result now; it can be computed again"
+        case _:
+            return "is forgotten"
+
+
+def _explain_no_worker(state: SchedulerState, pool: Pool) -> str:
+    if not state.workers:
+        return "no worker is connected; start one with: futurebroker worker <address>"
+    parts = []
+    if pool.options.workers:
+        parts.append(f"named by workers={list(pool.options.workers)}")
+    if pool.resources:
+        parts.append(f"offering resources={pool.resources}")
+    present = ", ".join(f"{worker.name} on {worker.host}" for worker in islice(state.workers.values(), 5))
+    return f"no connected worker is {' and '.join(parts)}; connected are: {present}"

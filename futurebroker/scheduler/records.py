@@ -1,0 +1,344 @@
+"""What the scheduler remembers: tasks, functions, workers, clients, and the pools in which ready tasks wait.
+
+A million tasks must fit into a gigabyte, so a `TaskRecord` has no empty container: what is usually one thing is stored
+as that thing, and as a dict only when there are more. Dicts, not sets, wherever order shows: two runs from the same
+input make the same decisions.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from typing import Any
+
+from futurebroker.protocol.messages import Failure, TaskOptions
+from futurebroker.states import TaskState, WorkerStatus
+from futurebroker.types import ClientId, Digest, Key, WorkerId
+
+#: seconds a task is taken to run while nothing of its kind has ended yet (dask's figure)
+UNKNOWN_DURATION = 0.5
+#: weight of the newest duration in a kind's mean
+NEWEST = 0.1
+#: bits of a task's order below the user's priority
+ORDER_BITS = 64
+ORDER_MASK = (1 << ORDER_BITS) - 1
+
+
+class TaskRecord:
+    """One task, or one piece of scattered data (which has no function)."""
+
+    __slots__ = (
+        "args",
+        "attempt",
+        "deaths",
+        "dependencies",
+        "dependents",
+        "failure",
+        "function",
+        "holders",
+        "key",
+        "kind",
+        "nbytes",
+        "needed_by",
+        "order",
+        "pool",
+        "retried",
+        "span",
+        "state",
+        "value",
+        "waiting_on",
+        "wanted_by",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        key: Key,
+        kind: Kind,
+        function: FunctionRecord | None,
+        args: bytes,
+        dependencies: tuple[TaskRecord, ...],
+        pool: Pool,
+        order: int,
+    ) -> None:
+        self.key = key
+        self.state = TaskState.RELEASED
+        self.kind = kind  #: statistics of tasks with this name
+        self.function = function  #: None for scattered data, which can't be computed again
+        self.args = args  #: opaque
+        self.dependencies = dependencies  #: emptied once the result can't be lost any more
+        self.dependents: TaskRecord | dict[TaskRecord, None] | None = None
+        self.pool = pool  #: its options, and where it waits when ready
+        self.order = order  #: smaller runs earlier
+        self.waiting_on = 0  #: of an unfinished task: dependencies whose result isn't available
+        self.needed_by = 0  #: unfinished dependents
+        self.wanted_by: ClientRecord | dict[ClientRecord, None] | None = None
+        self.worker: WorkerRecord | None = None  #: where it is processing
+        self.attempt = 0  #: number of the latest run; only its completion is accepted
+        self.span = 0.0  #: seconds it was taken to run when it was sent
+        self.holders: WorkerRecord | dict[WorkerRecord, str] | None = None  #: see `holder_paths`
+        self.value: bytes | None = None  #: the result itself, when the scheduler keeps it
+        self.nbytes = 0  #: size of the result
+        self.failure: Failure | None = None
+        self.retried = 0  #: exceptions answered by another run
+        self.deaths = 0  #: executors or workers that ended while they ran it
+
+    def __repr__(self) -> str:
+        return f"<{self.key} {self.state.value}>"
+
+    def each_dependent(self) -> Iterator[TaskRecord]:
+        """The tasks that name this one as a dependency; safe against changes while iterating."""
+        dependents = self.dependents
+        if dependents is None:
+            return iter(())
+        if type(dependents) is TaskRecord:
+            return iter((dependents,))
+        return iter(tuple(dependents))  # type: ignore[arg-type]
+
+    def add_dependent(self, task: TaskRecord) -> None:
+        """Remember that ``task`` depends on this one."""
+        dependents = self.dependents
+        if dependents is None:
+            self.dependents = task
+        elif type(dependents) is TaskRecord:
+            if dependents is not task:
+                self.dependents = {dependents: None, task: None}
+        else:
+            dependents[task] = None  # type: ignore[index]
+
+    def discard_dependent(self, task: TaskRecord) -> None:
+        """``task`` doesn't depend on this one any more."""
+        dependents = self.dependents
+        if dependents is task:
+            self.dependents = None
+        elif type(dependents) is dict:
+            dependents.pop(task, None)
+            if not dependents:
+                self.dependents = None
+
+    def each_client(self) -> tuple[ClientRecord, ...]:
+        """The clients that want the result."""
+        wanted = self.wanted_by
+        if wanted is None:
+            return ()
+        if type(wanted) is ClientRecord:
+            return (wanted,)
+        return tuple(wanted)  # type: ignore[arg-type]
+
+    def add_client(self, client: ClientRecord) -> None:
+        """``client`` wants the result."""
+        client.wants[self] = None
+        wanted = self.wanted_by
+        if wanted is None:
+            self.wanted_by = client
+        elif type(wanted) is ClientRecord:
+            if wanted is not client:
+                self.wanted_by = {wanted: None, client: None}
+        else:
+            wanted[client] = None  # type: ignore[index]
+
+    def discard_client(self, client: ClientRecord) -> None:
+        """``client`` doesn't want the result any more."""
+        client.wants.pop(self, None)
+        wanted = self.wanted_by
+        if wanted is client:
+            self.wanted_by = None
+        elif type(wanted) is dict:
+            wanted.pop(client, None)
+            if not wanted:
+                self.wanted_by = None
+
+    def holder_paths(self) -> dict[WorkerRecord, str]:
+        """Which workers hold the result, and the path of its file there ('' when it is in the agent's memory)."""
+        holders = self.holders
+        if holders is None:
+            return {}
+        if type(holders) is WorkerRecord:
+            return {holders: ""}
+        return holders  # type: ignore[return-value]
+
+    def add_holder(self, worker: WorkerRecord, path: str) -> None:
+        """``worker`` holds the result, at ``path``."""
+        worker.holds[self] = None
+        if self.holders is None and not path:
+            self.holders = worker
+        else:
+            self.holders = {**self.holder_paths(), worker: path}
+
+    def discard_holder(self, worker: WorkerRecord) -> None:
+        """``worker`` doesn't hold the result any more."""
+        worker.holds.pop(self, None)
+        paths = self.holder_paths()
+        if worker in paths:
+            self.holders = {other: path for other, path in paths.items() if other is not worker} or None
+
+    @property
+    def needed(self) -> bool:
+        """Whether somebody is waiting for the result, or may ask for it at any time."""
+        return self.wanted_by is not None or self.needed_by > 0
+
+
+class Kind:
+    """What the scheduler knows of all tasks with the same name: how many stand where, and how long they take."""
+
+    __slots__ = ("counts", "duration", "ended", "errors", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.duration: float | None = None  #: mean seconds in user code, newest runs first
+        self.ended = 0  #: runs that finished
+        self.errors = 0  #: runs that raised
+        self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
+
+    @property
+    def expected(self) -> float:
+        """Seconds the next run will take, as far as we know."""
+        return UNKNOWN_DURATION if self.duration is None else self.duration
+
+    def observe(self, seconds: float) -> None:
+        """One more run took ``seconds``."""
+        self.ended += 1
+        self.duration = seconds if self.duration is None else self.duration + NEWEST * (seconds - self.duration)
+
+
+class FunctionRecord:
+    """A pickled function; sent once to each worker that runs it."""
+
+    __slots__ = ("code", "digest", "kind", "tasks", "users")
+
+    def __init__(self, digest: Digest, code: bytes, kind: Kind) -> None:
+        self.digest = digest
+        self.code = code
+        self.kind = kind
+        self.tasks = 0  #: records that name it
+        self.users: dict[ClientRecord, None] = {}  #: clients that sent it and may submit calls of it
+
+
+class ReadyQueue:
+    """Ready tasks, smallest order first, equal ones in the order they came.
+
+    Most arrive in order and stand in a deque; only the others pay for a heap. A task that left (cancelled, sent) stays
+    in its place until it comes to the front and is skipped there.
+    """
+
+    __slots__ = ("_count", "_heap", "_line")
+
+    def __init__(self) -> None:
+        self._line: deque[TaskRecord] = deque()
+        self._heap: list[tuple[int, int, TaskRecord]] = []
+        self._count = 0
+
+    def push(self, task: TaskRecord) -> None:
+        """Add a task whose state is QUEUED."""
+        line = self._line
+        if not line or line[-1].order <= task.order:
+            line.append(task)
+        else:
+            self._count += 1
+            heappush(self._heap, (task.order, self._count, task))
+
+    def peek(self) -> TaskRecord | None:
+        """The task that is next; None when there is none."""
+        line, heap = self._line, self._heap
+        while line and line[0].state is not TaskState.QUEUED:
+            line.popleft()
+        while heap and heap[0][2].state is not TaskState.QUEUED:
+            heappop(heap)
+        if heap and (not line or heap[0][0] < line[0].order):
+            return heap[0][2]
+        return line[0] if line else None
+
+    def pop(self) -> None:
+        """Take away what `peek` returned."""
+        line, heap = self._line, self._heap
+        if heap and (not line or heap[0][0] < line[0].order):
+            heappop(heap)
+        else:
+            line.popleft()
+
+    def __iter__(self) -> Iterator[TaskRecord]:
+        seen: dict[TaskRecord, None] = dict.fromkeys(self._line)
+        seen.update(dict.fromkeys(task for _, _, task in self._heap))
+        return (task for task in seen if task.state is TaskState.QUEUED)
+
+
+class Pool:
+    """Tasks with the same restrictions: which workers may run them, and the ready ones in order."""
+
+    __slots__ = ("eligible", "options", "queue", "restricted", "stranded", "tasks", "token")
+
+    def __init__(self, token: bytes, options: TaskOptions) -> None:
+        self.token = token  #: what `SchedulerState.pools` knows it by
+        self.options = options
+        self.restricted = bool(options.workers or options.resources)  #: whether not every worker will do
+        self.queue = ReadyQueue()
+        self.eligible: dict[WorkerRecord, None] = {}  #: connected workers that may run these tasks
+        self.stranded: dict[TaskRecord, None] = {}  #: NO_WORKER tasks
+        self.tasks = 0  #: records that belong to it
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Amounts each of its tasks takes while it runs."""
+        return self.options.resources or {}
+
+
+class WorkerRecord:
+    """One connected worker: what it offers, does and holds."""
+
+    __slots__ = (
+        "functions",
+        "holds",
+        "host",
+        "info",
+        "latency",
+        "metrics",
+        "name",
+        "occupancy",
+        "pipeline",
+        "processing",
+        "resources",
+        "slots",
+        "status",
+        "used",
+        "worker_id",
+    )
+
+    def __init__(self, worker_id: WorkerId, info: dict[str, Any]) -> None:
+        self.worker_id = worker_id
+        self.name = str(info.get("name") or worker_id)
+        self.host = str(info.get("host") or "")
+        self.slots = max(1, int(info.get("slots") or 1))  #: tasks it runs at a time
+        self.resources = {str(name): float(amount) for name, amount in (info.get("resources") or {}).items()}
+        self.used: dict[str, float] = {}  #: resources taken by what is processing
+        self.info = info
+        self.status = WorkerStatus.RUNNING
+        self.processing: dict[TaskRecord, None] = {}  #: sent and not reported back, in the order sent
+        self.occupancy = 0.0  #: seconds of work sent and not reported back
+        self.holds: dict[TaskRecord, None] = {}  #: results in its store
+        self.functions: set[Digest] = set()  #: functions it has been sent
+        self.pipeline: deque[TaskRecord] = deque()  #: tasks that may follow what is processing here, when there is room
+        self.latency = 0.001  #: seconds of a round trip
+        self.metrics: dict[str, Any] = {}  #: of its last heartbeat
+
+    def __repr__(self) -> str:
+        return f"<worker {self.name} {self.status.value}>"
+
+    def answers_to(self, name: str) -> bool:
+        """Whether ``workers=name`` means this worker: its name, its id or its host."""
+        return name in (self.name, self.worker_id, self.host)
+
+
+class ClientRecord:
+    """One connected client, or one of the scheduler's own that hold keys on behalf of nobody connected."""
+
+    __slots__ = ("client_id", "functions", "info", "wants")
+
+    def __init__(self, client_id: ClientId, info: dict[str, Any]) -> None:
+        self.client_id = client_id
+        self.info = info
+        self.wants: dict[TaskRecord, None] = {}
+        self.functions: dict[Digest, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<client {self.client_id}>"

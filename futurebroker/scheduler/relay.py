@@ -1,0 +1,50 @@
+"""Passes requests for stored results to who holds them, and their parts back to who asked; never opens them."""
+
+from __future__ import annotations
+
+from futurebroker.protocol.messages import DataPart, DataWanted
+from futurebroker.scheduler.records import ClientRecord, WorkerRecord
+from futurebroker.scheduler.state import SchedulerState
+from futurebroker.states import WorkerStatus
+
+
+def client_wants_data(state: SchedulerState, client: ClientRecord, message: DataWanted) -> None:
+    """A client fetches a result."""
+    _ask_holder(state, client.client_id, message)
+
+
+def worker_wants_data(state: SchedulerState, worker: WorkerRecord, message: DataWanted) -> None:
+    """A worker fetches an input."""
+    _ask_holder(state, worker.worker_id, message)
+
+
+def client_gives_data(state: SchedulerState, client: ClientRecord, message: DataPart) -> None:
+    """A client answers with a part of what it scatters."""
+    _pass_on(state, message)
+
+
+def worker_gives_data(state: SchedulerState, worker: WorkerRecord, message: DataPart) -> None:
+    """A worker answers with a part of what it holds."""
+    _pass_on(state, message)
+
+
+def _ask_holder(state: SchedulerState, asker: str, message: DataWanted) -> None:
+    task = state.tasks.get(message.key)
+    if task is not None and task.value is not None:
+        part = task.value[message.offset : message.offset + message.length]
+        state.send(asker, DataPart(message.transfer, message.key, message.offset, len(task.value), part))
+        return
+    holder = message.holder
+    if not holder and task is not None:
+        living = [worker for worker in task.holder_paths() if worker.status is not WorkerStatus.SUSPECT]
+        holder = living[0].worker_id if living else ""
+    if holder in state.workers or holder in state.clients:
+        wanted = DataWanted(message.transfer, message.key, message.offset, message.length, holder, asker)
+        state.send(holder, wanted)
+    else:
+        state.send(asker, DataPart(message.transfer, message.key, message.offset, -1, b""))
+
+
+def _pass_on(state: SchedulerState, message: DataPart) -> None:
+    if message.asker in state.workers or message.asker in state.clients:
+        state.send(message.asker, message)

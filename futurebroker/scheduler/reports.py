@@ -1,0 +1,155 @@
+"""What workers report: completions, failures, deaths of executors, missing inputs, stored data.
+
+A completion counts only if it comes from the worker and the attempt that the scheduler currently holds for the task.
+Anything else is stale: it is counted, and a result that came with it is freed where it lies.
+"""
+
+from __future__ import annotations
+
+from futurebroker.protocol.messages import (
+    Erred,
+    ExecutorDied,
+    Failure,
+    Finished,
+    FunctionCalled,
+    GaveBack,
+    InputsMissing,
+    KeyCancelled,
+    NotStored,
+    RanOnWorkers,
+    Stored,
+)
+from futurebroker.scheduler import transitions
+from futurebroker.scheduler.calls import PendingCall
+from futurebroker.scheduler.records import TaskRecord, WorkerRecord
+from futurebroker.scheduler.state import MEMORY, SchedulerState
+from futurebroker.types import Key
+
+
+def _current(state: SchedulerState, worker: WorkerRecord, key: Key, attempt: int) -> TaskRecord | None:
+    """The task this report is about, if it is the attempt we hold on this worker."""
+    task = state.tasks.get(key)
+    if task is None or task.worker is not worker or task.attempt != attempt:
+        state.counters["stale"] += 1
+        return None
+    return task
+
+
+def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> None:
+    """A task is done."""
+    task = state.tasks.get(report.key)
+    if task is None or task.worker is not worker or task.attempt != report.attempt or task.function is None:
+        state.counters["stale"] += 1
+        if task is None or worker not in task.holder_paths():
+            state.free(worker, report.key)
+        return
+    transitions.processing_memory(state, task, report)
+
+
+def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
+    """A task raised: it runs again while it has retries, else it has failed."""
+    task = _current(state, worker, report.key, report.attempt)
+    if task is None:
+        return
+    task.kind.observe(report.duration * 1e-6)
+    if task.retried < task.pool.options.retries:
+        task.retried += 1
+        transitions.pull_back(state, task, tell=False)
+    else:
+        transitions.fail(state, task, report.failure)
+
+
+def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorDied) -> None:
+    """A task ended its executor: it is tried again elsewhere until it has done so too often."""
+    task = _current(state, worker, report.key, report.attempt)
+    if task is not None:
+        count_death(state, task, worker, "ExecutorDiedError", report.how)
+
+
+def count_death(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, kind: str, how: str) -> None:
+    """An executor or worker was lost while it ran ``task``; after too many the task fails and says so."""
+    task.deaths += 1
+    if task.deaths <= state.policy.allowed_failures:
+        transitions.pull_back(state, task, tell=False)
+        return
+    fields: list[object] = [task.key, worker.name, how, task.deaths]
+    message = f"task {task.key} ended its executor on worker {worker.name} with {how}"
+    if kind == "WorkerLostError":
+        fields = [task.key, worker.name, task.deaths]
+        message = f"task {task.key} lost {task.deaths} workers while it ran, the last was {worker.name}"
+    transitions.fail(state, task, Failure(kind, message, "", task.key, worker.name, None, fields))
+
+
+def gave_back(state: SchedulerState, worker: WorkerRecord, report: GaveBack) -> None:
+    """An attempt was not begun: the task is ready for another."""
+    task = _current(state, worker, report.key, report.attempt)
+    if task is not None:
+        transitions.pull_back(state, task, tell=False)
+
+
+def inputs_missing(state: SchedulerState, worker: WorkerRecord, report: InputsMissing) -> None:
+    """Holders didn't have what they were said to have: correct that, and let the task wait for its inputs."""
+    task = _current(state, worker, report.key, report.attempt)
+    for key, holder_id in report.missing:
+        source, holder = state.tasks.get(key), state.workers.get(holder_id)
+        if source is None or source.state is not MEMORY:
+            continue
+        if holder is not None:
+            source.discard_holder(holder)
+        if source.holders is None and source.value is None:
+            transitions.lose(state, source)
+    if task is not None and task.worker is worker:
+        transitions.pull_back(state, task, tell=False)
+
+
+def stored(state: SchedulerState, worker: WorkerRecord, report: Stored) -> None:
+    """Data has arrived at a worker, or a copy of a result was made."""
+    task = state.tasks.get(report.key)
+    if task is not None and task.function is None and task.worker is worker:
+        transitions.processing_stored(state, task, report)
+    elif task is not None and task.state is MEMORY and task.value is None:
+        task.add_holder(worker, report.path)
+    else:
+        state.counters["stale"] += 1
+        state.free(worker, report.key)
+
+
+def not_stored(state: SchedulerState, worker: WorkerRecord, report: NotStored) -> None:
+    """Data can't be kept on that worker: its client must send it in another way."""
+    task = state.tasks.get(report.key)
+    if task is None or task.function is not None or task.worker is not worker:
+        return
+    for client in task.each_client():
+        task.discard_client(client)
+        state.send(client.client_id, KeyCancelled(task.key, report.reason, "rejected"))
+    transitions.processing_refused(state, task, report.reason)
+
+
+def function_called(state: SchedulerState, worker: WorkerRecord, report: FunctionCalled) -> None:
+    """A worker answered a `client.run`."""
+    call = state.calls.get(report.number)
+    if call is not None and worker.worker_id in call.missing:
+        del call.missing[worker.worker_id]
+        call.results[worker.worker_id] = (report.value, report.failure)
+        _answer_if_complete(state, report.number, call)
+
+
+def worker_leaves_calls(state: SchedulerState, worker: WorkerRecord) -> None:
+    """A worker is gone: calls that wait for it get a failure in its place."""
+    for number, call in list(state.calls.items()):
+        if worker.worker_id in call.missing:
+            del call.missing[worker.worker_id]
+            call.results[worker.worker_id] = (None, lost_call(worker))
+            _answer_if_complete(state, number, call)
+
+
+def lost_call(worker: WorkerRecord) -> Failure:
+    """What `client.run` gives for a worker that went before it answered."""
+    message = f"worker {worker.name} was lost before it answered"
+    return Failure("TaskError", message, "", "", worker.name, None, [message])
+
+
+def _answer_if_complete(state: SchedulerState, number: int, call: PendingCall) -> None:
+    if not call.missing:
+        del state.calls[number]
+        state.send(call.client, RanOnWorkers(call.number, call.results))

@@ -1,0 +1,195 @@
+"""Everything the scheduler machine knows, and the few steps that all transitions are made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from futurebroker.exceptions import InvalidTransition
+from futurebroker.protocol.messages import Free, Message
+from futurebroker.scheduler.calls import PendingCall, PendingCount
+from futurebroker.scheduler.commands import Command, Send
+from futurebroker.scheduler.records import (
+    ORDER_BITS,
+    ORDER_MASK,
+    ClientRecord,
+    FunctionRecord,
+    Kind,
+    Pool,
+    TaskRecord,
+    WorkerRecord,
+)
+from futurebroker.states import TaskState
+from futurebroker.types import ClientId, Digest, Key, WorkerId
+
+#: what scattered data counts as in statistics
+DATA = "data"
+
+RELEASED, WAITING, NO_WORKER, QUEUED, PROCESSING, MEMORY, ERRED, FORGOTTEN = TaskState
+
+#: states of a task that was asked for and has not ended
+UNFINISHED = frozenset((WAITING, NO_WORKER, QUEUED, PROCESSING))
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The machine's settings; times in seconds."""
+
+    allowed_failures: int = 3  #: deaths of executors or workers a task may cause before it fails
+    horizon: float = 0.008  #: work a worker is given ahead, at the least
+    ahead: int = 512  #: tasks a slot is given ahead, at the most
+    bandwidth: float = 100e6  #: bytes a second between hosts, until measured
+    local_bandwidth: float = 4e9  #: bytes a second between workers of one host, which map each other's files
+    client_tasks: int = 2_000_000  #: keys a client may want at a time
+    client_bytes: int = 1 << 30  #: bytes of arguments a client may have unfinished
+
+
+class SchedulerState:
+    """Tasks, functions, workers and clients, with the indexes that decisions need.
+
+    Transitions change it, placement reads it. Commands collect in `commands` and are taken by the machine after each
+    event; results to free collect by worker in `frees`, so that a burst becomes one message.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.now = 0.0
+        self.tasks: dict[Key, TaskRecord] = {}
+        self.functions: dict[Digest, FunctionRecord] = {}
+        self.kinds: dict[str, Kind] = {}
+        self.workers: dict[WorkerId, WorkerRecord] = {}
+        self.clients: dict[ClientId, ClientRecord] = {}
+        #: wants what `fire_and_forget` was called for, until it ends
+        self.detached = ClientRecord("", {})
+        #: encoded options -> the pool of all tasks with these options; see `placement.pool_for`
+        self.pools: dict[bytes, Pool] = {}
+        #: pools whose queue may hold tasks
+        self.ready: dict[Pool, None] = {}
+        #: workers that may be given more
+        self.roomy: dict[WorkerRecord, None] = {}
+        #: workers whose pipeline should be looked at before this event ends
+        self.touched: dict[WorkerRecord, None] = {}
+        #: tasks that may have become unneeded; looked at by `transitions.settle`
+        self.check: list[TaskRecord] = []
+        self.commands: list[Command] = []
+        self.frees: dict[WorkerRecord, list[Key]] = {}
+        self.calls: dict[int, PendingCall] = {}
+        self.counts_awaited: list[PendingCount] = []
+        self.call_number = 0
+        self.sequence = 0
+        #: what was ignored and why: stale completions, unknown keys, ...
+        self.counters: Counter[str] = Counter()
+
+    # -- commands ---------------------------------------------------------------------------------------------------
+
+    def send(self, peer: str, message: Message) -> None:
+        """Command: send ``message`` to the client or worker ``peer``."""
+        self.commands.append(Send(peer, message))
+
+    def free(self, worker: WorkerRecord, key: Key) -> None:
+        """Command, collected: ``worker`` need not hold the result of ``key``."""
+        keys = self.frees.get(worker)
+        if keys is None:
+            self.frees[worker] = [key]
+        else:
+            keys.append(key)
+
+    def take_commands(self) -> list[Command]:
+        """All commands since the last call, in order."""
+        if self.frees:
+            for worker, keys in self.frees.items():
+                self.commands.append(Send(worker.worker_id, Free(keys)))
+            self.frees = {}
+        commands, self.commands = self.commands, []
+        return commands
+
+    # -- records ----------------------------------------------------------------------------------------------------
+
+    def kind(self, name: str) -> Kind:
+        """The statistics of tasks called ``name``."""
+        kind = self.kinds.get(name)
+        if kind is None:
+            kind = self.kinds[name] = Kind(name)
+        return kind
+
+    def add_task(
+        self,
+        key: Key,
+        kind: Kind,
+        function: FunctionRecord | None,
+        args: bytes,
+        dependencies: tuple[TaskRecord, ...],
+        pool: Pool,
+    ) -> TaskRecord:
+        """A new record in state RELEASED, tied to its dependencies.
+
+        Its place in the order is that of its earliest unfinished dependency, so that what was begun is finished before
+        more is begun; without one it comes after everything submitted before.
+        """
+        self.sequence += 1
+        base = self.sequence
+        for dependency in dependencies:
+            if dependency.state in UNFINISHED and dependency.order & ORDER_MASK < base:
+                base = dependency.order & ORDER_MASK
+        priority = pool.options.priority
+        order = base if not priority else base - (priority << ORDER_BITS)
+        task = TaskRecord(key, kind, function, args, dependencies, pool, order)
+        for dependency in dependencies:
+            dependency.add_dependent(task)
+        kind.counts[RELEASED] += 1
+        pool.tasks += 1
+        if function is not None:
+            function.tasks += 1
+        self.tasks[key] = task
+        return task
+
+    def drop_task(self, task: TaskRecord) -> None:
+        """The record is FORGOTTEN: take it out of every index."""
+        del self.tasks[task.key]
+        pool, function = task.pool, task.function
+        pool.tasks -= 1
+        if not pool.tasks:
+            del self.pools[pool.token]
+            self.ready.pop(pool, None)
+        if function is not None:
+            function.tasks -= 1
+            self.drop_function_if_unused(function)
+
+    def drop_function_if_unused(self, function: FunctionRecord) -> None:
+        """Forget a function that no task names and no connected client may name."""
+        if not function.tasks and not function.users:
+            self.functions.pop(function.digest, None)
+
+    def move(self, task: TaskRecord, finish: TaskState) -> None:
+        """Write the new state, if the table allows the move.
+
+        Raises:
+            InvalidTransition: it doesn't; this is a bug.
+        """
+        start = task.state
+        if finish not in LEGAL[start]:
+            raise InvalidTransition(task.key, start.value, finish.value, self.story(task))
+        counts = task.kind.counts
+        counts[start] -= 1
+        counts[finish] += 1
+        task.state = finish
+
+    def story(self, task: TaskRecord) -> str:
+        """What is known of a task, for an error about it."""
+        return (
+            f"attempt {task.attempt} on {task.worker}, waiting on {task.waiting_on}, needed by {task.needed_by}, "
+            f"wanted by {task.each_client()}, dependencies {task.dependencies}"
+        )
+
+
+#: from each state, where a task may go; RELEASED to PROCESSING and MEMORY are scattered data on its way and arrived
+LEGAL: dict[TaskState, frozenset[TaskState]] = {
+    RELEASED: frozenset((WAITING, PROCESSING, MEMORY, ERRED, FORGOTTEN)),
+    WAITING: frozenset((QUEUED, NO_WORKER, PROCESSING, ERRED, RELEASED)),
+    NO_WORKER: frozenset((QUEUED, WAITING, ERRED, RELEASED)),
+    QUEUED: frozenset((PROCESSING, NO_WORKER, WAITING, ERRED, RELEASED)),
+    PROCESSING: frozenset((MEMORY, ERRED, WAITING, RELEASED)),
+    MEMORY: frozenset((RELEASED,)),
+    ERRED: frozenset((RELEASED, FORGOTTEN)),
+    FORGOTTEN: frozenset(),
+}

@@ -1,0 +1,471 @@
+"""How tasks move from state to state: one function a move, named ``start_finish``; the table stands at the foot.
+
+A function reads, decides, writes the record and the indexes, and appends commands to the state. None of them calls
+itself through others: what follows from a move for further tasks (a release, a computation, an error that travels) is
+put on a list and worked off in a loop, so that a chain of a million tasks needs no stack.
+
+`waiting_on` counts, of an unfinished task, the dependencies that are not in MEMORY. `needed_by` counts a task's
+unfinished dependents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from futurebroker.protocol.messages import (
+    KEEP_LIMIT,
+    AddFunction,
+    Drop,
+    Failure,
+    Finished,
+    Held,
+    KeyErred,
+    KeyFinished,
+    KeyLost,
+    Run,
+    Stored,
+)
+from futurebroker.scheduler import placement
+from futurebroker.scheduler.records import TaskRecord, WorkerRecord
+from futurebroker.scheduler.state import (
+    ERRED,
+    FORGOTTEN,
+    MEMORY,
+    NO_WORKER,
+    PROCESSING,
+    QUEUED,
+    RELEASED,
+    UNFINISHED,
+    WAITING,
+    SchedulerState,
+)
+from futurebroker.states import TaskState
+
+# -- towards a result ----------------------------------------------------------------------------------------------
+
+
+def compute(state: SchedulerState, task: TaskRecord) -> None:
+    """Somebody needs a RELEASED task: ask for it, and for what it depends on, as deep as necessary."""
+    asked = [task]
+    while asked:
+        task = asked.pop()
+        if task.state is RELEASED and task.function is not None:
+            asked.extend(released_waiting(state, task))
+
+
+def released_waiting(state: SchedulerState, task: TaskRecord) -> list[TaskRecord]:
+    """The task's result is needed; returns the dependencies that must be computed for it.
+
+    With a failed dependency it goes on to ERRED, with none missing to QUEUED or NO_WORKER.
+    """
+    state.move(task, WAITING)
+    missing = 0
+    released: list[TaskRecord] = []
+    culprit = None
+    for dependency in task.dependencies:
+        dependency.needed_by += 1
+        if dependency.state is not MEMORY:
+            missing += 1
+            if dependency.state is RELEASED:
+                released.append(dependency)
+            elif dependency.state is ERRED:
+                culprit = dependency
+    task.waiting_on = missing
+    if culprit is not None:
+        assert culprit.failure is not None
+        fail(state, task, culprit.failure)
+        return []
+    if not missing:
+        waiting_queued(state, task)
+    elif not released and len(task.dependencies) <= placement.PIPELINE_DEPENDENCIES:
+        for dependency in task.dependencies:
+            worker = dependency.worker
+            if worker is not None:
+                worker.pipeline.append(task)
+                state.touched[worker] = None
+                break
+    return released
+
+
+def waiting_queued(state: SchedulerState, task: TaskRecord) -> None:
+    """All dependencies are in memory: the task is ready. Without a worker that may run it, it goes to NO_WORKER."""
+    pool = task.pool
+    if not pool.eligible:
+        state.move(task, NO_WORKER)
+        pool.stranded[task] = None
+        return
+    state.move(task, QUEUED)
+    pool.queue.push(task)
+    state.ready[pool] = None
+
+
+def no_worker_queued(state: SchedulerState, task: TaskRecord) -> None:
+    """A worker that may run the task has come."""
+    task.pool.stranded.pop(task, None)
+    state.move(task, QUEUED)
+    task.pool.queue.push(task)
+    state.ready[task.pool] = None
+
+
+def queued_no_worker(state: SchedulerState, task: TaskRecord) -> None:
+    """The last worker that may run the task has gone."""
+    state.move(task, NO_WORKER)
+    task.pool.stranded[task] = None
+
+
+def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> None:
+    """Send the task to ``worker``: ready, or ahead of inputs that are made there (from WAITING)."""
+    function = task.function
+    assert function is not None
+    state.move(task, PROCESSING)
+    task.worker = worker
+    task.attempt += 1
+    task.span = span = task.kind.expected + placement.OVERHEAD
+    worker.processing[task] = None
+    worker.occupancy += span
+    for name, amount in task.pool.resources.items():
+        worker.used[name] = worker.used.get(name, 0.0) + amount
+    placement.update_room(state, worker)
+    if function.digest not in worker.functions:
+        worker.functions.add(function.digest)
+        state.send(worker.worker_id, AddFunction(function.digest, function.kind.name, function.code))
+    dependencies = task.dependencies
+    inputs = tuple([_input(dependency, worker) for dependency in dependencies]) if dependencies else ()
+    state.send(worker.worker_id, Run(task.key, task.attempt, function.digest, task.args, inputs, task.order))
+    if task.dependents is not None:
+        for dependent in task.each_dependent():
+            if dependent.state is WAITING and len(dependent.dependencies) <= placement.PIPELINE_DEPENDENCIES:
+                worker.pipeline.append(dependent)
+                state.touched[worker] = None
+
+
+def _input(dependency: TaskRecord, worker: WorkerRecord) -> bytes | Held:
+    """How a worker gets at one input: the value, where it lies, or nothing but the key when it is made there."""
+    if dependency.value is not None:
+        return dependency.value
+    paths = dependency.holder_paths()
+    if not paths or (worker in paths and not paths[worker]):
+        return Held(dependency.key, dependency.nbytes)
+    return held(dependency)
+
+
+def held(task: TaskRecord) -> Held:
+    """Where a stored result lies."""
+    return Held(task.key, task.nbytes, [(worker.worker_id, path) for worker, path in task.holder_paths().items()])
+
+
+def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished) -> None:
+    """The task's result is there: tell who wants it, let dependents go on, release inputs nobody needs any more."""
+    worker = task.worker
+    assert worker is not None
+    _leave_worker(state, task)
+    if task.function is not None:
+        task.kind.observe(report.duration * 1e-6)
+    state.move(task, MEMORY)
+    task.nbytes = report.nbytes
+    value = report.value
+    if value is not None and len(value) <= KEEP_LIMIT:
+        task.value = value
+        state.free(worker, task.key)
+    else:
+        task.add_holder(worker, report.path)
+    memory_reached(state, task, value, report.type)
+
+
+def store_on(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> None:
+    """Scattered data goes to ``worker``; tasks that need it may be sent there behind it."""
+    state.move(task, PROCESSING)
+    task.worker = worker
+    task.attempt += 1
+    task.span = 0.0
+    worker.processing[task] = None
+    placement.update_room(state, worker)
+
+
+def keep_value(state: SchedulerState, task: TaskRecord, value: bytes) -> None:
+    """Scattered data that the scheduler keeps itself."""
+    state.move(task, MEMORY)
+    task.value = value
+    task.nbytes = len(value)
+    memory_reached(state, task, value, "")
+
+
+def processing_stored(state: SchedulerState, task: TaskRecord, report: Stored) -> None:
+    """Scattered data has arrived at the worker it was sent to."""
+    worker = task.worker
+    assert worker is not None
+    _leave_worker(state, task)
+    state.move(task, MEMORY)
+    task.nbytes = report.nbytes
+    task.add_holder(worker, report.path)
+    memory_reached(state, task, None, "")
+
+
+def processing_refused(state: SchedulerState, task: TaskRecord, reason: str) -> None:
+    """Scattered data can't be kept by the worker it was sent to; what was submitted with it fails."""
+    _leave_worker(state, task)
+    state.move(task, RELEASED)
+    released_erred(state, task, f"the scattered data {task.key} could not be stored: {reason}")
+
+
+def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None, type_name: str) -> None:
+    """What follows when a result has come, however it came."""
+    if task.wanted_by is not None:
+        message = KeyFinished(task.key, value, None if value is not None else held(task), type_name)
+        for client in task.each_client():
+            if client is state.detached:
+                task.discard_client(client)
+            else:
+                state.send(client.client_id, message)
+    if task.dependents is not None:
+        for dependent in task.each_dependent():
+            if dependent.state in UNFINISHED:
+                dependent.waiting_on -= 1
+                if not dependent.waiting_on and dependent.state is WAITING:
+                    waiting_queued(state, dependent)
+    _free_inputs(state, task)
+    if task.value is not None:
+        _cut_lineage(state, task)
+    if not task.needed:
+        state.check.append(task)
+
+
+def _cut_lineage(state: SchedulerState, task: TaskRecord) -> None:
+    """The result can't be lost any more, so what it was made from need not stay known for it."""
+    for dependency in task.dependencies:
+        dependency.discard_dependent(task)
+        state.check.append(dependency)
+    task.dependencies = ()
+
+
+def _free_inputs(state: SchedulerState, task: TaskRecord) -> None:
+    """The task is not unfinished any more: its inputs are needed by one dependent less."""
+    for dependency in task.dependencies:
+        dependency.needed_by -= 1
+        if not dependency.needed_by:
+            state.check.append(dependency)
+
+
+# -- failing -------------------------------------------------------------------------------------------------------
+
+
+def fail(state: SchedulerState, task: TaskRecord, failure: Failure) -> None:
+    """The task failed for good: it and every unfinished task that depends on it go to ERRED, with one root cause."""
+    failing = [task]
+    while failing:
+        task = failing.pop()
+        if task.state not in UNFINISHED:
+            continue
+        unfinished_erred(state, task, failure)
+        failing.extend(task.each_dependent())
+
+
+def unfinished_erred(state: SchedulerState, task: TaskRecord, failure: Failure) -> None:
+    """This task won't have a result; who wants it is told why."""
+    _leave_unfinished(state, task)
+    state.move(task, ERRED)
+    task.failure = failure
+    task.kind.errors += 1
+    _free_inputs(state, task)
+    message = KeyErred(task.key, failure)
+    for client in task.each_client():
+        if client is state.detached:
+            task.discard_client(client)
+        else:
+            state.send(client.client_id, message)
+    if not task.needed:
+        state.check.append(task)
+
+
+def _leave_unfinished(state: SchedulerState, task: TaskRecord) -> None:
+    """Take the task out of the index its unfinished state put it in."""
+    if task.state is NO_WORKER:
+        task.pool.stranded.pop(task, None)
+    elif task.state is PROCESSING:
+        worker = task.worker
+        assert worker is not None
+        state.send(worker.worker_id, Drop(task.key, task.attempt))
+        _leave_worker(state, task)
+
+
+def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
+    """The task is not on its worker any more, whatever became of it."""
+    worker = task.worker
+    assert worker is not None
+    task.worker = None
+    del worker.processing[task]
+    if worker.processing:
+        worker.occupancy -= task.span
+    else:
+        worker.occupancy = 0.0
+    for name, amount in task.pool.resources.items():
+        worker.used[name] -= amount
+    placement.update_room(state, worker)
+    if worker.pipeline:
+        state.touched[worker] = None
+
+
+# -- going back ----------------------------------------------------------------------------------------------------
+
+
+def pull_back(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
+    """The attempt of a PROCESSING task is void; it waits for another, as do tasks that were sent to follow it.
+
+    Args:
+        tell: send the worker a Drop for the task itself; those that follow it are dropped in any case.
+    """
+    worker = task.worker
+    pulled = [task]
+    back: list[TaskRecord] = []
+    while pulled:
+        current = pulled.pop()
+        if current.state is not PROCESSING or current.worker is not worker:
+            continue
+        processing_waiting(state, current, tell=tell or current is not task)
+        back.append(current)
+        pulled.extend(follower for follower in current.each_dependent() if follower.waiting_on)
+    for current in back:
+        for dependency in current.dependencies:
+            compute(state, dependency)
+        if current.state is WAITING and not current.waiting_on:
+            waiting_queued(state, current)
+
+
+def processing_waiting(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
+    """The task is taken from its worker and has not ended; `pull_back` says how it goes on."""
+    worker = task.worker
+    assert worker is not None
+    if tell:
+        state.send(worker.worker_id, Drop(task.key, task.attempt))
+    _leave_worker(state, task)
+    state.move(task, WAITING)
+
+
+def lose(state: SchedulerState, task: TaskRecord) -> None:
+    """The last copy of a result in MEMORY is gone: compute it again if anybody waits for it.
+
+    Tasks already sent to workers may have fetched it; they say so if not, and nothing is computed for them before.
+    """
+    memory_released(state, task)
+    if task.function is None:
+        released_erred(
+            state, task, f"the only copy of the scattered data {task.key} was lost with its worker; scatter it again"
+        )
+        return
+    waiting = False
+    for dependent in task.each_dependent():
+        if dependent.state in UNFINISHED:
+            dependent.waiting_on += 1
+            if dependent.state is QUEUED or dependent.state is NO_WORKER:
+                ready_waiting(state, dependent)
+            waiting = waiting or dependent.state is WAITING
+    for client in task.each_client():
+        state.send(client.client_id, KeyLost(task.key))
+    if waiting or task.wanted_by is not None:
+        compute(state, task)
+    elif not task.needed:
+        state.check.append(task)
+
+
+def released_erred(state: SchedulerState, task: TaskRecord, reason: str) -> None:
+    """Scattered data is gone: nothing can bring it back, and what waits for it fails."""
+    failure = Failure("DataLostError", reason, "", task.key, "", None, [reason])
+    state.move(task, ERRED)
+    task.failure = failure
+    for client in task.each_client():
+        state.send(client.client_id, KeyErred(task.key, failure))
+    for dependent in task.each_dependent():
+        fail(state, dependent, failure)
+    state.check.append(task)
+
+
+def ready_waiting(state: SchedulerState, task: TaskRecord) -> None:
+    """An input of a QUEUED or NO_WORKER task was lost."""
+    task.pool.stranded.pop(task, None)
+    state.move(task, WAITING)
+
+
+def memory_released(state: SchedulerState, task: TaskRecord) -> None:
+    """The result is not kept any more, here or on workers."""
+    state.move(task, RELEASED)
+    task.value = None
+    for worker in tuple(task.holder_paths()):
+        state.free(worker, task.key)
+        task.discard_holder(worker)
+
+
+def erred_released(state: SchedulerState, task: TaskRecord) -> None:
+    """The failure is forgotten, because the task is to be tried again."""
+    state.move(task, RELEASED)
+    task.failure = None
+    task.retried = 0
+    task.deaths = 0
+
+
+# -- releasing -----------------------------------------------------------------------------------------------------
+
+
+def settle(state: SchedulerState) -> None:
+    """Release and forget what has become unneeded, and what that makes unneeded in turn."""
+    check = state.check
+    while check:
+        task = check.pop()
+        if task.needed or task.state is FORGOTTEN:
+            continue
+        if task.function is None and task.dependents is not None:
+            continue  # data can't be made again: it stays as long as something made from it may have to be
+        if task.state in UNFINISHED:
+            unfinished_released(state, task)
+        elif task.state is MEMORY:
+            memory_released(state, task)
+        if task.dependents is None:
+            released_forgotten(state, task)
+
+
+def unfinished_released(state: SchedulerState, task: TaskRecord) -> None:
+    """Nobody needs the result any more: don't run the task."""
+    _leave_unfinished(state, task)
+    state.move(task, RELEASED)
+    _free_inputs(state, task)
+
+
+def released_forgotten(state: SchedulerState, task: TaskRecord) -> None:
+    """Nobody can ask for a RELEASED or ERRED task any more: its inputs lose a dependent."""
+    state.move(task, FORGOTTEN)
+    for dependency in task.dependencies:
+        dependency.discard_dependent(task)
+        if not dependency.needed:
+            state.check.append(dependency)
+    task.dependencies = ()
+    state.drop_task(task)
+
+
+#: every move a task makes, and the function that makes it; `state.LEGAL` is checked against this table by a test
+TRANSITIONS: dict[tuple[TaskState, TaskState], Callable[..., object]] = {
+    (RELEASED, WAITING): released_waiting,
+    (RELEASED, ERRED): released_erred,
+    (RELEASED, FORGOTTEN): released_forgotten,
+    (WAITING, QUEUED): waiting_queued,
+    (WAITING, NO_WORKER): waiting_queued,
+    (WAITING, PROCESSING): queued_processing,
+    (WAITING, ERRED): unfinished_erred,
+    (WAITING, RELEASED): unfinished_released,
+    (NO_WORKER, QUEUED): no_worker_queued,
+    (NO_WORKER, WAITING): ready_waiting,
+    (NO_WORKER, ERRED): unfinished_erred,
+    (NO_WORKER, RELEASED): unfinished_released,
+    (QUEUED, NO_WORKER): queued_no_worker,
+    (QUEUED, WAITING): ready_waiting,
+    (QUEUED, PROCESSING): queued_processing,
+    (QUEUED, ERRED): unfinished_erred,
+    (QUEUED, RELEASED): unfinished_released,
+    (RELEASED, PROCESSING): store_on,
+    (RELEASED, MEMORY): keep_value,
+    (PROCESSING, MEMORY): processing_memory,
+    (PROCESSING, ERRED): unfinished_erred,
+    (PROCESSING, WAITING): processing_waiting,
+    (PROCESSING, RELEASED): unfinished_released,
+    (MEMORY, RELEASED): memory_released,
+    (ERRED, RELEASED): erred_released,
+    (ERRED, FORGOTTEN): released_forgotten,
+}
