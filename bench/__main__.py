@@ -61,7 +61,7 @@ def main(
 ) -> None:
     """Measure futurebroker beside its peers, interleaved, on this machine.
 
-    Ends with 1 when a workload of ours failed; never because of a figure.
+    Ends with 1 when a workload of ours failed or ours can't run; never because of a figure.
     """
     started, clock = datetime.now(UTC), perf_counter()
     usable, unavailable = choose_peers(peers)
@@ -90,7 +90,7 @@ def main(
     report.write_json(found, out / f"{stem}.json")
     report.write_plot(found, labels, dict(zip(BY_NAME, COLOURS)), out / f"{stem}.html")
     click.echo(f"\nwritten: {out / stem}.json and .html")
-    if any(sample["peer"] == OURS and "error" in sample for sample in samples):
+    if OURS in unavailable or any(sample["peer"] == OURS and "error" in sample for sample in samples):
         sys.exit(1)
 
 

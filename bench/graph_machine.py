@@ -1,9 +1,10 @@
-"""A large graph through the scheduler machine alone: ``python -m bench.graph_machine TASKS`` prints figures as JSON.
+"""A large graph through the scheduler machine alone: ``python -m bench.graph_machine SHAPE TASKS`` prints JSON.
 
-A binary tree, because it has dependencies, fan-in and results to release. A client submits all of it and drops each
-future once a task uses it, as a program that keeps only the root does; then a worker that takes no time finishes
-whatever it is sent. Memory is read after intake, when nothing has run and so everything is remembered. The driver's
-own work (building messages, a deque) is in the seconds: about one microsecond a task.
+A client submits everything, then a worker that takes no time finishes whatever it is sent. "tree" is a binary tree:
+dependencies, fan-in, and results to release, since the client drops each future once a task uses it. "map" is calls
+without dependencies whose futures the client all keeps. Memory is read when all is taken in and nothing has finished,
+and again at the end; the larger counts. The driver's own work (building messages, a deque) is in the seconds: one or
+two microseconds a task.
 
 The functions under "seam" are all that knows the machine's events and commands.
 """
@@ -14,14 +15,14 @@ import gc
 import json
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter, process_time
 
 import psutil
 
 from futurebroker.protocol.messages import AddFunction, Finished, FromClient, KeyFinished, Message, Release, Run, Submit
 from futurebroker.scheduler.commands import ClientJoined, ClientSaid, Command, Event, Send, WorkerJoined, WorkerSaid
-from futurebroker.scheduler.machine import SchedulerState
+from futurebroker.scheduler.machine import SchedulerMachine
 
 CLIENT, WORKER = "client-bench", "worker-bench"
 INC, ADD = b"inc-digest-16byt", b"add-digest-16byt"
@@ -86,7 +87,13 @@ def level_batches(below: list[str], first: int) -> Iterator[Submit]:
         )
 
 
-def intake(tasks: int) -> Iterator[FromClient]:
+def map_intake(tasks: int) -> Iterator[FromClient]:
+    """What the client sends for `tasks` calls without dependencies."""
+    yield AddFunction(INC, "inc", b"code of inc")
+    yield from leaf_batches(tasks)
+
+
+def tree_intake(tasks: int) -> Iterator[FromClient]:
     """What the client sends for a tree of about `tasks` nodes. The last key submitted is the root."""
     yield AddFunction(INC, "inc", b"code of inc")
     yield AddFunction(ADD, "add", b"code of add")
@@ -106,10 +113,17 @@ def intake(tasks: int) -> Iterator[FromClient]:
         level = above + (level[-1:] if len(level) % 2 else [])
 
 
+#: Shape -> its messages, and whether the client hears of every result.
+SHAPES: dict[str, tuple[Callable[[int], Iterator[FromClient]], bool]] = {
+    "tree": (tree_intake, False),
+    "map": (map_intake, True),
+}
+
+
 # -- the measurement ---------------------------------------------------------------------------------------------------
 
 
-def run_all(state: SchedulerState, work: deque[Run], now: float) -> tuple[int, int]:
+def run_all(machine: SchedulerMachine, work: deque[Run], now: float) -> tuple[int, int]:
     """Finish all work, and what it brings on: how many tasks ran, how many results the client was told of."""
     finished = told = 0
     while work:
@@ -119,7 +133,7 @@ def run_all(state: SchedulerState, work: deque[Run], now: float) -> tuple[int, i
             answers.append(Finished(run.key, run.attempt, nbytes=5, duration=TASK_MICROSECONDS, value=b"value"))
         now += TICK * len(answers)
         finished += len(answers)
-        for message in sent(state.handle(from_worker(answers), now)):
+        for message in sent(machine.handle(from_worker(answers), now)):
             if isinstance(message, Run):
                 work.append(message)
             elif isinstance(message, KeyFinished):
@@ -127,29 +141,31 @@ def run_all(state: SchedulerState, work: deque[Run], now: float) -> tuple[int, i
     return finished, told
 
 
-def measure(tasks: int) -> dict[str, float]:
+def measure(shape: str, tasks: int) -> dict[str, float]:
+    intake, all_told = SHAPES[shape]
     process = psutil.Process()
     # As the scheduler's service does: a full collection would walk the whole graph again and again.
     gc.freeze()
     gc.set_threshold(10_000, 50, 1_000_000)
-    state = SchedulerState()
+    machine = SchedulerMachine()
     work: deque[Run] = deque()
     submitted = 0
     before = process.memory_info().rss
     start, cpu_start = perf_counter(), process_time()
     for event in meeting():
-        work.extend(message for message in sent(state.handle(event, 0.0)) if isinstance(message, Run))
+        work.extend(message for message in sent(machine.handle(event, 0.0)) if isinstance(message, Run))
     for request in intake(tasks):
         if isinstance(request, Submit):
             submitted += len(request.keys)
-        commands = state.handle(from_client(request), 0.0)
+        commands = machine.handle(from_client(request), 0.0)
         work.extend(message for message in sent(commands) if isinstance(message, Run))
     taken_in = perf_counter()
     held = process.memory_info().rss - before
-    ran, told = run_all(state, work, 1.0)
+    ran, told = run_all(machine, work, 1.0)
     end, cpu_end = perf_counter(), process_time()
-    if ran != submitted or told < 1:
+    if ran != submitted or told < (submitted if all_told else 1):
         raise RuntimeError(f"{submitted} tasks submitted, {ran} ran, {told} results told to the client")
+    held_after = process.memory_info().rss - before
     return {
         "size": tasks,
         "submitted": submitted,
@@ -157,10 +173,10 @@ def measure(tasks: int) -> dict[str, float]:
         "cpu_seconds": cpu_end - cpu_start,
         "intake_seconds": taken_in - start,
         "run_seconds": end - taken_in,
-        "bytes_per_task": held / submitted,
-        "bytes_per_task_after": (process.memory_info().rss - before) / submitted,
+        "bytes_per_task": max(held, held_after) / submitted,
+        "bytes_per_task_after": held_after / submitted,
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1]))))
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))

@@ -153,20 +153,27 @@ def run_imports(entry: PeerEntry, plan: Plan, repeat: int) -> list[Sample]:
 
 def run_machine(entry: PeerEntry, plan: Plan, repeat: int) -> list[Sample]:
     """Our scheduler alone, each size in a fresh process so that one's memory doesn't serve the next."""
-    if entry.name != OURS or workloads.MACHINE not in plan.names:
+    if entry.name != OURS:
         return []
+    sizes = MACHINE_SIZES_QUICK if plan.quick else MACHINE_SIZES
     samples = []
-    for size in MACHINE_SIZES_QUICK if plan.quick else MACHINE_SIZES:
-        command = [sys.executable, "-m", "bench.graph_machine", str(size)]
-        try:
-            done = subprocess.run(
-                command, cwd=ROOT, env=environment(repeat), timeout=plan.timeout, check=True, stdout=subprocess.PIPE
-            )
-            figures: Sample = json.loads(done.stdout)
-        except (subprocess.SubprocessError, ValueError) as error:
-            figures = {"size": size, "error": f"{type(error).__name__}: {error}"[:500]}
-        samples.append({"peer": entry.name, "workload": workloads.MACHINE, "repeat": repeat, **figures})
+    for name in workloads.MACHINE_SHAPES:
+        for size in sizes if name in plan.names else ():
+            figures = figures_of_machine(workloads.MACHINE_SHAPES[name], size, plan.timeout)
+            samples.append({"peer": entry.name, "workload": name, "repeat": repeat, **figures})
     return samples
+
+
+def figures_of_machine(shape: str, size: int, timeout: float) -> Sample:
+    command = [sys.executable, "-m", "bench.graph_machine", shape, str(size)]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(0), timeout=timeout, check=True, stdout=subprocess.PIPE
+        )
+        figures: Sample = json.loads(done.stdout)
+    except (subprocess.SubprocessError, ValueError) as error:
+        return {"size": size, "error": f"{type(error).__name__}: {error}"[:500]}
+    return figures
 
 
 def run(plan: Plan, say: Callable[[str], None]) -> list[Sample]:

@@ -58,7 +58,7 @@ def measure(peer: Peer, name: str, size: int, writer: SampleWriter) -> None:
             workload.run(peer, workload.warm_up)
         before = cpu.snapshot()
         figures = workload.run(peer, size)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a peer may raise anything; it goes into the report
         traceback.print_exc()
         writer.write(name, size=size, error=f"{type(error).__name__}: {error}"[:500])
         return

@@ -78,13 +78,14 @@ TARGETS = (
     Target("chain", "at least 40x dask.distributed", 40, True, versus="dask"),
     Target("tree", "at least 25x dask.distributed", 25, True, versus="dask"),
     Target("tree", "at least 10x Ray", 10, True, versus="ray"),
-    Target(workloads.MACHINE, "at most 1,024 bytes a task in the largest graph", 1024, False, figure="bytes_per_task"),
+    Target(workloads.MACHINE, "at most 1,024 bytes a task in the largest", 1024, False, figure="bytes_per_task"),
+    Target(workloads.MACHINE_MAP, "at most 1,024 bytes a task in the largest", 1024, False, figure="bytes_per_task"),
     Target(workloads.IMPORT, "import in at most 0.15 s", 0.15, False, figure="seconds"),
     Target(workloads.START, "Client() ready in at most 2 s", 2, False, figure="constructed"),
 )
 
-#: CPU a task in the largest graph over that in the smallest; "flat" leaves room for noise and cache misses.
-FLAT = Target(workloads.MACHINE, "CPU a task in the largest graph at most 1.25x the smallest's", 1.25, False)
+#: CPU a task at the largest size over that at the smallest; "flat" leaves room for noise and cache misses.
+FLAT_LIMIT = 1.25
 
 
 def with_derived(sample: dict[str, Any]) -> dict[str, Any]:
@@ -163,12 +164,18 @@ def verdicts(rows: Sequence[Median]) -> list[Verdict]:
             row = ours.get(target.workload)
             value = row.figures.get(target.figure) if row else None
         found.append(verdict_of(target, value))
-    sizes = sorted((row for row in rows if row.workload == workloads.MACHINE), key=lambda row: row.size)
+    found += [flatness(rows, name) for name in workloads.MACHINE_SHAPES]
+    return found
+
+
+def flatness(rows: Sequence[Median], workload: str) -> Verdict:
+    """Whether a task costs the same in a graph of any size."""
+    sizes = sorted((row for row in rows if row.workload == workload), key=lambda row: row.size)
     growth = None
     if len(sizes) > 1:
         growth = sizes[-1].figures["cpu_us_per_task"] / sizes[0].figures["cpu_us_per_task"]
-    found.append(verdict_of(FLAT, growth))
-    return found
+    text = f"CPU a task at the largest size at most {FLAT_LIMIT}x the smallest's"
+    return verdict_of(Target(workload, text, FLAT_LIMIT, False), growth)
 
 
 def summarize(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -114,18 +114,23 @@ WORKLOADS = (
 BY_NAME = {workload.name: workload for workload in WORKLOADS}
 
 #: Measured otherwise: `bench.runner` and `bench.graph_machine` say how.
-START, IMPORT, IMPORT_CLIENT, MACHINE = "start", "import", "import_client", "machine"
-NAMES = (*BY_NAME, START, IMPORT, IMPORT_CLIENT, MACHINE)
+START, IMPORT, IMPORT_CLIENT = "start", "import", "import_client"
+MACHINE, MACHINE_MAP = "machine", "machine_map"
+#: Workload -> the shape of its graph.
+MACHINE_SHAPES = {MACHINE: "tree", MACHINE_MAP: "map"}
+NAMES = (*BY_NAME, START, IMPORT, IMPORT_CLIENT, *MACHINE_SHAPES)
 
 TITLES = {workload.name: workload.title for workload in WORKLOADS} | {
     START: "start to the first result",
     IMPORT: "import of the package",
     IMPORT_CLIENT: "import of what a program needs to begin",
-    MACHINE: "graph through the scheduler machine",
+    MACHINE: "tree through the scheduler machine",
+    MACHINE_MAP: "map through the scheduler machine, all futures kept",
 }
 METRICS = {workload.name: workload.metric for workload in WORKLOADS} | {
     START: "seconds",
     IMPORT: "seconds",
     IMPORT_CLIENT: "seconds",
     MACHINE: "rate",
+    MACHINE_MAP: "rate",
 }
