@@ -1,0 +1,302 @@
+"""The scheduler's process: carries the machine's commands out and feeds it what arrives (asyncio, one thread).
+
+With no broker given it serves the embedded one itself, and its own link to that broker is a call inside the process.
+Who may join is decided here; everything else is the machine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
+from futurebroker.protocol.endpoint import Endpoint
+from futurebroker.protocol.member import OPEN_TIMEOUT, RECONNECT_MAX, SCHEDULER
+from futurebroker.protocol.messages import PROTOCOL, Goodbye, Heard, Heartbeat, Hello, Refused, Welcome
+from futurebroker.protocol.queues import command_queue, event_queue
+from futurebroker.protocol.wire import Keyring
+from futurebroker.scheduler.commands import (
+    ClientGone,
+    ClientJoined,
+    ClientSaid,
+    Event,
+    Send,
+    WorkerBeat,
+    WorkerJoined,
+    WorkerLost,
+    WorkerReturned,
+    WorkerSaid,
+    WorkerSuspected,
+)
+from futurebroker.scheduler.machine import SchedulerMachine
+from futurebroker.scheduler.state import Policy
+from futurebroker.transport.base import Link, Queue, QueueKind
+from futurebroker.transport.registry import open_link
+from futurebroker.types import Peer, Role
+
+logger = logging.getLogger("futurebroker.scheduler")
+
+#: seconds between looks at who has fallen silent
+SWEEP_EVERY = 0.5
+#: heartbeats a peer may miss before it is suspected
+BEATS_MISSED = 10
+
+
+@dataclass(slots=True)
+class _Contact:
+    """When a welcomed peer was last heard of, and since when it is suspected to be gone."""
+
+    peer: Peer
+    inbox: str
+    heard_at: float
+    suspected_at: float | None = None
+
+
+class SchedulerService:
+    """One scheduler of one cluster; `start` it on a running loop and use it on that loop's thread only.
+
+    Args:
+        cluster: several clusters may share a broker by name.
+        secret: of the cluster; whoever knows it may join and run code on its workers.
+        broker_url: a broker that runs already; None serves the embedded broker on ``host`` and ``port``.
+        suspect_grace: seconds what a silent worker runs is left to it.
+        client_grace: seconds the futures of a client that is cut off are kept for it.
+        heartbeat_interval: seconds between heartbeats of workers and clients.
+        validate: check the machine's laws after every event; slow.
+    """
+
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        secret: bytes,
+        broker_url: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        policy: Policy | None = None,
+        suspect_grace: float = 5.0,
+        client_grace: float = 60.0,
+        heartbeat_interval: float = 1.0,
+        validate: bool = False,
+    ) -> None:
+        self.cluster = cluster
+        self.machine = SchedulerMachine(policy)
+        self._secret = secret
+        self._broker_url = broker_url
+        self._host = host
+        self._port = port
+        self._suspect_grace = suspect_grace
+        self._client_grace = client_grace
+        self._heartbeat_interval = heartbeat_interval
+        self._validate = validate
+        self._me = Peer(Role.SCHEDULER, SCHEDULER, uuid.uuid4().hex[:12])
+        self._queues = [
+            Queue(command_queue(cluster), QueueKind.COMMAND),
+            Queue(event_queue(cluster, self._me.incarnation), QueueKind.INBOX),
+        ]
+        self._broker: EmbeddedBroker | None = None
+        self._endpoint: Endpoint
+        self._loop: asyncio.AbstractEventLoop
+        self._contacts: dict[str, _Contact] = {}
+        self._inboxes: dict[str, str] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._done: asyncio.Event
+
+    @property
+    def url(self) -> str:
+        """The address to give to workers and clients."""
+        return self._broker.url if self._broker is not None else str(self._broker_url)
+
+    async def start(self) -> None:
+        """Serve from now on.
+
+        Raises:
+            OSError: the port is taken.
+            ClusterConnectionError: the broker can't be reached or refuses us.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._done = asyncio.Event()
+        self._endpoint = Endpoint(self._me, self.cluster, Keyring(self._secret), self, self._loop)
+        self._endpoint.epoch = 1
+        if self._broker_url is None:
+            self._broker = EmbeddedBroker(self._secret, self._host, self._port)
+            await self._broker.start()
+            self._endpoint.attach(self._broker.local_link(self._queues))
+        else:
+            self._endpoint.attach(await self._open(self._broker_url))
+        self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
+
+    async def finished(self) -> None:
+        """Return when the service has been closed."""
+        await self._done.wait()
+
+    async def close(self) -> None:
+        """Stop serving; workers and clients notice by themselves. May be called twice."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
+        self._endpoint.close()
+        if self._broker is not None:
+            await self._broker.close()
+        self._done.set()
+
+    async def _open(self, url: str) -> Link:
+        return await asyncio.to_thread(
+            open_link, url, self._queues, secret=self._secret, timeout=OPEN_TIMEOUT, name=SCHEDULER
+        )
+
+    # -- the machine ------------------------------------------------------------------------------------------------
+
+    def apply(self, event: Event) -> None:
+        """Give the machine an event and carry its commands out."""
+        send = self._endpoint.send
+        for command in self.machine.handle(event, self._loop.time()):
+            if type(command) is Send:
+                send(command.peer, command.message)
+            else:
+                self._forget(command.peer)
+
+    def _forget(self, name: str) -> None:
+        self._endpoint.forget(name)
+        contact = self._contacts.pop(name, None)
+        if contact is not None:
+            self._inboxes.pop(contact.inbox, None)
+
+    # -- endpoint events --------------------------------------------------------------------------------------------
+
+    def deliver(self, peer: Peer, messages: list[Any]) -> None:
+        """See `EndpointEvents.deliver`."""
+        if peer.role is Role.WORKER:
+            self.apply(WorkerSaid(peer.name, messages))
+        else:
+            self.apply(ClientSaid(peer.name, messages))
+
+    def meet(self, peer: Peer, message: Any) -> None:
+        """See `EndpointEvents.meet`."""
+        if isinstance(message, Hello):
+            self._greet(peer, message)
+            return
+        contact = self._contacts.get(peer.name)
+        if contact is None or contact.peer != peer:
+            return
+        if isinstance(message, Heartbeat):
+            self._heard(contact)
+            if peer.role is Role.WORKER:
+                trip = message.metrics.get("round_trip")
+                self.apply(WorkerBeat(peer.name, message.status, message.metrics, trip))
+            self._endpoint.send_meeting(peer, contact.inbox, Heard())
+        elif isinstance(message, Goodbye):
+            self.apply(WorkerLost(peer.name, expected=True) if peer.role is Role.WORKER else ClientGone(peer.name))
+
+    def stranger(self, peer: Peer) -> None:
+        """See `EndpointEvents.stranger`: it was forgotten while it was away; its hello makes it known again."""
+
+    def returned(self, destination: str) -> None:
+        """See `EndpointEvents.returned`: the connection that owned this inbox has ended."""
+        contact = self._contacts.get(self._inboxes.get(destination, ""))
+        if contact is not None and contact.inbox == destination:
+            self._suspect(contact)
+
+    def disconnected(self, error: Exception | None) -> None:
+        """See `EndpointEvents.disconnected`."""
+        logger.error("the connection to the broker ended: %s; connecting again", error)
+        if self._reconnecting is None or self._reconnecting.done():
+            self._reconnecting = self._loop.create_task(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        pause = 0.1
+        while self._broker_url is not None:
+            try:
+                link = await self._open(self._broker_url)
+            except ConnectionError as error:
+                logger.warning("the broker is not back yet: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RECONNECT_MAX)
+            else:
+                self._endpoint.attach(link)
+                return
+
+    # -- who is there -----------------------------------------------------------------------------------------------
+
+    def _greet(self, peer: Peer, hello: Hello) -> None:
+        reason = _misfit(hello)
+        if reason:
+            logger.warning("refused %s: %s", peer.name, reason)
+            self._endpoint.send_meeting(peer, hello.inbox, Refused(reason))
+            return
+        known = self._endpoint.peer(peer.name)
+        if known is not None and known != peer:
+            self.apply(WorkerLost(peer.name) if known.role is Role.WORKER else ClientGone(peer.name))
+        contact = self._contacts.get(peer.name)
+        if contact is None:
+            contact = self._contacts[peer.name] = _Contact(peer, hello.inbox, self._loop.time())
+            logger.info("%s %s joined", peer.role.name.lower(), hello.info.get("name") or peer.name)
+        self._inboxes.pop(contact.inbox, None)
+        contact.inbox = hello.inbox
+        self._inboxes[hello.inbox] = peer.name
+        self._heard(contact)
+        self._endpoint.send_meeting(peer, hello.inbox, self._welcome(peer))
+        self._endpoint.open(peer, hello.inbox, hello.received)
+        if peer.role is Role.WORKER:
+            self.apply(WorkerJoined(peer.name, hello.info))
+        else:
+            self.apply(ClientJoined(peer.name, hello.info))
+
+    def _welcome(self, peer: Peer) -> Welcome:
+        policy = self.machine.state.policy
+        queue = self._queues[1 if peer.role is Role.WORKER else 0].name
+        return Welcome(
+            self._endpoint.epoch,
+            self._endpoint.received_up_to(peer.name),
+            queue,
+            {"tasks": policy.client_tasks, "bytes": policy.client_bytes},
+            {"heartbeat": self._heartbeat_interval},
+        )
+
+    def _heard(self, contact: _Contact) -> None:
+        contact.heard_at = self._loop.time()
+        if contact.suspected_at is not None:
+            contact.suspected_at = None
+            if contact.peer.role is Role.WORKER:
+                self.apply(WorkerReturned(contact.peer.name))
+
+    def _suspect(self, contact: _Contact) -> None:
+        if contact.suspected_at is None:
+            contact.suspected_at = self._loop.time()
+            if contact.peer.role is Role.WORKER:
+                logger.warning("worker %s is silent or cut off", contact.peer.name)
+                self.apply(WorkerSuspected(contact.peer.name))
+
+    def _sweep(self) -> None:
+        """Suspect who is silent, and give up who stays suspected."""
+        now = self._loop.time()
+        self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
+        for contact in list(self._contacts.values()):
+            is_worker = contact.peer.role is Role.WORKER
+            if contact.suspected_at is None:
+                if now - contact.heard_at > max(BEATS_MISSED * self._heartbeat_interval, 5.0):
+                    self._suspect(contact)
+            elif now - contact.suspected_at > (self._suspect_grace if is_worker else self._client_grace):
+                logger.warning("%s %s is gone", contact.peer.role.name.lower(), contact.peer.name)
+                self.apply(WorkerLost(contact.peer.name) if is_worker else ClientGone(contact.peer.name))
+
+
+def _misfit(hello: Hello) -> str:
+    """Why this peer can't take part; empty if it can."""
+    if hello.protocol != PROTOCOL:
+        return (
+            f"it speaks protocol {hello.protocol} and the scheduler {PROTOCOL}; install the same futurebroker on both"
+        )
+    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if hello.python != ours:
+        return (
+            f"it runs Python {hello.python} and the scheduler Python {ours}; pickled code needs the same minor version"
+        )
+    return ""
