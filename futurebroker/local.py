@@ -14,16 +14,17 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
 
 from futurebroker.client.client import Client
-from futurebroker.config import parse_bytes
+from futurebroker.config import load_settings
 from futurebroker.exceptions import FuturebrokerError
 from futurebroker.processes import DRAIN, END_TIMEOUT, SYS_PATH_VARIABLE, Child, import_path
+from futurebroker.scheduler.main import service_for, settled
 from futurebroker.scheduler.service import SchedulerService
 from futurebroker.worker.service import WorkerService
 
@@ -56,6 +57,7 @@ class ClusterPlan:
     memory_limit: int | Literal["auto"] | None
     timeout: float  #: seconds within which what is started must serve
     log_level: str
+    conduct: Mapping[str, Any]  #: how the scheduler behaves; see `futurebroker.scheduler.main.settled`
     broker_url: str | None = None  #: a broker that runs already, in place of ``host`` and ``port``
 
 
@@ -63,7 +65,9 @@ class _Machinery(Protocol):
     """The two ways to run a cluster."""
 
     url: str
-    workers: dict[str, LocalWorker]
+
+    @property
+    def workers(self) -> dict[str, LocalWorker]: ...
 
     def start(self, names: Sequence[str]) -> None: ...
     def add(self, names: Sequence[str]) -> None: ...
@@ -111,6 +115,7 @@ class ClusterProcesses:
                 "host": plan.host,
                 "port": plan.port,
                 "log_level": plan.log_level,
+                **plan.conduct,
             }
         )
         self.url = self._scheduler.report(plan.timeout)["url"]
@@ -204,8 +209,8 @@ class _OneThread:
 
     async def _start(self) -> None:
         plan = self._plan
-        secret = plan.secret.encode()
-        self._scheduler = SchedulerService(cluster=plan.name, secret=secret, broker_url=f"memory://{plan.name}")
+        place = {"cluster": plan.name, "secret": plan.secret, "broker_url": f"memory://{plan.name}"}
+        self._scheduler = service_for({**place, **plan.conduct})
         await self._scheduler.start()
         self.url = self._scheduler.url
 
@@ -290,18 +295,21 @@ class LocalCluster:
         asynchronous: bool = False,
         timeout: float = 30.0,
     ) -> None:
+        settings = load_settings(
+            executors=executors_per_worker, nthreads=threads_per_worker, memory_limit=memory_limit, cluster=name
+        )
         count = _at_least(0, "n_workers", 1 if n_workers is None else n_workers)
-        executors = executors_per_worker if executors_per_worker is not None else max(1, cores() // max(1, count))
         plan = ClusterPlan(
             name or f"local-{secrets.token_hex(4)}",
             secrets.token_hex(32),
             host,
             port,
-            _at_least(1, "executors_per_worker", executors),
-            _at_least(1, "threads_per_worker", 1 if threads_per_worker is None else threads_per_worker),
-            _memory_limit(memory_limit),
+            settings.executors or max(1, cores() // max(1, count)),
+            settings.nthreads,
+            settings.memory_limit,
             timeout,
             silence_logs if isinstance(silence_logs, str) else "warning" if silence_logs else "info",
+            settled(settings),
         )
         self.asynchronous = asynchronous
         self.processes = processes
@@ -471,9 +479,3 @@ def _at_least(minimum: int, name: str, value: int) -> int:
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, not {value}")
     return value
-
-
-def _memory_limit(limit: int | str | None) -> int | Literal["auto"] | None:
-    if limit is None or limit == "auto":
-        return "auto"
-    return None if limit == "none" else parse_bytes(limit)

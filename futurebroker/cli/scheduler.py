@@ -8,7 +8,7 @@ from futurebroker.cli.serving import scheduler_options, secret_for_listening, se
 from futurebroker.cli.text import scheduler_lines
 from futurebroker.config import load_settings
 from futurebroker.processes import Service
-from futurebroker.scheduler.service import SchedulerService
+from futurebroker.scheduler.main import service_for, settled
 from futurebroker.secret import normalize_address
 
 validate_option = click.option(
@@ -38,13 +38,15 @@ def scheduler(
 
     async def start() -> Service:
         url = normalize_address(settings.broker_url, settings) if settings.broker_url else None
-        service = SchedulerService(
-            cluster=settings.cluster,
-            secret=secret,
-            broker_url=url,
-            host=settings.host,
-            port=settings.port,
-            validate=settings.validate,
+        service = service_for(
+            {
+                "cluster": settings.cluster,
+                "secret": secret.decode(),
+                "broker_url": url,
+                "host": settings.host,
+                "port": settings.port,
+                **settled(settings),
+            }
         )
         await service.start()
         for line in scheduler_lines(settings, service.url):

@@ -6,7 +6,7 @@ import asyncio
 
 import click
 
-from futurebroker.cli.scheduler import broker_option
+from futurebroker.cli.scheduler import broker_option, validate_option
 from futurebroker.cli.serving import (
     scheduler_options,
     secret_for_listening,
@@ -19,6 +19,7 @@ from futurebroker.cli.text import scheduler_lines
 from futurebroker.config import Settings, load_settings
 from futurebroker.local import ClusterPlan, ClusterProcesses, cores
 from futurebroker.processes import Service
+from futurebroker.scheduler.main import settled
 from futurebroker.secret import normalize_address
 
 
@@ -43,8 +44,13 @@ class _Up:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[str] = loop.create_future()
         children = self._processes.children
+
+        def end(title: str) -> None:
+            if not ended.done():
+                ended.set_result(title)
+
         for child in children:
-            loop.add_reader(child.fileno(), lambda title=child.title: ended.done() or ended.set_result(title))
+            loop.add_reader(child.fileno(), end, child.title)
         try:
             title = await ended
         finally:
@@ -69,22 +75,23 @@ def _plan(settings: Settings, secret: bytes) -> ClusterPlan:
         memory_limit=settings.memory_limit,
         timeout=max(settings.connect_timeout, 30.0),
         log_level=settings.log_level,
+        conduct=settled(settings),
     )
 
 
 @click.command()
-@with_options(scheduler_options, broker_option, worker_options)
+@with_options(scheduler_options, broker_option, validate_option, worker_options)
 def up(
     host: str | None, port: int | None, cluster: str | None, log_level: str | None, broker: str | None,
-    executors: int | None, threads: int | None, memory_limit: str | None,
+    validate: bool | None, executors: int | None, threads: int | None, memory_limit: str | None,
 ) -> None:  # fmt: skip
     """Start a scheduler and a worker on this machine.
 
     More workers can join from other terminals, and from other machines with --host and a secret. Ctrl-C ends both.
     """
     settings = load_settings(
-        host=host, port=port, cluster=cluster, log_level=log_level, broker_url=broker, executors=executors,
-        nthreads=threads, memory_limit=memory_limit,
+        host=host, port=port, cluster=cluster, log_level=log_level, broker_url=broker, validate=validate,
+        executors=executors, nthreads=threads, memory_limit=memory_limit,
     )  # fmt: skip
     plan = _plan(settings, secret_for_listening(settings))
     start_logging(settings)

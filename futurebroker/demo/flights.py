@@ -43,7 +43,7 @@ class Fit(NamedTuple):
 
     airport: str
     flights: int
-    coefficients: NDArray[np.float64]  #: constant, departure, distance, hour
+    coefficients: NDArray[np.floating[Any]]  #: constant, departure, distance, hour
     explained: float  #: share of the variance
 
 
@@ -106,13 +106,13 @@ def add_counts(*parts: Mapping[str, int]) -> dict[str, int]:
     return total
 
 
-def airport_rows(flights: pd.DataFrame, airport: str) -> NDArray[np.float64]:
+def airport_rows(flights: pd.DataFrame, airport: str) -> NDArray[np.floating[Any]]:
     """The flights that arrived at ``airport``: departure delay, distance, hour, arrival delay."""
     chosen = flights[(flights["dest"] == airport) & flights["arr_delay"].notna()]
     return np.column_stack([chosen[name] for name in ("dep_delay", "distance", "hour", "arr_delay")])
 
 
-def fit_airport(airport: str, parts: Sequence[NDArray[np.float64]]) -> Fit:
+def fit_airport(airport: str, parts: Sequence[NDArray[np.floating[Any]]]) -> Fit:
     """The least squares fit over all months' rows."""
     rows = np.concatenate(parts)
     inputs = np.column_stack([np.ones(len(rows)), rows[:, :3]])
@@ -191,8 +191,9 @@ def check(carriers: pd.DataFrame, fits: list[Fit], single_carriers: pd.DataFrame
         result.same(f"sum of {name}", float(carriers[name].sum()), float(single_carriers[name].sum()))
     for carrier in single_carriers.index.intersection(carriers.index):
         for name in single_carriers:
-            cluster, single = float(carriers.at[carrier, name]), float(single_carriers.at[carrier, name])
-            result.same(f"{name} of {carrier}", cluster, single)
+            result.same(
+                f"{name} of {carrier}", float(carriers.at[carrier, name]), float(single_carriers.at[carrier, name])
+            )
     result.same("airports", [fit.airport for fit in fits], [fit.airport for fit in single_fits])
     for fit, single in zip(fits, single_fits):
         result.same(f"flights to {fit.airport}", fit.flights, single.flights)

@@ -8,7 +8,7 @@ import sys
 
 sys.path.append(sys.argv[1])
 
-from futurebroker.processes import Child  # noqa: E402 - found by the line above
+from futurebroker.processes import Child
 
 if __name__ == "__main__":
     child = Child("patient", "tests.integration.sample_child")

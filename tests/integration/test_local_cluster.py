@@ -1,0 +1,192 @@
+"""LocalCluster: it starts, grows, shrinks and ends with its program, as processes and inside one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import perf_counter
+
+import psutil
+import pytest
+
+from futurebroker import Client, LocalCluster
+from futurebroker.exceptions import StartError
+from tests.integration.programs import lines_until, run, running
+
+
+@pytest.fixture(params=[True, False], ids=["processes", "threads"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
+    """A small cluster of either kind."""
+    with LocalCluster(n_workers=1, executors_per_worker=1, processes=request.param) as cluster:
+        yield cluster
+
+
+def test_a_cluster_runs_what_its_client_submits(cluster: LocalCluster) -> None:
+    """The point of it all."""
+    with cluster.get_client() as client:
+        assert client.submit(sum, client.map(abs, range(-10, 0))).result(timeout=30) == 55
+    assert list(cluster.workers) == ["local-1"]
+
+
+def test_tasks_run_outside_this_process_unless_told_otherwise(cluster: LocalCluster) -> None:
+    """A crash in a task must not be one of the program; with ``processes=False`` a debugger reaches it."""
+    with Client(cluster) as client:
+        pid = client.submit(os.getpid).result(timeout=30)
+    assert (pid == os.getpid()) is not cluster.processes
+
+
+def test_scaling_adds_and_removes_workers(cluster: LocalCluster) -> None:
+    """New workers are there when scale returns, and leavers are gone."""
+    cluster.scale(2)
+    with cluster.get_client() as client:
+        assert {worker["name"] for worker in client.scheduler_info()["workers"].values()} == {"local-1", "local-2"}
+        cluster.scale(1)
+        assert list(cluster.workers) == ["local-1"]
+        assert client.submit(pow, 2, 5).result(timeout=30) == 32
+
+
+def test_waiting_for_workers_sees_those_that_another_thread_adds(cluster: LocalCluster) -> None:
+    """A program may grow its cluster in the background and wait where it needs it."""
+    growing = threading.Thread(target=cluster.scale, args=(2,))
+    growing.start()
+    cluster.wait_for_workers(2, timeout=30)
+    assert len(cluster.workers) == 2
+    growing.join()
+    with pytest.raises(TimeoutError, match="2 of 3 workers"):
+        cluster.wait_for_workers(3, timeout=0.01)
+
+
+def test_closing_twice_is_closing_once() -> None:
+    """``with`` and an explicit close meet often."""
+    with LocalCluster(executors_per_worker=1, processes=False) as cluster:
+        cluster.close()
+        cluster.close()
+    assert cluster.status == "closed"
+    assert cluster.workers == {}
+
+
+def test_its_repr_says_where_and_how_large_it_is(cluster: LocalCluster) -> None:
+    """In a notebook it is all one sees of it, and it must not show the secret."""
+    assert cluster.scheduler_address in repr(cluster)
+    assert "workers=1 executors=1 threads=1" in repr(cluster)
+    assert cluster.scheduler_address in cluster._repr_html_()
+    assert cluster.secret.decode() not in repr(cluster) + cluster._repr_html_()
+
+
+def test_every_cluster_has_a_secret_of_its_own() -> None:
+    """Who knows one program's secret must not own another's executors."""
+    with LocalCluster(0, processes=False) as one, LocalCluster(0, processes=False) as other:
+        assert one.secret != other.secret
+        assert one.name != other.name
+
+
+def test_an_asynchronous_cluster_starts_grows_and_ends_without_holding_the_loop() -> None:
+    """The same methods, awaited."""
+
+    async def program() -> int:
+        async with LocalCluster(executors_per_worker=1, processes=False, asynchronous=True) as cluster:
+            await cluster.scale(2)
+            async with cluster.get_client() as client:
+                return int(await client.submit(sum, [1, 2, 3]))
+
+    assert asyncio.run(program()) == 6
+
+
+def test_an_awaited_cluster_is_started() -> None:
+    """``cluster = await LocalCluster(asynchronous=True)`` reads as in dask."""
+
+    async def program() -> list[str]:
+        cluster = await LocalCluster(executors_per_worker=1, processes=False, asynchronous=True)
+        names = list(cluster.workers)
+        await cluster.close()
+        return names
+
+    assert asyncio.run(program()) == ["local-1"]
+
+
+def test_a_client_without_an_address_is_ready_within_two_seconds_and_takes_its_cluster_along() -> None:
+    """The first thing a new user sees."""
+    before = set(psutil.Process().children(recursive=True))
+    begin = perf_counter()
+    client = Client(executors_per_worker=2)
+    ready = perf_counter() - begin
+    ours = set(psutil.Process().children(recursive=True)) - before
+    assert client.submit(abs, -1).result(timeout=30) == 1
+    client.close()
+    assert ours
+    assert not psutil.wait_procs(ours, timeout=10)[1]
+    assert ready < 2
+
+
+def test_a_taken_port_is_an_error_that_says_so() -> None:
+    """Not a traceback of asyncio's, and not a cluster without a scheduler."""
+    refused = pytest.raises(StartError, match="the scheduler did not start: .*in use")
+    with socket.create_server(("127.0.0.1", 0)) as taken, refused:
+        LocalCluster(executors_per_worker=1, port=taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: LocalCluster(-1), "n_workers must be at least 0"),
+        (lambda: LocalCluster(threads_per_worker=0), r"nthreads = 0 \(argument\).*1 or more"),
+        (lambda: LocalCluster(executors_per_worker=0), r"executors = 0 \(argument\).*1 or more"),
+    ],
+)
+def test_numbers_that_make_no_cluster_are_refused(wrong: Callable[[], object], message: str) -> None:
+    """Before anything has started."""
+    with pytest.raises(ValueError, match=message):
+        wrong()
+
+
+SERVING = """
+from futurebroker import LocalCluster
+import psutil, sys
+cluster = LocalCluster(executors_per_worker=1)
+print("pids", *[child.pid for child in psutil.Process().children(recursive=True)], flush=True)
+sys.stdin.readline()
+{last}
+"""
+
+
+def pids(program: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that a SERVING program has started."""
+    line = lines_until(program, "pids")[-1]
+    return [psutil.Process(int(pid)) for pid in line.split()[1:]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_cluster_dies_with_a_program_that_is_killed(number: signal.Signals, tmp_path: Path) -> None:
+    """The program has no moment to tidy up, and yet no scheduler, worker or executor may stay."""
+    command = [sys.executable, "-c", SERVING.format(last="")]
+    with running(command, tmp_path) as program:
+        children = pids(program)
+        assert len(children) >= 3
+        program.send_signal(number)
+        assert not psutil.wait_procs(children, timeout=20)[1]
+
+
+def test_ctrl_c_ends_the_program_and_the_cluster_without_noise_from_the_cluster(tmp_path: Path) -> None:
+    """A terminal sends the signal to the whole group; only the program itself may answer it."""
+    script = "try:\n    import signal\n    signal.pause()\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+    source = SERVING.replace("sys.stdin.readline()\n", "").format(last=script)
+    with running([sys.executable, "-c", source], tmp_path) as program:
+        children = pids(program)
+        os.killpg(program.pid, signal.SIGINT)
+        out, err = program.communicate(timeout=20)
+        assert (out, err) == ("interrupted\n", "")
+        assert not psutil.wait_procs(children, timeout=20)[1]
+
+
+def test_a_cluster_that_nobody_closes_ends_with_the_program(tmp_path: Path) -> None:
+    """Also when the program ends normally."""
+    done = run([sys.executable, "-c", SERVING.format(last="")], tmp_path, "\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("pids ")
