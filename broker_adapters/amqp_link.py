@@ -395,9 +395,12 @@ class AmqpLink:
     def _end(self, error: Exception | None) -> None:
         self._is_over = True
         self._output.clear()
-        self._sock.close()
-        if self._events is not None:
-            self._events.disconnected(error)
+        try:
+            # before the socket is closed: its owner still watches it, and its number may be given to another at once
+            if self._events is not None:
+                self._events.disconnected(error)
+        finally:
+            self._sock.close()
 
 
 def _reason(error: OSError) -> str:

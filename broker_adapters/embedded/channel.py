@@ -223,27 +223,29 @@ class Channel(Sender):
         for consumer in list(self.consumers.values()):
             consumer.queue.dispatch()
 
-    def end(self) -> list[tuple[MessageQueue, list[Message]]]:
-        """Take everything down; returns what is to be requeued once exclusive queues are gone."""
+    def end(self) -> dict[MessageQueue, list[Message]]:
+        """Take everything down; returns what each queue that was read here is to get back, in order.
+
+        Nothing is handed to other consumers before that: what comes back is older than what waits.
+        """
+        back: dict[MessageQueue, list[Message]] = {}
         consumers, self.consumers = self.consumers, {}
         for consumer in consumers.values():
-            self._leave(consumer)
-        back: dict[MessageQueue, list[Message]] = {}
+            back[consumer.queue] = []
         for queue, _, message in self.unacked.values():
             back.setdefault(queue, []).append(message)
         self.unacked.clear()
         self._routes.clear()
-        return list(back.items())
+        for consumer in consumers.values():
+            self._leave(consumer)
+        return back
 
     def _leave(self, consumer: ChannelConsumer) -> None:
         queue = consumer.queue
-        if queue.is_deleted:
-            return
-        self.connection.touch(queue)
-        if queue.remove_consumer(consumer):
-            self.entities.delete_queue(queue)
-        else:
-            queue.dispatch()
+        if not queue.is_deleted:
+            self.connection.touch(queue)
+            if queue.remove_consumer(consumer):
+                self.entities.delete_queue(queue)
 
     # -- methods -------------------------------------------------------------------------------------------------
 
@@ -370,6 +372,8 @@ class Channel(Sender):
             self._leave(consumer)
         if not nowait:
             self.reply(60, 31, "s", (tag,))
+        if consumer is not None:
+            consumer.queue.dispatch()
 
     def basic_get(self, _ticket: int, name: str, no_ack: bool) -> None:
         queue = self._queue(name)

@@ -291,8 +291,9 @@ class Peer:
         self._heard = False
         if not self._wrote and not self.output:
             self.pieces.append(HEARTBEAT)
-            self.mark()
-            self.broker.written_soon()
+            self.flush()
+            if self.stage is Stage.CLOSED:
+                return
         self._wrote = False
         self._timer = self.broker.loop.call_later(self._heartbeat / 2, self._tick)
 
@@ -321,14 +322,14 @@ class Peer:
         channel.is_closing = True
         if channel.confirms:
             channel.send_confirms()
-        for queue, messages in channel.end():
+        for queue, messages in channel.end().items():
             queue.requeue(messages)
 
     def _take_down(self) -> None:
         """End channels and exclusive queues, then give unacknowledged messages back to those that remain."""
         for channel in self._channels.values():
             channel.is_closing = True
-        back = [entry for channel in self._channels.values() for entry in channel.end()]
+        back = [entry for channel in self._channels.values() for entry in channel.end().items()]
         for channel in self._channels.values():
             for queue in self.entities.queues.values():
                 queue.senders.discard(channel)

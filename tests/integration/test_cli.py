@@ -183,7 +183,7 @@ def test_a_taken_port_is_named(command: str, tmp_path: Path) -> None:
         done = run([*FUTUREBROKER, command, "--port", port], tmp_path, **SECRET)
     assert done.returncode == 1
     assert port in done.stderr
-    assert "in use" in done.stderr
+    assert "Address already in use" in done.stderr
     assert "Traceback" not in done.stderr
 
 
