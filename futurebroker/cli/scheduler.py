@@ -8,7 +8,7 @@ from futurebroker.cli.serving import scheduler_options, secret_for_listening, se
 from futurebroker.cli.text import scheduler_lines
 from futurebroker.config import load_settings
 from futurebroker.processes import Service
-from futurebroker.scheduler.main import service_for, settled
+from futurebroker.scheduler.main import begin, settled
 from futurebroker.secret import normalize_address
 
 validate_option = click.option(
@@ -38,7 +38,7 @@ def scheduler(
 
     async def start() -> Service:
         url = normalize_address(settings.broker_url, settings) if settings.broker_url else None
-        service = service_for(
+        service = await begin(
             {
                 "cluster": settings.cluster,
                 "secret": secret.decode(),
@@ -48,7 +48,6 @@ def scheduler(
                 **settled(settings),
             }
         )
-        await service.start()
         for line in scheduler_lines(settings, service.url):
             click.echo(line)
         return service

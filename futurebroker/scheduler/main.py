@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from futurebroker.config import Settings
+from futurebroker.exceptions import ClusterConnectionError
 from futurebroker.processes import Service, serve_parent
 from futurebroker.scheduler.service import SchedulerService
 from futurebroker.scheduler.state import Policy
@@ -33,10 +34,28 @@ def service_for(orders: Mapping[str, Any]) -> SchedulerService:
     return SchedulerService(**{**orders, "policy": policy, "secret": secret})
 
 
+async def begin(orders: Mapping[str, Any]) -> SchedulerService:
+    """Begin a scheduler.
+
+    Raises:
+        ClusterConnectionError: its port is taken, or its broker can't be reached.
+    """
+    service = service_for(orders)
+    try:
+        await service.start()
+    except ClusterConnectionError:
+        raise
+    except OSError as error:
+        place = f"{orders['host']}:{orders['port']}"
+        raise ClusterConnectionError(
+            f"cannot listen on {place}: {error.strerror or error}; end what uses it, or choose another with --port"
+        ) from error
+    return service
+
+
 async def start(orders: dict[str, Any]) -> tuple[Service, dict[str, Any]]:
     """Begin the scheduler; its parent needs the address."""
-    service = service_for(orders)
-    await service.start()
+    service = await begin(orders)
     return service, {"url": service.url}
 
 
