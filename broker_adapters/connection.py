@@ -165,7 +165,7 @@ def explain(error: Exception, address: Address) -> ClusterConnectionError:
         text = f"a queue exists with other settings; delete it or use another cluster name ({error.reply_text})"
         return BrokerRefusedError(where, text)
     if isinstance(error, ResourceLocked):
-        return BrokerRefusedError(where, f"a queue belongs to another connection ({error.reply_text})")
+        return BrokerRefusedError(where, f"a queue belongs to someone else ({error.reply_text})")
     if isinstance(error, AMQPError):
         return BrokerRefusedError(where, str(error.reply_text or error))
     if isinstance(error, ssl.SSLCertVerificationError):

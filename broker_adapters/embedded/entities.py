@@ -79,6 +79,8 @@ class Entities:
         """Make the queue ``name``, or find it with equal settings; an empty name gets one."""
         if name in self.queues:
             queue = self.queue(name, connection)
+            if queue.settings.exclusive is not settings.exclusive:
+                raise AmqpError(405, f"the exclusive property of queue '{name}' in vhost '/' is not what was declared")
             difference = queue.settings.difference(settings)
             if difference is not None:
                 raise AmqpError(406, difference.format(queue=f"queue '{name}' in vhost '/'"))

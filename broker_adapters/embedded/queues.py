@@ -70,7 +70,7 @@ class MemoryGauge:
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """What a redeclaration must repeat."""
+    """What a redeclaration must repeat; `Entities` looks at ``exclusive`` by itself."""
 
     durable: bool = False
     exclusive: bool = False
@@ -93,7 +93,6 @@ class QueueSettings:
 _LABELS = (
     ("durable", "durable"),
     ("auto_delete", "auto_delete"),
-    ("exclusive", "exclusive"),
     ("expires", "x-expires"),
     ("single_active_consumer", "x-single-active-consumer"),
     ("max_length", "x-max-length"),

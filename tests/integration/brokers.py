@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
 from futurebroker.transport.base import Link, Queue
@@ -37,6 +38,22 @@ def embedded_broker(heartbeat: int = 20, memory_limit: int = 1 << 29) -> Iterato
         loops[0].call_soon_threadsafe(stop.set)
         thread.join(10)
         assert not thread.is_alive()
+
+
+@asynccontextmanager
+async def broker_here(**options: Any) -> AsyncIterator[EmbeddedBroker]:
+    """A broker on the running loop, as the scheduler has it."""
+    broker = EmbeddedBroker(SECRET, **options)
+    await broker.start()
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a test's coroutine on a loop of its own, for at most 50 seconds."""
+    asyncio.run(asyncio.wait_for(test(), 50))
 
 
 class Owner:

@@ -1,52 +1,29 @@
-"""Our own link against the embedded broker: order, sizes, floods, ends on either side, and errors on opening."""
+"""Our own link against the embedded broker: order, sizes, floods, acknowledgements and ends on either side."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
 from futurebroker.broker_adapters.amqp_link import AmqpLink
-from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
 from futurebroker.exceptions import (
-    BrokerRefusedError,
-    BrokerUnreachableError,
-    ConfigError,
     LinkLostError,
     MessageTooLargeError,
 )
 from futurebroker.transport.base import Capabilities, Queue, QueueKind
 from futurebroker.transport.registry import open_link
-from tests.integration.brokers import SECRET, Owner, connect
+from tests.integration.brokers import SECRET, Owner, broker_here, connect, run
 
 INBOX, COMMAND = QueueKind.INBOX, QueueKind.COMMAND
-
-
-@asynccontextmanager
-async def embedded(**options: Any) -> AsyncIterator[EmbeddedBroker]:
-    """A broker on the running loop, as the scheduler has it."""
-    broker = EmbeddedBroker(SECRET, **options)
-    await broker.start()
-    try:
-        yield broker
-    finally:
-        await broker.close()
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a test's coroutine on a loop of its own."""
-    asyncio.run(asyncio.wait_for(test(), 50))
 
 
 def test_the_embedded_broker_offers_what_sessions_use() -> None:
     """Code adapts to capabilities, so they have to be right."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             client = await connect(broker.url)
             local = Owner(broker.local_link([]))
             expected = Capabilities(
@@ -64,7 +41,7 @@ def test_bodies_of_every_size_arrive_in_order(size: int) -> None:
     """One frame, exactly one frame, many frames; to the host of the broker and to another client."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             local = Owner(broker.local_link([Queue("cmd", COMMAND)]))
             first, second = await connect(broker.url), await connect(broker.url, [Queue("inbox", INBOX)])
             bodies = [bytes((number,)) + bytes(size) for number in range(3)]
@@ -93,7 +70,7 @@ def test_a_hundred_thousand_small_messages_go_both_ways_at_once() -> None:
     count = 100_000
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             local = Owner(broker.local_link([Queue("cmd", COMMAND)]))
             client = await connect(broker.url, [Queue("inbox", INBOX)])
             for start in range(0, count, 500):
@@ -120,7 +97,7 @@ def test_durable_sends_are_known_until_they_are_confirmed() -> None:
     """A session may let go of nothing before that."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             local = Owner(broker.local_link([Queue("cmd", COMMAND)]))
             client = await connect(broker.url)
             assert isinstance(client.link, AmqpLink)
@@ -143,7 +120,7 @@ def test_a_send_to_nobody_comes_back() -> None:
     """From a client and from the host of the broker alike; without ``mandatory`` it is dropped."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             owners = [Owner(broker.local_link([])), await connect(broker.url)]
             for owner in owners:
                 owner.link.send("dropped", b"x")
@@ -161,7 +138,7 @@ def test_the_end_of_an_inbox_is_told_to_all_who_sent_to_it() -> None:
     """How the scheduler learns within milliseconds that a worker was killed."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             local, client = Owner(broker.local_link([])), await connect(broker.url)
             stranger = await connect(broker.url)
             worker = await connect(broker.url, [Queue("worker", INBOX)])
@@ -189,7 +166,7 @@ def test_the_end_of_the_hosts_inbox_is_told_to_clients() -> None:
     """Workers hear that the scheduler of this epoch left."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             local, client = Owner(broker.local_link([Queue("evt", INBOX)])), await connect(broker.url)
             client.link.send("evt", b"x")
             client.flush()
@@ -206,7 +183,7 @@ def test_a_command_queue_keeps_what_was_not_acknowledged() -> None:
     """The next scheduler gets it, in order, before what came later; with 300 in flight at most."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             first = await connect(broker.url, [Queue("cmd", COMMAND)], acks=False)
             client = await connect(broker.url)
             for number in range(1000):
@@ -230,7 +207,7 @@ def test_the_hosts_command_queue_keeps_what_was_not_acknowledged() -> None:
     """The same for the link without a socket."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             first = Owner(broker.local_link([Queue("cmd", COMMAND)]), acks=False)
             client = await connect(broker.url)
             for number in range(1000):
@@ -253,7 +230,7 @@ def test_acks_of_several_command_queues_do_not_touch_each_other() -> None:
     """An ack means "all before it on its queue", while AMQP's means "on its channel"."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             first = await connect(broker.url, [Queue("a", COMMAND), Queue("b", COMMAND)], acks=False)
             client = await connect(broker.url)
             for name in ("a", "b", "a", "b"):
@@ -275,7 +252,7 @@ def test_what_was_sent_before_close_arrives() -> None:
     """A goodbye is the last thing a process sends."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             local = Owner(broker.local_link([Queue("cmd", COMMAND)]))
             client = await connect(broker.url, [Queue("inbox", INBOX)])
             for number in range(50):
@@ -299,7 +276,7 @@ def test_the_brokers_end_is_told_with_its_reason() -> None:
     """On both kinds of link, once."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             local, client = Owner(broker.local_link([])), await connect(broker.url)
         await client.until(lambda owner: owner.ends)
         await local.until(lambda owner: owner.ends)
@@ -316,7 +293,7 @@ def test_a_reader_that_stands_still_does_not_fill_the_brokers_memory() -> None:
     """Its queue keeps the messages, the output buffer stays bounded, and all arrive once it reads."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             local = Owner(broker.local_link([]))
             slow = await asyncio.to_thread(
                 open_link, broker.url, [Queue("slow", INBOX)], secret=SECRET, timeout=10, name="slow"
@@ -341,7 +318,7 @@ def test_a_writer_whose_socket_is_full_goes_on_when_it_has_room() -> None:
     """``flush`` never blocks: the rest follows on ``on_writable``."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             local, client = Owner(broker.local_link([Queue("cmd", COMMAND)])), await connect(broker.url)
             bodies = [bytes((number,)) * 1_000_000 for number in range(20)]
             for body in bodies:
@@ -361,7 +338,7 @@ def test_senders_are_told_to_stop_and_to_go_on() -> None:
     """The alarm reaches the client and the host itself; what was sent meanwhile is not lost."""
 
     async def test() -> None:
-        async with embedded(memory_limit=1_000_000) as broker:
+        async with broker_here(memory_limit=1_000_000) as broker:
             holder = Owner(broker.local_link([Queue("cmd", COMMAND)]), acks=False)
             local, client = Owner(broker.local_link([])), await connect(broker.url)
             for _ in range(500):
@@ -385,7 +362,7 @@ def test_heartbeats_keep_a_silent_link_and_end_a_dead_one() -> None:
     """Nothing is sent for three intervals; then the broker stands still and the link says so."""
 
     async def test() -> None:
-        async with embedded(heartbeat=1) as broker:
+        async with broker_here(heartbeat=1) as broker:
             client = await connect(broker.url)
             now = broker.loop.time()
             with pytest.raises(TimeoutError):
@@ -404,96 +381,10 @@ def test_a_message_over_the_bound_is_refused_at_once() -> None:
     """RabbitMQ would close the channel some time later, with everything on it."""
 
     async def test() -> None:
-        async with embedded() as broker:
+        async with broker_here() as broker:
             for owner in (Owner(broker.local_link([])), await connect(broker.url)):
                 with pytest.raises(MessageTooLargeError):
                     owner.link.send("q", bytes(16 * 1024 * 1024 + 1))
                 owner.link.close()
 
     run(test)
-
-
-# -- opening -------------------------------------------------------------------------------------------------------
-
-
-async def refusal(url: str, queues: list[Queue] | None = None, *, secret: bytes = SECRET, timeout: float = 5) -> str:
-    """The text of the error with which opening fails."""
-    with pytest.raises((BrokerRefusedError, BrokerUnreachableError)) as caught:
-        await asyncio.to_thread(open_link, url, queues or [], secret=secret, timeout=timeout, name="t")
-    return str(caught.value)
-
-
-def test_what_the_broker_refuses_is_said_in_one_sentence() -> None:
-    """Each with what to change, and never with a password."""
-
-    async def test() -> None:
-        async with embedded() as broker:
-            address = f"127.0.0.1:{broker.port}"
-            first = await connect(broker.url, [Queue("inbox", INBOX), Queue("cmd", COMMAND)])
-            assert "the secret here and the secret of the scheduler differ" in await refusal(
-                broker.url, secret=b"another secret!!"
-            )
-            text = await refusal(f"amqp://ann:hidden@{address}/")
-            assert "not accepted for the user 'ann'" in text
-            assert "hidden" not in text
-            text = await refusal(f"amqp://futurebroker:{broker.password}@{address}/other")
-            assert "the virtual host 'other' is not there" in text
-            assert broker.password not in text
-            assert "belongs to another connection" in await refusal(broker.url, [Queue("inbox", INBOX)])
-            assert "belongs to another connection" in await refusal(broker.url, [Queue("inbox", COMMAND)])
-            assert "a queue exists with other settings" in await refusal(broker.url, [Queue("cmd", INBOX)])
-            with pytest.raises(BrokerRefusedError):
-                broker.local_link([Queue("cmd", INBOX)])
-            first.link.close()
-
-    run(test)
-
-
-def test_what_is_not_there_is_said_in_one_sentence() -> None:
-    """Refused, unknown, silent and no AMQP are four different problems of the user's."""
-
-    async def test() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            address = f"127.0.0.1:{silent.getsockname()[1]}"
-            assert "it did not answer in time" in await refusal(f"amqp://{address}", timeout=0.3)
-            assert "did not answer in time" in await refusal(f"amqps://{address}", timeout=0.3)
-        assert "nothing listens there" in await refusal(f"amqp://{address}")
-        assert "there is no host 'no.such.host.invalid'" in await refusal("amqp://no.such.host.invalid")
-        async with embedded() as broker:
-            assert "TLS failed" in await refusal(f"amqps://127.0.0.1:{broker.port}")
-
-    run(test)
-
-
-def test_the_next_address_is_tried() -> None:
-    """A list of brokers, of which the first is gone and the second does not answer."""
-
-    async def test() -> None:
-        async with embedded() as broker:
-            with socket.create_server(("127.0.0.1", 0)) as silent:
-                port = silent.getsockname()[1]
-                urls = f"amqp://127.0.0.1:1;amqp://127.0.0.1:{port};{broker.url}"
-                link = await asyncio.to_thread(open_link, urls, [], secret=SECRET, timeout=1, name="t")
-                link.close()
-
-    run(test)
-
-
-@pytest.mark.parametrize(
-    "url", ["amqp://host:port", "amqp://host:99999", "amqp://a:secret@b;http://c", "amqp://h/?x=1"]
-)
-def test_an_address_that_is_none_is_refused_without_being_shown(url: str) -> None:
-    """It may hold a password."""
-    with pytest.raises(ConfigError) as caught:
-        open_link(url, [], secret=SECRET, timeout=0.1, name="t")
-    assert "secret" not in str(caught.value)
-
-
-def test_a_host_that_others_can_reach_needs_a_secret() -> None:
-    """A short or empty secret is fine on loopback only."""
-    EmbeddedBroker(b"", "127.0.0.1")
-    EmbeddedBroker(b"", "::1")
-    EmbeddedBroker(bytes(16), "0.0.0.0")
-    for host in ("0.0.0.0", "", "192.0.2.1", "example.com"):
-        with pytest.raises(ConfigError, match="at least 16 bytes"):
-            EmbeddedBroker(b"short", host)
