@@ -1,0 +1,90 @@
+"""What an agent does to the files in its folder of values; it never looks into them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import stat
+from pathlib import Path
+
+from futurebroker.types import Digest
+
+
+class ValueFiles:
+    """The files of one folder. All of it is quick, but for a copy between file systems in `take`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def new_path(self) -> str:
+        """A path nobody can guess and nothing has."""
+        return str(self.folder / secrets.token_hex(16))
+
+    def write_function(self, folder: str, digest: Digest, code: bytes) -> None:
+        """Write a pickled function under its digest, whole or not at all."""
+        place = self.folder / folder
+        place.mkdir(mode=0o700, exist_ok=True)
+        draft = place / f".{digest.hex()}"
+        draft.write_bytes(code)
+        draft.rename(place / digest.hex())
+
+    def can_open(self, path: str) -> bool:
+        """Whether another process's file is on this host and ours to read."""
+        try:
+            number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            return stat.S_ISREG(os.fstat(number).st_mode)
+        finally:
+            os.close(number)
+
+    def take(self, path: str, target: str, move: bool) -> None:
+        """Make the file at ``path`` ours at ``target``: by its name where that can be done, else by a copy.
+
+        Raises:
+            OSError: it isn't there, or there is no room.
+        """
+        if not self.can_open(path):
+            raise FileNotFoundError(f"{path} can't be opened on this host")
+        try:
+            if move:
+                os.rename(path, target)
+            else:
+                os.link(path, target)
+        except OSError:
+            try:
+                shutil.copyfile(path, target)
+            except OSError:
+                self.unlink(target)
+                raise
+            if move:
+                self.unlink(path)
+        os.chmod(target, 0o600)
+
+    def write_part(self, path: str, offset: int, data: bytes, nbytes: int) -> None:
+        """Write a piece of a file that will have ``nbytes`` in all."""
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            view = memoryview(data)[: max(0, nbytes - offset)]
+            while view:
+                written = os.pwrite(number, view, offset)
+                offset += written
+                view = view[written:]
+        finally:
+            os.close(number)
+
+    def read_part(self, path: str, offset: int, length: int) -> bytes:
+        """Bytes of a file of ours."""
+        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return os.pread(number, length, offset)
+        finally:
+            os.close(number)
+
+    def unlink(self, path: str) -> None:
+        """Delete a file that may be gone already."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)

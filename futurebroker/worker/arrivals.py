@@ -1,0 +1,258 @@
+"""Values on their way into this worker's store: fetched from other workers, sent in pieces, taken over (sans-IO).
+
+Of a fetch's holders each is tried once, in order: first its file, where that can be opened on this host, else in pieces
+that the scheduler passes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from futurebroker.data.objectstore import StoredValue
+from futurebroker.protocol.messages import DataPart, DataWanted, Held
+from futurebroker.types import Key, WorkerId
+from futurebroker.worker.commands import Instruction, Probe, Probed, TakeFile, Taken, Unlink, WriteFailed, WritePart
+
+#: bytes asked for at a time, and how many such pieces ahead
+PART_BYTES = 256 * 1024
+PARTS_AHEAD = 4
+#: seconds without a piece after which the next holder is tried
+PATIENCE = 30.0
+
+
+class ArrivalEvents(Protocol):
+    """What arrivals tell the machine."""
+
+    def value_arrived(self, key: Key, value: StoredValue, kept: bool) -> None:
+        """``kept``: the scheduler asked for it and is to be told."""
+
+    def value_failed(self, key: Key, tried: list[tuple[Key, WorkerId]], kept: bool, reason: str) -> None:
+        """No holder had it, or it could not be written."""
+
+
+class _Fetch:
+    __slots__ = (
+        "asked",
+        "got",
+        "heard",
+        "holder",
+        "holders",
+        "kept",
+        "key",
+        "nbytes",
+        "path",
+        "reason",
+        "seen",
+        "transfer",
+        "tried",
+    )
+
+    def __init__(self, key: Key, holders: list[tuple[WorkerId, str]], kept: bool, now: float) -> None:
+        self.key = key
+        self.holders = list(holders)
+        self.kept = kept
+        self.tried: list[tuple[Key, WorkerId]] = []
+        self.holder = ""
+        self.path = ""  #: being written
+        self.transfer = 0
+        self.nbytes = -1
+        self.asked = 0
+        self.got = 0
+        self.seen: set[int] = set()
+        self.heard = now
+        self.reason = "no holder has it"
+
+
+class _Pieces:
+    __slots__ = ("got", "path", "seen")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.got = 0
+        self.seen: set[int] = set()
+
+
+class Arrivals:
+    """See the top of this file.
+
+    Args:
+        new_path: a fresh path in our folder, one nobody can guess.
+    """
+
+    def __init__(self, events: ArrivalEvents, emit: Callable[[Instruction], None], new_path: Callable[[], str]) -> None:
+        self._events = events
+        self._emit = emit
+        self._new_path = new_path
+        self._fetches: dict[Key, _Fetch] = {}
+        self._transfers: dict[int, _Fetch] = {}
+        self._pieces: dict[Key, _Pieces] = {}
+        self._taking: set[Key] = set()
+        self._last_transfer = 0
+
+    def __len__(self) -> int:
+        return len(self._fetches) + len(self._pieces) + len(self._taking)
+
+    # -- fetching ---------------------------------------------------------------------------------------------------
+
+    def fetch(self, source: Held, kept: bool, now: float) -> None:
+        """Get a value from its holders, unless that is under way."""
+        fetch = self._fetches.get(source.key)
+        if fetch is not None:
+            fetch.kept |= kept
+            fetch.holders += [
+                h for h in source.holders if h not in fetch.holders and (source.key, h[0]) not in fetch.tried
+            ]
+            return
+        fetch = self._fetches[source.key] = _Fetch(source.key, source.holders, kept, now)
+        self._try_next(fetch, now)
+
+    def _try_next(self, fetch: _Fetch, now: float) -> None:
+        self._abandon(fetch)
+        if not fetch.holders:
+            del self._fetches[fetch.key]
+            self._events.value_failed(fetch.key, fetch.tried, fetch.kept, fetch.reason)
+            return
+        fetch.holder, path = fetch.holders.pop(0)
+        fetch.tried.append((fetch.key, fetch.holder))
+        fetch.heard = now
+        if path:
+            self._emit(Probe(fetch.key, path))
+        else:
+            self._ask_parts(fetch)
+
+    def _abandon(self, fetch: _Fetch) -> None:
+        self._transfers.pop(fetch.transfer, None)
+        if fetch.path:
+            self._emit(Unlink(fetch.path))
+        fetch.path = ""
+        fetch.nbytes = -1
+        fetch.asked = fetch.got = 0
+        fetch.seen.clear()
+
+    def probed(self, event: Probed, nbytes: int, now: float) -> None:
+        """Whether the holder's file can be opened here."""
+        fetch = self._fetches.get(event.key)
+        if fetch is None:
+            return
+        if not event.ok:
+            self._ask_parts(fetch)
+        elif fetch.kept:
+            self._taking.add(fetch.key)
+            fetch.nbytes = nbytes
+            self._emit(TakeFile(fetch.key, event.path, self._new_path(), move=False))
+        else:
+            del self._fetches[fetch.key]
+            value = StoredValue(nbytes, None, event.path, freed=True, holder=fetch.holder)
+            self._events.value_arrived(fetch.key, value, False)
+
+    def _ask_parts(self, fetch: _Fetch) -> None:
+        self._last_transfer += 1
+        fetch.transfer = self._last_transfer
+        self._transfers[fetch.transfer] = fetch
+        self._ask_part(fetch)
+
+    def _ask_part(self, fetch: _Fetch) -> None:
+        self._emit(DataWanted(fetch.transfer, fetch.key, fetch.asked, PART_BYTES, fetch.holder))
+        fetch.asked += PART_BYTES
+
+    def part(self, message: DataPart, now: float) -> None:
+        """A piece of a value we asked for."""
+        fetch = self._transfers.get(message.transfer)
+        if fetch is None or fetch.key != message.key:
+            return
+        fetch.heard = now
+        if message.nbytes < 0 or (fetch.nbytes >= 0 and message.nbytes != fetch.nbytes):
+            self._try_next(fetch, now)
+            return
+        if message.offset in fetch.seen:
+            return
+        first = fetch.nbytes < 0
+        fetch.nbytes = message.nbytes
+        if first and len(message.data) == message.nbytes:
+            self._fetched(fetch, StoredValue(message.nbytes, message.data, freed=not fetch.kept))
+            return
+        if first:
+            fetch.path = self._new_path()
+        fetch.seen.add(message.offset)
+        fetch.got += len(message.data)
+        self._emit(WritePart(fetch.path, message.offset, message.data, message.nbytes))
+        if fetch.got >= fetch.nbytes:
+            path, fetch.path = fetch.path, ""
+            self._fetched(fetch, StoredValue(fetch.nbytes, None, path, freed=not fetch.kept))
+            return
+        while fetch.asked < fetch.nbytes and fetch.asked - fetch.got < PARTS_AHEAD * PART_BYTES:
+            self._ask_part(fetch)
+
+    def _fetched(self, fetch: _Fetch, value: StoredValue) -> None:
+        del self._fetches[fetch.key]
+        self._transfers.pop(fetch.transfer, None)
+        self._events.value_arrived(fetch.key, value, fetch.kept)
+
+    # -- sent by the scheduler --------------------------------------------------------------------------------------
+
+    def take(self, key: Key, path: str) -> None:
+        """Take over a client's file as the value of ``key``."""
+        self._taking.add(key)
+        self._emit(TakeFile(key, path, self._new_path(), move=True))
+
+    def taken(self, event: Taken, nbytes: int, now: float) -> None:
+        """A file is ours now, or can't be."""
+        self._taking.discard(event.key)
+        fetch = self._fetches.get(event.key)
+        if event.reason and fetch is not None:
+            fetch.nbytes = -1
+            self._ask_parts(fetch)
+        elif event.reason:
+            self._events.value_failed(event.key, [], True, event.reason)
+        else:
+            self._fetches.pop(event.key, None)
+            self._events.value_arrived(event.key, StoredValue(nbytes, None, event.target), True)
+
+    def store_part(self, key: Key, offset: int, nbytes: int, data: bytes) -> None:
+        """A piece of a value the scheduler wants kept."""
+        pieces = self._pieces.get(key)
+        if pieces is None:
+            pieces = self._pieces[key] = _Pieces(self._new_path())
+        if offset in pieces.seen:
+            return
+        pieces.seen.add(offset)
+        pieces.got += len(data)
+        self._emit(WritePart(pieces.path, offset, data, nbytes))
+        if pieces.got >= nbytes and key in self._pieces:
+            del self._pieces[key]
+            self._events.value_arrived(key, StoredValue(nbytes, None, pieces.path), True)
+
+    # -- trouble and time -------------------------------------------------------------------------------------------
+
+    def write_failed(self, event: WriteFailed, now: float) -> bool:
+        """The disk didn't take a piece; False when nothing on its way has that path."""
+        for key, pieces in self._pieces.items():
+            if pieces.path == event.path:
+                del self._pieces[key]
+                self._events.value_failed(key, [], True, event.reason)
+                self._emit(Unlink(event.path))
+                return True
+        for fetch in self._fetches.values():
+            if fetch.path == event.path:
+                fetch.holders.clear()
+                fetch.reason = event.reason
+                self._try_next(fetch, now)
+                return True
+        return False
+
+    def tick(self, now: float) -> None:
+        """Try the next holder where one has been silent for too long."""
+        for fetch in [f for f in self._fetches.values() if f.transfer and now - f.heard > PATIENCE]:
+            self._try_next(fetch, now)
+
+    def clear(self) -> None:
+        """Give up everything."""
+        for fetch in self._fetches.values():
+            self._abandon(fetch)
+        for pieces in self._pieces.values():
+            self._emit(Unlink(pieces.path))
+        self._fetches.clear()
+        self._transfers.clear()
+        self._pieces.clear()
+        self._taking.clear()

@@ -1,0 +1,224 @@
+"""Events that go into the worker's machine and instructions that come out; messages to the scheduler are instructions too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from futurebroker.protocol.messages import Failure, Message
+from futurebroker.types import Digest, Key
+from futurebroker.worker.packets import Packet, Result
+
+# -- events --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Delivered:
+    """Messages of the scheduler."""
+
+    messages: list[Any]
+
+
+@dataclass(slots=True)
+class Reported:
+    """An executor reports."""
+
+    executor: int
+    results: list[Result]
+
+
+@dataclass(slots=True)
+class ExecutorReady:
+    """An executor takes packets."""
+
+    executor: int
+    threads: int
+
+
+@dataclass(slots=True)
+class ExecutorEnded:
+    """An executor is gone; ``running`` are the numbers of the tasks its threads ran last."""
+
+    executor: int
+    running: list[int]
+    how: str
+
+
+@dataclass(slots=True)
+class Recalled:
+    """These packets were taken back before the executor read them."""
+
+    executor: int
+    packets: list[int]
+
+
+@dataclass(slots=True)
+class RestReturned:
+    """An executor hands back tasks it hasn't begun."""
+
+    executor: int
+    numbers: list[int]
+
+
+@dataclass(slots=True)
+class CallEnded:
+    """What a call out of line came to."""
+
+    number: int
+    value: bytes | None
+    failure: Failure | None
+
+
+@dataclass(slots=True)
+class Probed:
+    """Whether another worker's file can be opened here."""
+
+    key: Key
+    path: str
+    ok: bool
+
+
+@dataclass(slots=True)
+class Taken:
+    """What `TakeFile` came to; ``reason`` is empty when the file is ours now."""
+
+    key: Key
+    target: str
+    reason: str
+
+
+@dataclass(slots=True)
+class WriteFailed:
+    """The disk didn't take what was to be written to ``path``."""
+
+    path: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Tick:
+    """The machine's ``wake_at`` has come."""
+
+
+@dataclass(slots=True)
+class Drain:
+    """Begin nothing more; hand back what hasn't begun."""
+
+
+@dataclass(slots=True)
+class Fresh:
+    """Another scheduler took us in and knows nothing of what we have."""
+
+
+Event = (
+    Delivered | Reported | ExecutorReady | ExecutorEnded | Recalled | RestReturned | CallEnded | Probed | Taken
+    | WriteFailed | Tick | Drain | Fresh
+)  # fmt: skip
+
+# -- instructions --------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class SendPacket:
+    """Give an executor tasks."""
+
+    executor: int
+    packet: Packet
+
+
+@dataclass(slots=True)
+class Recall:
+    """Take back what the executor hasn't read; answered by Recalled, at once."""
+
+    executor: int
+
+
+@dataclass(slots=True)
+class AskRest:
+    """Have the executor report, and hand back what it hasn't begun of its packets; answered by RestReturned."""
+
+    executor: int
+
+
+@dataclass(slots=True)
+class CallOut:
+    """Have the executor call a function beside its tasks; answered by CallEnded."""
+
+    executor: int
+    number: int
+    code: bytes
+    args: bytes
+
+
+@dataclass(slots=True)
+class KeepFunction:
+    """Write a function to where executors look for it."""
+
+    digest: Digest
+    code: bytes
+
+
+@dataclass(slots=True)
+class Probe:
+    """Try whether a file of another worker can be opened here; answered by Probed."""
+
+    key: Key
+    path: str
+
+
+@dataclass(slots=True)
+class TakeFile:
+    """Make a file our own under the path ``target``, by moving or linking it; answered by Taken."""
+
+    key: Key
+    path: str
+    target: str
+    move: bool
+
+
+@dataclass(slots=True)
+class WritePart:
+    """Write bytes of a value's file, which has ``nbytes`` in all; answered only if that fails, by WriteFailed."""
+
+    path: str
+    offset: int
+    data: bytes
+    nbytes: int
+
+
+@dataclass(slots=True)
+class SendPart:
+    """Answer a DataWanted from a file."""
+
+    transfer: int
+    key: Key
+    asker: str
+    path: str
+    offset: int
+    length: int
+    nbytes: int
+
+
+@dataclass(slots=True)
+class Unlink:
+    """Delete a file of ours."""
+
+    path: str
+
+
+@dataclass(slots=True)
+class Drained:
+    """After Drain: nothing runs any more."""
+
+
+@dataclass(slots=True)
+class LeaveNow:
+    """The scheduler asked us to leave."""
+
+    reason: str
+
+
+Instruction = (
+    Message | SendPacket | Recall | AskRest | CallOut | KeepFunction | Probe | TakeFile | WritePart | SendPart | Unlink
+    | Drained | LeaveNow
+)  # fmt: skip

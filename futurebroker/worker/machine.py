@@ -1,0 +1,537 @@
+"""The worker's machine (sans-IO): events in, instructions out.
+
+`WorkerMachine.handle` takes one of the events of `commands` and returns what is to be done about it: messages to the
+scheduler and instructions to the agent. It knows tasks, values and executors by name and number only, and never looks
+into what a user sent. Times are monotonic seconds and always given by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from futurebroker.data.objectstore import ObjectStore, StoredValue
+from futurebroker.protocol import messages
+from futurebroker.protocol.messages import INLINE_LIMIT, Failure, Held
+from futurebroker.types import Key, WorkerId
+from futurebroker.worker import commands
+from futurebroker.worker.arrivals import PART_BYTES, PATIENCE, Arrivals
+from futurebroker.worker.commands import Event, Instruction
+from futurebroker.worker.dispatch import Dispatcher
+from futurebroker.worker.packets import Result
+from futurebroker.worker.records import ExecutorRecord, RunState, TaskRecord
+
+#: seconds without a report after which an executor is asked for the rest of a packet of several tasks
+STALL = 0.025
+#: microseconds of work an executor must have beyond what it runs for an idle one to be given some of it
+WORTH_RECALL = 200
+
+
+class WorkerMachine:
+    """See the top of this file.
+
+    Args:
+        name: of the worker, for failures it reports itself.
+        new_path: makes a fresh path in the worker's folder, one nobody can guess.
+    """
+
+    def __init__(self, name: str, new_path: Callable[[], str]) -> None:
+        self.name = name
+        self.store = ObjectStore()
+        #: the newest attempt of each key that isn't finished
+        self.tasks: dict[Key, TaskRecord] = {}
+        #: the tasks that miss a key, once for each input that it is
+        self.dependents: dict[Key, list[TaskRecord]] = {}
+        self.executors: dict[int, ExecutorRecord] = {}
+        self.dispatcher = Dispatcher(self.store, self.dependents)
+        self.draining = False
+        #: when `Tick` is due; None: never
+        self.wake_at: float | None = None
+        self._out: list[Instruction] = []
+        self._now = 0.0
+        self._new_path = new_path
+        self._arrivals = Arrivals(self, self._emit, new_path)
+        self._calls: dict[int, int] = {}
+        self._waiting_calls: list[messages.CallFunction] = []
+        self._sizes: dict[Key, int] = {}
+        self._drained = False
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """What is to be done about ``event``, in this order."""
+        out = self._out = []
+        self._now = now
+        _EVENTS[type(event)](self, event)
+        if self.dispatcher.ready:
+            self._dispatch()
+        elif self.dispatcher.sent:
+            self._rebalance()
+        if self.store.doomed:
+            out.extend(commands.Unlink(path) for path in self.store.doomed)
+            self.store.doomed.clear()
+        if self.draining and not self.dispatcher.sent and not self._calls and not self._drained:
+            self._drained = True
+            out.append(commands.Drained())
+        return out
+
+    def counts(self) -> dict[str, int]:
+        """How many tasks run, are ready and wait; for metrics."""
+        sent, ready = len(self.dispatcher.sent), self.dispatcher.ready
+        running = sum(min(executor.threads, len(executor.packets)) for executor in self.executors.values())
+        return {
+            "executing": running,
+            "ready": ready + sent - running,
+            "waiting": max(0, len(self.tasks) - sent - ready),
+        }
+
+    def _emit(self, instruction: Instruction) -> None:
+        self._out.append(instruction)
+
+    # -- messages of the scheduler ----------------------------------------------------------------------------------
+
+    def _delivered(self, event: commands.Delivered) -> None:
+        for message in event.messages:
+            _MESSAGES[type(message)](self, message)
+
+    def _run(self, message: messages.Run) -> None:
+        key = message.key
+        known = self.tasks.get(key)
+        if known is not None:
+            if message.attempt <= known.attempt:
+                return
+            self._silence(known)
+        if self.draining:
+            self._out.append(messages.GaveBack(key, message.attempt))
+            return
+        value = self.store.get(key)
+        if value is not None and value.attempt >= message.attempt:
+            return
+        task = TaskRecord(key, message.attempt, message.function, message.args, message.inputs, message.order)
+        self.tasks[key] = task
+        if message.inputs:
+            self._gather(task)
+            if task.state is RunState.GONE:
+                return
+            if task.missing:
+                return
+        if task.state is RunState.WAITING:
+            self.dispatcher.add(task)
+
+    def _gather(self, task: TaskRecord) -> None:
+        """Pin the inputs that are here, and see that the others come."""
+        fetch: list[Held] = []
+        for source in task.inputs:
+            if isinstance(source, bytes):
+                continue
+            value = self.store.get(source.key)
+            if value is not None:
+                value.pins += 1
+                continue
+            task.missing += 1
+            self.dependents.setdefault(source.key, []).append(task)
+            if source.holders:
+                fetch.append(source)
+        for source in fetch:
+            self._fetch(source, kept=False)
+
+    def _fetch(self, source: Held, kept: bool) -> None:
+        self._sizes[source.key] = source.nbytes
+        self._arrivals.fetch(source, kept, self._now)
+        self._wake(self._now + PATIENCE)
+
+    def _free(self, message: messages.Free) -> None:
+        free = self.store.free
+        for key in message.keys:
+            free(key)
+
+    def _drop(self, message: messages.Drop) -> None:
+        task = self.tasks.get(message.key)
+        if task is None or task.attempt != message.attempt:
+            return
+        if task.state is RunState.SENT:
+            task.dropped = True
+            self._unpin(task)
+            self._forget_dependents(task.key)
+        else:
+            self._give_back(task)
+
+    def _give_back_asked(self, message: messages.GiveBack) -> None:
+        recall: dict[int, None] = {}
+        for key, attempt in message.tasks:
+            task = self.tasks.get(key)
+            if task is None or task.attempt != attempt or task.dropped:
+                continue
+            if task.state is not RunState.SENT:
+                self._give_back(task)
+                continue
+            executor = task.packet.executor if task.packet is not None else None
+            if executor is not None and len(executor.packets) > executor.threads:
+                task.give_back = True  # if it has begun, it runs on and its result is reported
+                recall[executor.number] = None
+        for number in recall:
+            self._out.append(commands.Recall(number))
+
+    def _store(self, message: messages.Store) -> None:
+        size = len(message.value)
+        if size <= INLINE_LIMIT:
+            self.value_arrived(message.key, StoredValue(size, message.value), True)
+        else:
+            self._arrivals.store_part(message.key, 0, size, message.value)
+
+    def _adopt(self, message: messages.AdoptFile) -> None:
+        self._sizes[message.key] = message.nbytes
+        self._arrivals.take(message.key, message.path)
+
+    def _store_part(self, message: messages.StorePart) -> None:
+        self._arrivals.store_part(message.key, message.offset, message.nbytes, message.data)
+
+    def _replicate(self, message: messages.Replicate) -> None:
+        key = message.source.key
+        value = self.store.get(key)
+        if value is not None and not value.holder:
+            value.freed = False
+            self._out.append(messages.Stored(key, value.nbytes, value.path))
+            return
+        self._fetch(message.source, kept=True)
+
+    def _add_function(self, message: messages.AddFunction) -> None:
+        self._out.append(commands.KeepFunction(message.digest, message.code))
+
+    def _call(self, message: messages.CallFunction) -> None:
+        if not self.executors:
+            self._waiting_calls.append(message)
+            return
+        number = next(iter(self.executors))
+        self._calls[message.number] = number
+        self._out.append(commands.CallOut(number, message.number, message.code, message.args))
+
+    def _leave(self, message: messages.Leave) -> None:
+        self._out.append(commands.LeaveNow(message.reason))
+
+    def _data_wanted(self, message: messages.DataWanted) -> None:
+        value = self.store.get(message.key)
+        transfer, key, offset, asker = message.transfer, message.key, message.offset, message.asker
+        length = max(0, min(message.length, PART_BYTES))
+        if value is None or value.holder:
+            self._out.append(messages.DataPart(transfer, key, offset, -1, b"", asker))
+        elif value.data is not None:
+            data = value.data[offset : offset + length]
+            self._out.append(messages.DataPart(transfer, key, offset, value.nbytes, data, asker))
+        else:
+            self._out.append(commands.SendPart(transfer, key, asker, value.path, offset, length, value.nbytes))
+
+    def _data_part(self, message: messages.DataPart) -> None:
+        self._arrivals.part(message, self._now)
+
+    # -- values -----------------------------------------------------------------------------------------------------
+
+    def value_arrived(self, key: Key, value: StoredValue, kept: bool) -> None:
+        """See `ArrivalEvents`."""
+        self._sizes.pop(key, None)
+        self._hold(key, value)
+        if kept:
+            self._out.append(messages.Stored(key, value.nbytes, value.path))
+
+    def value_failed(self, key: Key, tried: list[tuple[Key, WorkerId]], kept: bool, reason: str) -> None:
+        """See `ArrivalEvents`."""
+        self._sizes.pop(key, None)
+        if kept:
+            self._out.append(messages.NotStored(key, reason))
+        for task in dict.fromkeys(self.dependents.get(key, ())):
+            if not task.silent and not task.dropped:
+                self._out.append(messages.InputsMissing(task.key, task.attempt, tried))
+            self._silence(task)
+
+    def _hold(self, key: Key, value: StoredValue) -> None:
+        """Keep a value and pin it to the tasks that waited for it."""
+        dependents = self.dependents.pop(key, None)
+        if dependents is not None:
+            value.pins = len(dependents)
+        self.store.put(key, value)
+        if dependents is not None:
+            for task in dependents:
+                task.missing -= 1
+                if not task.missing and task.state is RunState.WAITING:
+                    self.dispatcher.add(task)
+        if value.freed and not value.pins:
+            self.store.free(key)
+
+    def _probed(self, event: commands.Probed) -> None:
+        self._arrivals.probed(event, self._sizes.get(event.key, 0), self._now)
+
+    def _taken(self, event: commands.Taken) -> None:
+        self._arrivals.taken(event, self._sizes.get(event.key, 0), self._now)
+
+    def _write_failed(self, event: commands.WriteFailed) -> None:
+        if self._arrivals.write_failed(event, self._now):
+            return
+        for key in [key for key in self.store if self.store[key].path == event.path]:
+            self.store.free(key)
+            self._out += [commands.Unlink(event.path), messages.NotStored(key, event.reason)]
+
+    # -- the ends of tasks ------------------------------------------------------------------------------------------
+
+    def _unpin(self, task: TaskRecord) -> None:
+        """Let go of the inputs; a task without them is never run again."""
+        store, dependents = self.store, self.dependents
+        for source in task.inputs:
+            if isinstance(source, bytes):
+                continue
+            key = source.key
+            if key in store:
+                store.unpin(key)
+            else:
+                waiting = dependents[key]
+                waiting.remove(task)
+                if not waiting:
+                    del dependents[key]
+        task.inputs = ()
+        task.missing = 0
+
+    def _remove(self, task: TaskRecord) -> None:
+        """Forget a task that isn't in a packet."""
+        if task.state is RunState.READY:
+            self.dispatcher.remove(task)
+        task.state = RunState.GONE
+        if task.inputs:
+            self._unpin(task)
+        if self.tasks.get(task.key) is task:
+            del self.tasks[task.key]
+
+    def _give_back(self, task: TaskRecord) -> None:
+        self._out.append(messages.GaveBack(task.key, task.attempt))
+        current = self.tasks.get(task.key) is task
+        self._remove(task)
+        if current:
+            self._forget_dependents(task.key)
+
+    def _silence(self, task: TaskRecord) -> None:
+        """Nobody expects to hear of ``task`` any more, nor of those that wait for it; what runs runs on, unheard."""
+        if task.silent or task.state is RunState.GONE:
+            return
+        if task.state is RunState.SENT:
+            task.silent = True
+            if task.inputs:
+                self._unpin(task)
+            if self.tasks.get(task.key) is task:
+                del self.tasks[task.key]
+        else:
+            self._remove(task)
+        self._forget_dependents(task.key)
+
+    def _forget_dependents(self, key: Key) -> None:
+        """The task that makes ``key`` came to nothing: the scheduler has decided about those that wait for it."""
+        while key in self.dependents and key not in self.store:
+            self._silence(self.dependents[key][0])
+
+    def _reported(self, event: commands.Reported) -> None:
+        executor = self.executors.get(event.executor)
+        if executor is not None:
+            executor.heard = self._now
+            executor.asked = False
+        take_back, observe = self.dispatcher.take_back, self.dispatcher.costs.observe
+        for result in event.results:
+            task = take_back(result.number)
+            if task is None or task.silent:
+                if result.path:
+                    self._out.append(commands.Unlink(result.path))
+                if task is not None:
+                    self._end(task)
+            elif result.value is not None or result.path:
+                observe(task.function, result.cost)
+                self._finished(task, result)
+            else:
+                self._not_finished(task, result)
+
+    def _end(self, task: TaskRecord) -> None:
+        """A task that was in a packet is done with; a dropped one is answered for."""
+        task.state = RunState.GONE
+        if task.inputs:
+            self._unpin(task)
+        if self.tasks.get(task.key) is task:
+            del self.tasks[task.key]
+        if task.dropped and not task.silent:
+            self._out.append(messages.GaveBack(task.key, task.attempt))
+
+    def _finished(self, task: TaskRecord, result: Result) -> None:
+        self._end(task)
+        if task.dropped:
+            if result.path:
+                self._out.append(commands.Unlink(result.path))
+            return
+        key, nbytes, value, path = task.key, result.nbytes, result.value, result.path
+        self._out.append(messages.Finished(key, task.attempt, nbytes, result.duration, value, path, result.type))
+        self._hold(key, StoredValue(nbytes, value, path, attempt=task.attempt))
+
+    def _not_finished(self, task: TaskRecord, result: Result) -> None:
+        if result.not_run:
+            self._return(task)
+            return
+        if not task.dropped:
+            if result.missing is not None:
+                missing = [self._whose(task.inputs[index]) for index in result.missing]
+                self._out.append(messages.InputsMissing(task.key, task.attempt, missing))
+            else:
+                assert result.failure is not None
+                self.dispatcher.costs.observe(task.function, result.cost)
+                self._out.append(messages.Erred(task.key, task.attempt, result.failure, result.duration))
+        self._end(task)
+        self._forget_dependents(task.key)
+
+    def _whose(self, source: bytes | Held) -> tuple[Key, WorkerId]:
+        assert isinstance(source, Held)
+        value = self.store.get(source.key)
+        return source.key, value.holder if value is not None else ""
+
+    def _return(self, task: TaskRecord) -> None:
+        """A task that was in a packet hasn't begun."""
+        if task.silent or task.dropped:
+            self._end(task)
+        elif self.draining or task.give_back:
+            task.state = RunState.WAITING
+            self._give_back(task)
+        elif task.missing:
+            task.state = RunState.WAITING
+        else:
+            self.dispatcher.add(task)
+
+    # -- executors --------------------------------------------------------------------------------------------------
+
+    def _executor_ready(self, event: commands.ExecutorReady) -> None:
+        self.executors[event.executor] = ExecutorRecord(event.executor, event.threads, self._now)
+        calls, self._waiting_calls = self._waiting_calls, []
+        for message in calls:
+            self._call(message)
+
+    def _executor_ended(self, event: commands.ExecutorEnded) -> None:
+        executor = self.executors.pop(event.executor, None)
+        if executor is None:
+            return
+        for packet in list(executor.packets.values()):
+            for task in packet.tasks:
+                if task.packet is not packet:
+                    continue
+                self.dispatcher.take_back(task.number)
+                if task.number not in event.running or task.silent or task.dropped:
+                    self._return(task)
+                    continue
+                self._out.append(messages.ExecutorDied(task.key, task.attempt, event.how))
+                self._end(task)
+                self._forget_dependents(task.key)
+        for number in [call for call, where in self._calls.items() if where == event.executor]:
+            del self._calls[number]
+            text = f"the executor that ran the call on worker {self.name} ended with {event.how}"
+            failure = Failure("ExecutorDiedError", text, text, "", self.name)
+            self._out.append(messages.FunctionCalled(number, None, failure))
+
+    def _recalled(self, event: commands.Recalled) -> None:
+        executor = self.executors[event.executor]
+        for number in event.packets:
+            packet = executor.packets.get(number)
+            if packet is not None:
+                self._take_back([task.number for task in packet.tasks if task.packet is packet])
+
+    def _rest_returned(self, event: commands.RestReturned) -> None:
+        self._take_back(sorted(event.numbers))
+
+    def _take_back(self, numbers: list[int]) -> None:
+        for number in numbers:
+            task = self.dispatcher.take_back(number)
+            if task is not None:
+                self._return(task)
+
+    def _call_ended(self, event: commands.CallEnded) -> None:
+        if self._calls.pop(event.number, None) is not None:
+            self._out.append(messages.FunctionCalled(event.number, event.value, event.failure))
+
+    def _dispatch(self) -> None:
+        while (chosen := self.dispatcher.next_packet(self.executors.values(), self._now)) is not None:
+            executor, packet = chosen
+            self._out.append(commands.SendPacket(executor.number, packet))
+            if len(packet.tasks) > 1:
+                self._wake(self._now + STALL)
+
+    def _rebalance(self) -> None:
+        """An idle executor gets what another has been sent and hasn't read."""
+        executors = self.executors.values()
+        if all(len(executor.packets) >= executor.threads for executor in executors):
+            return
+        for executor in executors:
+            extra = len(executor.packets) - executor.threads
+            if extra > 0 and (executor.expected > WORTH_RECALL or self._now - executor.heard > STALL):
+                self._out.append(commands.Recall(executor.number))
+                return
+
+    def _wake(self, at: float) -> None:
+        if self.wake_at is None or at < self.wake_at:
+            self.wake_at = at
+
+    def _tick(self, event: commands.Tick) -> None:
+        self.wake_at = None
+        now = self._now
+        for executor in self.executors.values():
+            if not any(len(packet.tasks) > 1 for packet in executor.packets.values()):
+                continue
+            if executor.asked or now - executor.heard < STALL:
+                self._wake(max(now, executor.heard) + STALL)
+                continue
+            executor.asked = True
+            self._out.append(commands.AskRest(executor.number))
+            self._wake(now + STALL)
+        if len(self._arrivals):
+            self._arrivals.tick(now)
+            self._wake(now + PATIENCE)
+
+    # -- the ends of the worker -------------------------------------------------------------------------------------
+
+    def _drain(self, event: commands.Drain) -> None:
+        self.draining = True
+        for task in list(self.tasks.values()):
+            if task.state in (RunState.WAITING, RunState.READY):
+                self._give_back(task)
+        for executor in self.executors.values():
+            if executor.packets:
+                self._out.append(commands.Recall(executor.number))
+                self._out.append(commands.AskRest(executor.number))
+
+    def _fresh(self, event: commands.Fresh) -> None:
+        self._arrivals.clear()
+        self._sizes.clear()
+        self._calls.clear()
+        self._waiting_calls.clear()
+        for task in list(self.tasks.values()):
+            self._silence(task)
+        for key in list(self.store):
+            self.store.free(key)
+
+
+_MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
+    messages.Run: WorkerMachine._run,
+    messages.Free: WorkerMachine._free,
+    messages.Drop: WorkerMachine._drop,
+    messages.GiveBack: WorkerMachine._give_back_asked,
+    messages.Store: WorkerMachine._store,
+    messages.AdoptFile: WorkerMachine._adopt,
+    messages.StorePart: WorkerMachine._store_part,
+    messages.Replicate: WorkerMachine._replicate,
+    messages.AddFunction: WorkerMachine._add_function,
+    messages.CallFunction: WorkerMachine._call,
+    messages.Leave: WorkerMachine._leave,
+    messages.DataWanted: WorkerMachine._data_wanted,
+    messages.DataPart: WorkerMachine._data_part,
+}
+
+_EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
+    commands.Delivered: WorkerMachine._delivered,
+    commands.Reported: WorkerMachine._reported,
+    commands.ExecutorReady: WorkerMachine._executor_ready,
+    commands.ExecutorEnded: WorkerMachine._executor_ended,
+    commands.Recalled: WorkerMachine._recalled,
+    commands.RestReturned: WorkerMachine._rest_returned,
+    commands.CallEnded: WorkerMachine._call_ended,
+    commands.Probed: WorkerMachine._probed,
+    commands.Taken: WorkerMachine._taken,
+    commands.WriteFailed: WorkerMachine._write_failed,
+    commands.Tick: WorkerMachine._tick,
+    commands.Drain: WorkerMachine._drain,
+    commands.Fresh: WorkerMachine._fresh,
+}

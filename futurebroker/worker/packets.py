@@ -1,0 +1,152 @@
+"""What the agent and its executors say to each other; bytes made by user code stay closed on the agent's side.
+
+On the data socket, each packet (SOCK_SEQPACKET) is one `Packet` to the executor or one list of `Result` from it; what is
+too large for the kernel's buffer goes through a file, and the packet names it. On the control socket, a stream, each
+record follows its length in four bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from futurebroker.protocol.messages import Failure
+from futurebroker.types import Digest, Key
+
+#: bytes an encoded packet may have; a larger one goes through a file
+PACKET_BYTES = 128 * 1024
+#: bytes of kernel buffer asked for on each side of the data socket
+SOCKET_BUFFER = 1024 * 1024
+#: bytes of results after which an executor reports before its packet is done
+REPORT_BYTES = 64 * 1024
+#: name of the folder, inside the store's, that holds one file a function
+FUNCTIONS = "functions"
+#: a breadcrumb: the number of the task a thread runs
+CRUMB = struct.Struct("<Q")
+#: length of a record on the control socket
+LENGTH = struct.Struct("!I")
+
+
+class ValueFile(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """An input that is to be mapped."""
+
+    path: str
+
+
+class Task(msgspec.Struct, array_like=True, gc=False):
+    """A task as an executor gets it.
+
+    An input is bytes (the value), a file, or the number of an earlier task of the same packet.
+    """
+
+    number: int  #: the agent's own; never used twice
+    key: Key
+    function: Digest
+    args: bytes
+    inputs: tuple[bytes | ValueFile | int, ...] = ()
+
+
+class Packet(msgspec.Struct, array_like=True, gc=False):
+    """Tasks for one thread of an executor, in order."""
+
+    number: int
+    tasks: list[Task]
+    path: str = ""  #: the packet lies in this file instead, because it is large
+
+
+class Result(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
+    """What a task came to: a value, a failure, inputs that weren't there, or nothing because an input failed."""
+
+    number: int
+    duration: int  #: microseconds in user code
+    cost: int = 0  #: microseconds in all
+    nbytes: int = 0
+    value: bytes | None = None
+    type: str = ""
+    path: str = ""
+    failure: Failure | None = None
+    missing: list[int] | None = None  #: places of inputs whose files are gone
+    not_run: bool = False  #: an earlier task of the packet, whose result it needs, has none
+
+
+class Control(msgspec.Struct, array_like=True, tag_field="tag"):
+    """Base of what travels on the control socket."""
+
+
+class Setup(Control, tag=1):
+    """To an executor, first of all."""
+
+    worker: str
+    worker_id: str
+    store: str
+    threads: int
+    crumbs: str  #: path of the breadcrumb file; empty: none, because it is a thread of the agent
+    resources: dict[str, float] = {}
+    path: list[str] = []  #: for the end of sys.path
+
+
+class ReturnRest(Control, tag=2):
+    """To an executor: report what is done, and hand back what its packets hold that hasn't begun."""
+
+
+class Call(Control, tag=3):
+    """To an executor: call a function beside its tasks."""
+
+    number: int
+    code: bytes
+    args: bytes
+
+
+class Stop(Control, tag=4):
+    """To an executor: end orderly; the sockets close next."""
+
+
+class Ready(Control, tag=10):
+    """From an executor: it takes packets."""
+
+    pid: int
+
+
+class Rest(Control, tag=11):
+    """From an executor: these tasks haven't begun and won't."""
+
+    numbers: list[int]
+
+
+class Called(Control, tag=12):
+    """From an executor: what a call came to."""
+
+    number: int
+    value: bytes | None = None
+    failure: Failure | None = None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+encode_packet = _encode
+encode_results = _encode
+decode_packet = msgspec.msgpack.Decoder(Packet).decode
+#: results, or the path of the file they are in
+decode_results = msgspec.msgpack.Decoder(list[Result] | str).decode
+_decode_control = msgspec.msgpack.Decoder(Setup | ReturnRest | Call | Stop | Ready | Rest | Called).decode
+
+
+def encode_control(record: Control) -> bytes:
+    """A record with its length before it."""
+    body = _encode(record)
+    return LENGTH.pack(len(body)) + body
+
+
+def take_controls(buffer: bytearray) -> list[Control]:
+    """Remove the complete records from the front of ``buffer`` and return them."""
+    records: list[Control] = []
+    start = 0
+    while len(buffer) - start >= LENGTH.size:
+        (length,) = LENGTH.unpack_from(buffer, start)
+        end = start + LENGTH.size + length
+        if len(buffer) < end:
+            break
+        records.append(_decode_control(bytes(buffer[start + LENGTH.size : end])))
+        start = end
+    del buffer[:start]
+    return records

@@ -1,0 +1,475 @@
+"""A worker's agent: carries out what its machine says, and keeps executors, store and heartbeats going.
+
+It runs on one asyncio loop and never runs or opens what a user sent: executors do. `run_worker` is the whole of a worker
+process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import platform
+import secrets as random_names
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import psutil
+
+from futurebroker.data.folders import StoreFolder
+from futurebroker.data.valuefiles import ValueFiles
+from futurebroker.exceptions import FuturebrokerError, RefusedError
+from futurebroker.protocol import messages
+from futurebroker.protocol.member import Member
+from futurebroker.protocol.messages import Message, Welcome
+from futurebroker.states import WorkerStatus
+from futurebroker.types import Role
+from futurebroker.worker import commands
+from futurebroker.worker.commands import Event
+from futurebroker.worker.executors import Executor
+from futurebroker.worker.machine import WorkerMachine
+from futurebroker.worker.monitor import Monitor
+from futurebroker.worker.packets import FUNCTIONS, Call, Called, Result, ReturnRest, Setup
+
+logger = logging.getLogger("futurebroker.worker")
+
+#: environment variable with a JSON list of folders for the end of the executors' sys.path
+PATH_VARIABLE = "FUTUREBROKER_SYS_PATH"
+#: seconds that what runs gets to finish when the worker closes
+DRAIN_TIMEOUT = 25.0
+#: seconds between heartbeats until the scheduler says otherwise
+HEARTBEAT_INTERVAL = 1.0
+#: seconds before an executor that died before it was ready is started again; doubles up to the maximum
+RESTART_FIRST = 0.2
+RESTART_MAX = 30.0
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class SchedulerLink(Protocol):
+    """The part of `Member` that a worker uses."""
+
+    async def connect(self, timeout: float) -> None:
+        """Join the cluster."""
+
+    def send(self, message: Message) -> None:
+        """Send a numbered message."""
+
+    def heartbeat(self, status: str, metrics: dict[str, Any]) -> None:
+        """Send a heartbeat."""
+
+    async def close(self, reason: str = "") -> None:
+        """Say goodbye."""
+
+
+LinkFactory = Callable[..., SchedulerLink]
+
+
+class WorkerService:
+    """See the top of this file.
+
+    Args:
+        executors: how many processes run tasks; default one a CPU.
+        threads: tasks each of them runs at once.
+        resources: abstract amounts tasks may ask for.
+        memory_limit: bytes; default the machine's.
+        processes: False makes the executors threads of this process.
+        local_folder: where to make the folder of stored values.
+        make_link: makes the conversation with the scheduler, with `Member`'s arguments.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        cluster: str,
+        secret: bytes,
+        name: str | None = None,
+        executors: int | None = None,
+        threads: int = 1,
+        resources: dict[str, float] | None = None,
+        memory_limit: int | None = None,
+        processes: bool = True,
+        local_folder: str | None = None,
+        make_link: LinkFactory = Member,
+    ) -> None:
+        self.id = f"w-{random_names.token_hex(6)}"
+        self.name = name or f"{socket.gethostname()}-{self.id[2:6]}"
+        self.executors = executors or os.cpu_count() or 1
+        self.threads = threads
+        self.resources = dict(resources or {})
+        self.memory_limit = memory_limit or psutil.virtual_memory().total
+        self.processes = processes
+        self._where: dict[str, Any] = {"url": url, "cluster": cluster, "secret": secret}
+        self._local_folder = local_folder
+        self._make_link = make_link
+        self._status = WorkerStatus.RUNNING
+        self._running: dict[int, Executor] = {}
+        self._last_executor = 0
+        self._restart_pause = RESTART_FIRST
+        self._events: deque[Event] = deque()
+        self._busy = False
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._heartbeat_timer: asyncio.TimerHandle | None = None
+        self._interval = HEARTBEAT_INTERVAL
+        self._monitor = Monitor()
+        self._round_trip = 0.0
+        self._closing: asyncio.Task[None] | None = None
+        self._finished = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._all_ready: asyncio.Future[None] | None = None
+        #: whether `start` has succeeded
+        self.started = False
+        #: why the scheduler refused us, once it did
+        self.refusal: RefusedError | None = None
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self, timeout: float = 30.0) -> None:
+        """Start the executors and join the cluster; returns when tasks can run.
+
+        Raises:
+            NoSchedulerError, RefusedError, ClusterConnectionError: see `Member.connect`.
+            FuturebrokerError: the executors don't start; their own output says why.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._folder = StoreFolder.make(self._local_folder)
+        self._files = ValueFiles(self._folder.path)
+        self._machine = WorkerMachine(self.name, self._files.new_path)
+        self._all_ready = self._loop.create_future()
+        self._link = self._make_link(Role.WORKER, self.id, **self._where, events=self, loop=self._loop, info=self._info)
+        try:
+            async with asyncio.timeout(timeout):
+                for _ in range(self.executors):
+                    self._start_executor()
+                await self._link.connect(timeout)
+                await self._all_ready
+        except BaseException as error:
+            await self._end("could not start")
+            if isinstance(error, TimeoutError):
+                raise FuturebrokerError(f"the executors of worker {self.name} weren't ready in {timeout:g} s") from None
+            raise
+        self.started = True
+        self._beat()
+
+    async def finished(self) -> None:
+        """Wait until the worker has closed, for whatever reason."""
+        await self._finished.wait()
+
+    async def close(self, drain: bool = True) -> None:
+        """Leave: hand back what hasn't begun, let the rest finish (with ``drain``), and clean up. May be called twice."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close(drain, "closed"))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, drain: bool, reason: str) -> None:
+        self._status = WorkerStatus.CLOSING
+        self._feed(commands.Drain())
+        if drain:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._drained.wait(), DRAIN_TIMEOUT)
+        await self._end(reason)
+
+    async def _end(self, reason: str) -> None:
+        self._status = WorkerStatus.CLOSING
+        for timer in (self._tick_timer, self._heartbeat_timer, *self._timers):
+            if timer is not None:
+                timer.cancel()
+        executors = list(self._running.values())
+        if not self._drained.is_set():
+            for executor in executors:
+                executor.kill()
+        await asyncio.gather(*(executor.close() for executor in executors))
+        await self._link.close(reason)
+        self._folder.close()
+        self._finished.set()
+
+    # -- executors --------------------------------------------------------------------------------------------------
+
+    def _start_executor(self) -> None:
+        self._last_executor += 1
+        number = self._last_executor
+        setup = Setup(self.name, self.id, str(self._folder.path), self.threads, "", self.resources, _handed_down_path())
+        executor = self._running[number] = Executor(number, setup, self, self._loop)
+        if self.processes:
+            executor.start_process(self._environment())
+        else:
+            executor.start_threads()
+
+    def _environment(self) -> dict[str, str]:
+        """As ours; native libraries share the CPUs among the tasks that can run at once."""
+        share = str(max(1, (os.cpu_count() or 1) // (self.executors * self.threads)))
+        return {**dict.fromkeys(_THREAD_VARIABLES, share), **os.environ}
+
+    def ready(self, executor: Executor) -> None:
+        """See `ExecutorEvents`."""
+        self._restart_pause = RESTART_FIRST
+        self._feed(commands.ExecutorReady(executor.number, executor.threads))
+        if self._all_ready is not None and not self._all_ready.done():
+            if sum(other.is_ready for other in self._running.values()) == self.executors:
+                self._all_ready.set_result(None)
+
+    def reported(self, executor: Executor, results: list[Result]) -> None:
+        """See `ExecutorEvents`."""
+        self._feed(commands.Reported(executor.number, results))
+
+    def rest_returned(self, executor: Executor, numbers: list[int]) -> None:
+        """See `ExecutorEvents`."""
+        self._feed(commands.RestReturned(executor.number, numbers))
+
+    def called(self, executor: Executor, called: Called) -> None:
+        """See `ExecutorEvents`."""
+        self._feed(commands.CallEnded(called.number, called.value, called.failure))
+
+    def ended(self, executor: Executor, how: str) -> None:
+        """See `ExecutorEvents`."""
+        del self._running[executor.number]
+        if executor.is_ready:
+            self._feed(commands.ExecutorEnded(executor.number, executor.running(), how))
+        if self._status is WorkerStatus.CLOSING:
+            return
+        logger.warning("worker %s: executor %d ended with %s; starting another", self.name, executor.pid, how)
+        if executor.is_ready:
+            self._start_executor()
+            return
+        if self._all_ready is not None and not self._all_ready.done():
+            self._all_ready.set_exception(FuturebrokerError(f"an executor can't start: it ended with {how}"))
+            return
+        self._later(self._restart_pause, self._start_executor)
+        self._restart_pause = min(self._restart_pause * 2, RESTART_MAX)
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        def run() -> None:
+            self._timers.discard(timer)
+            call()
+
+        timer = self._loop.call_later(seconds, run)
+        self._timers.add(timer)
+
+    # -- the scheduler ----------------------------------------------------------------------------------------------
+
+    def deliver(self, messages: list[Any]) -> None:
+        """See `MemberEvents`."""
+        self._feed(commands.Delivered(messages))
+
+    def welcomed(self, welcome: Welcome, fresh: bool) -> None:
+        """See `MemberEvents`."""
+        self._interval = welcome.settings.get("heartbeat", HEARTBEAT_INTERVAL)
+        if fresh:
+            self._feed(commands.Fresh())
+
+    def heard(self, round_trip: float) -> None:
+        """See `MemberEvents`."""
+        self._round_trip = round_trip
+
+    def lost(self, error: Exception | None) -> None:
+        """See `MemberEvents`: what runs goes on, and its results wait for the link."""
+        logger.warning("worker %s lost its scheduler (%s); reconnecting", self.name, error or "closed")
+
+    def refused(self, reason: str) -> None:
+        """See `MemberEvents`."""
+        self.refusal = RefusedError(reason)
+        logger.error("worker %s: %s", self.name, self.refusal)
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close(False, reason))
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "executors": self.executors,
+            "threads": self.threads,
+            "slots": self.executors * self.threads,
+            "resources": self.resources,
+            "memory_limit": self.memory_limit,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "store": str(self._folder.path),
+        }
+
+    def _beat(self) -> None:
+        self._heartbeat_timer = self._loop.call_later(self._interval, self._beat)
+        self._link.heartbeat(self._status.value, self.metrics())
+
+    def metrics(self) -> dict[str, Any]:
+        """What a heartbeat tells; CPU is measured since the call before."""
+        statuses = {e.pid: "ready" if e.is_ready else "starting" for e in self._running.values()}
+        store = self._machine.store
+        return {
+            **self._monitor.sample(statuses),
+            **self._machine.counts(),
+            "managed": store.managed,
+            "spilled": 0,
+            "stored": len(store),
+            "round_trip": self._round_trip,
+        }
+
+    # -- the machine ------------------------------------------------------------------------------------------------
+
+    def _feed(self, event: Event) -> None:
+        """Let the machine handle ``event`` and carry out what it says; events that arise meanwhile wait their turn."""
+        self._events.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        machine, perform, send = self._machine, _PERFORM, self._link.send
+        try:
+            while self._events:
+                for instruction in machine.handle(self._events.popleft(), self._loop.time()):
+                    carry_out = perform.get(type(instruction))
+                    if carry_out is None:
+                        send(instruction)  # type: ignore[arg-type]  # all others are messages
+                    else:
+                        carry_out(self, instruction)
+        finally:
+            self._busy = False
+        if self._tick_timer is None and machine.wake_at is not None:
+            self._tick_timer = self._loop.call_at(machine.wake_at, self._tick)
+
+    def _tick(self) -> None:
+        self._tick_timer = None
+        self._feed(commands.Tick())
+
+    def _send_packet(self, instruction: commands.SendPacket) -> None:
+        self._running[instruction.executor].send(instruction.packet)
+
+    def _recall(self, instruction: commands.Recall) -> None:
+        executor = self._running.get(instruction.executor)
+        if executor is not None:
+            self._events.append(commands.Recalled(instruction.executor, executor.recall()))
+
+    def _ask_rest(self, instruction: commands.AskRest) -> None:
+        executor = self._running.get(instruction.executor)
+        if executor is not None:
+            executor.tell(ReturnRest())
+
+    def _call_out(self, instruction: commands.CallOut) -> None:
+        self._running[instruction.executor].tell(Call(instruction.number, instruction.code, instruction.args))
+
+    def _keep_function(self, instruction: commands.KeepFunction) -> None:
+        self._files.write_function(FUNCTIONS, instruction.digest, instruction.code)
+
+    def _probe(self, instruction: commands.Probe) -> None:
+        ok = self._files.can_open(instruction.path)
+        self._events.append(commands.Probed(instruction.key, instruction.path, ok))
+
+    def _take_file(self, instruction: commands.TakeFile) -> None:
+        reason = ""
+        try:
+            self._files.take(instruction.path, instruction.target, instruction.move)
+        except OSError as error:
+            reason = str(error)
+        self._events.append(commands.Taken(instruction.key, instruction.target, reason))
+
+    def _write_part(self, instruction: commands.WritePart) -> None:
+        try:
+            self._files.write_part(instruction.path, instruction.offset, instruction.data, instruction.nbytes)
+        except OSError as error:
+            self._events.append(commands.WriteFailed(instruction.path, str(error)))
+
+    def _send_part(self, instruction: commands.SendPart) -> None:
+        nbytes = instruction.nbytes
+        try:
+            data = self._files.read_part(instruction.path, instruction.offset, instruction.length)
+        except OSError:
+            data, nbytes = b"", -1
+        self._link.send(
+            messages.DataPart(
+                instruction.transfer, instruction.key, instruction.offset, nbytes, data, instruction.asker
+            )
+        )
+
+    def _unlink(self, instruction: commands.Unlink) -> None:
+        self._files.unlink(instruction.path)
+
+    def _has_drained(self, instruction: commands.Drained) -> None:
+        self._drained.set()
+
+    def _leave_now(self, instruction: commands.LeaveNow) -> None:
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close(True, instruction.reason))
+
+
+_PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {
+    commands.SendPacket: WorkerService._send_packet,
+    commands.Recall: WorkerService._recall,
+    commands.AskRest: WorkerService._ask_rest,
+    commands.CallOut: WorkerService._call_out,
+    commands.KeepFunction: WorkerService._keep_function,
+    commands.Probe: WorkerService._probe,
+    commands.TakeFile: WorkerService._take_file,
+    commands.WritePart: WorkerService._write_part,
+    commands.SendPart: WorkerService._send_part,
+    commands.Unlink: WorkerService._unlink,
+    commands.Drained: WorkerService._has_drained,
+    commands.LeaveNow: WorkerService._leave_now,
+}
+
+
+def _handed_down_path() -> list[str]:
+    text = os.environ.get(PATH_VARIABLE, "")
+    try:
+        entries = json.loads(text) if text else []
+    except ValueError:
+        entries = None
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        logger.warning("%s isn't a JSON list of folders; ignored", PATH_VARIABLE)
+        return []
+    return entries
+
+
+async def run_worker(*, timeout: float = 30.0, **settings: Any) -> None:
+    """Run a worker until it is told to end: by SIGTERM or SIGINT, or by its scheduler.
+
+    Args:
+        timeout: seconds to join the cluster in.
+        settings: for `WorkerService`.
+
+    Raises:
+        ClusterConnectionError: it could not join, or was refused later on.
+    """
+    gc.set_threshold(50_000, 20, 50)
+    loop = asyncio.get_running_loop()
+    service = WorkerService(**settings)
+    ending: list[asyncio.Task[None]] = []
+    work = loop.create_task(_run(service, timeout))
+
+    def end() -> None:
+        """The first signal drains; later ones change nothing, because platforms send several."""
+        if not ending:
+            ending.append(loop.create_task(_end_early(service, work)))
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, end)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+        await asyncio.gather(*ending)
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+        sys.stdout.flush()
+    if service.refusal is not None:
+        raise service.refusal
+
+
+async def _run(service: WorkerService, timeout: float) -> None:
+    await service.start(timeout)
+    await service.finished()
+
+
+async def _end_early(service: WorkerService, work: asyncio.Task[None]) -> None:
+    if service.started:
+        await service.close()
+    else:
+        work.cancel()
