@@ -1,0 +1,143 @@
+"""Calls on their way to the scheduler: what is called and how, and many calls as few messages, column by column."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+from futurebroker.client.futures import KeyState
+from futurebroker.exceptions import MessageTooLargeError
+from futurebroker.protocol.messages import AddFunction, Message, Submit, TaskOptions
+from futurebroker.protocol.serialize import dump_function, name_of
+from futurebroker.protocol.wire import BATCH_BYTES, BATCH_MESSAGES
+from futurebroker.types import Digest, Key
+
+#: bytes a pickled function may have
+FUNCTION_LIMIT = 4 * 1024 * 1024
+#: characters of a function's name that its keys begin with
+NAME_LIMIT = 80
+
+
+class Call:
+    """A function with the options of its calls; calls that share this object travel in one message."""
+
+    __slots__ = ("code", "digest", "name", "options", "prefix")
+
+    def __init__(self, digest: Digest, code: bytes, name: str, options: TaskOptions | None, salt: str) -> None:
+        self.digest = digest
+        self.code = code
+        self.name = name
+        self.options = options
+        #: keys are this and a number; interned, because every key starts with it
+        self.prefix = sys.intern(f"{name}-{salt}")
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], options: TaskOptions | None, salt: str, name: str = "") -> Call:
+        """The call of ``function``, pickled.
+
+        Raises:
+            TypeError: it can't be called.
+            SerializationError: it can't be pickled.
+            MessageTooLargeError: its pickle is over `FUNCTION_LIMIT`.
+        """
+        if not callable(function):
+            raise TypeError(f"the first argument must be callable, got {type(function).__name__}")
+        name = (name or name_of(function))[:NAME_LIMIT]
+        digest, code = dump_function(function)
+        if len(code) > FUNCTION_LIMIT:
+            raise MessageTooLargeError(f"the function {name} with what it closes over", len(code), FUNCTION_LIMIT)
+        return cls(digest, code, name, options, salt)
+
+
+#: what the outbox holds of a call: function and options, where its result is told, its arguments, its dependencies
+PreparedCall: TypeAlias = tuple[Call, KeyState, bytes, tuple[Key, ...] | None]
+
+
+def task_options(
+    workers: str | Iterable[str] | None,
+    allow_other_workers: bool,
+    resources: dict[str, float] | None,
+    retries: int,
+    priority: int,
+) -> TaskOptions | None:
+    """The options of a call as they travel; None when all are the defaults."""
+    if workers is None and not resources and not retries and not priority:
+        if allow_other_workers:
+            raise ValueError("allow_other_workers= means something only together with workers=")
+        return None
+    names = worker_names(workers)
+    if allow_other_workers and not names:
+        raise ValueError("allow_other_workers= means something only together with workers=")
+    amounts = None if not resources else {str(name): float(amount) for name, amount in resources.items()}
+    if amounts and min(amounts.values()) < 0:
+        raise ValueError("resources= takes amounts of 0 or more")
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise ValueError(f"retries= takes 0 or a positive number, got {retries!r}")
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise TypeError(f"priority= takes a whole number, got {priority!r}")
+    return TaskOptions(names, allow_other_workers, amounts, retries, priority)
+
+
+def worker_names(workers: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Names, ids or host names of workers as they travel; none means all."""
+    names = (workers,) if isinstance(workers, str) else tuple(workers or ())
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("workers= takes names, ids or host names of workers, as text")
+    return names
+
+
+class Coalescer:
+    """Turns what an outbox holds into messages, on the I/O thread; each function is sent before its first call."""
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self._send = send
+        self._known: set[Digest] = set()
+
+    def forget(self) -> None:
+        """The scheduler is a new one and knows no function."""
+        self._known.clear()
+
+    def send(self, outbox: deque[PreparedCall | Message]) -> int:
+        """Send what is in ``outbox`` now; returns the bytes of arguments that were sent."""
+        total = 0
+        size = 0
+        current: Call | None = None
+        keys: list[Key] = []
+        arguments: list[bytes] = []
+        dependencies: list[tuple[Key, ...]] | None = None
+        # Not "while outbox": a thread that keeps calling must not keep us from sending.
+        for _ in range(len(outbox)):
+            item = outbox.popleft()
+            if type(item) is not tuple:
+                if current is not None:
+                    self._send(Submit(current.digest, keys, arguments, dependencies, current.options))
+                    current = None
+                self._send(item)  # type: ignore[arg-type]
+                continue
+            call, state, packed, needs = item
+            if call is not current or size > BATCH_BYTES or len(keys) >= BATCH_MESSAGES:
+                if current is not None:
+                    self._send(Submit(current.digest, keys, arguments, dependencies, current.options))
+                if call.digest not in self._known:
+                    self._introduce(call)
+                current = call
+                keys, arguments, dependencies, size = [], [], None, 0
+            keys.append(state.key)
+            arguments.append(packed)
+            size += len(packed)
+            total += len(packed)
+            if needs is not None:
+                if dependencies is None:
+                    dependencies = [()] * (len(keys) - 1)
+                dependencies.append(needs)
+            elif dependencies is not None:
+                dependencies.append(())
+        if current is not None:
+            self._send(Submit(current.digest, keys, arguments, dependencies, current.options))
+        return total
+
+    def _introduce(self, call: Call) -> None:
+        self._known.add(call.digest)
+        self._send(AddFunction(call.digest, call.name, call.code))

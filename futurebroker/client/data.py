@@ -1,0 +1,198 @@
+"""Sends data to the cluster: what users scatter, and what is made of large arguments.
+
+Small data travels in its message. Larger data is written to a file that a worker on the same host takes over; where the
+scheduler is elsewhere, or no worker can open the file, it goes in parts through the broker. The first file is waited
+for, to learn whether files are taken over at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+from futurebroker.client.connection import Connection
+from futurebroker.client.futures import ERROR, FINISHED, PENDING, Future, KeyState, settle
+from futurebroker.client.gathering import futures_in
+from futurebroker.client.waiters import run_blocking
+from futurebroker.data.files import write_value
+from futurebroker.data.folders import StoreFolder
+from futurebroker.protocol.messages import INLINE_LIMIT, Message, PutFile, PutPart, PutValue
+from futurebroker.protocol.serialize import Buffer, dump_frames, frames_size, layout
+from futurebroker.secret import is_loopback
+from futurebroker.types import Key
+
+#: bytes of data in one message
+PART = 256 * 1024
+#: times the same large argument may come before its sender is told of `scatter`
+REPEATS = 3
+#: large arguments whose repetitions are counted
+REMEMBERED = 1000
+_SEQUENCES: Final = frozenset({list, tuple, set, frozenset})
+
+
+class DataSender:
+    """One client's way to put data into the cluster."""
+
+    def __init__(self, connection: Connection, salt: str, patience: float) -> None:
+        self._connection = connection
+        self._salt = salt
+        self._patience = patience
+        self._files_work: bool | None = None if is_loopback(connection.url) else False
+        self._folder: StoreFolder | None = None
+        self._making = threading.Lock()
+        #: large arguments by the digest of their bytes, as long as a future of them lives
+        self._moved: weakref.WeakValueDictionary[bytes, Future[Any]] = weakref.WeakValueDictionary()
+        self._repeats: Counter[tuple[str, bytes]] = Counter()
+        self._warned: set[str] = set()
+
+    def close(self) -> None:
+        """Remove what no worker took over."""
+        with self._making:
+            folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.close()
+
+    # -- scatter -----------------------------------------------------------------------------------------------------
+
+    async def scatter(self, data: Any, workers: tuple[str, ...], broadcast: bool, hashed: bool, blocking: bool) -> Any:
+        """See `Client.scatter`."""
+        if isinstance(data, (range, Iterator)):
+            data = list(data)
+        kind = type(data)
+        if kind is dict:
+            return {
+                name: await self._put_one(
+                    value, name if isinstance(name, str) else None, workers, broadcast, hashed, blocking
+                )
+                for name, value in data.items()
+            }
+        if kind in _SEQUENCES or (isinstance(data, tuple) and hasattr(data, "_make")):
+            futures = [await self._put_one(value, None, workers, broadcast, hashed, blocking) for value in data]
+            return data._make(futures) if kind not in _SEQUENCES else kind(futures)
+        return await self._put_one(data, None, workers, broadcast, hashed, blocking)
+
+    async def _put_one(
+        self, value: Any, key: Key | None, workers: tuple[str, ...], broadcast: bool, hashed: bool, blocking: bool
+    ) -> Future[Any]:
+        name = type(value).__name__
+        frames = dump_frames(value, f"the {name} to scatter")
+        if key is None:
+            key = f"{name}-{digest_of(frames).hex()[:32]}" if hashed else self._new_key(name)
+        return await self._put(key, frames, frames_size(frames), workers, broadcast, blocking)
+
+    # -- large arguments ---------------------------------------------------------------------------------------------
+
+    def move(self, what: str, frames: list[Buffer], size: int) -> Future[Any]:
+        """A future of a large argument, the same one as long as the same bytes are in use."""
+        digest = digest_of(frames)
+        future: Future[Any] | None = self._moved.get(digest)
+        if future is None or future.cancelled() or future.status == ERROR.value:
+            key = self._new_key("data")
+            future = run_blocking(self._put(key, frames, size, (), False, True))
+            self._moved[digest] = future
+        if len(self._repeats) > REMEMBERED:
+            self._repeats.clear()
+        self._repeats[what, digest] += 1
+        if self._repeats[what, digest] >= REPEATS and what not in self._warned:
+            self._warned.add(what)
+            warnings.warn(
+                f"{what} is the same {size:,} bytes again and again; they are stored once, but pickled for each call: "
+                "use client.scatter(...) and pass the future it returns",
+                stacklevel=5,
+            )
+        return future
+
+    def shared(self, what: str, value: Any, limit: int) -> Any:
+        """``value`` itself, or a future of it if its bytes are more than ``limit`` and it holds no futures."""
+        if isinstance(value, Future) or next(futures_in(value), None) is not None:
+            return value
+        frames = dump_frames(value, what)
+        size = frames_size(frames)
+        return value if size <= limit else self.move(what, frames, size)
+
+    # -- one value ---------------------------------------------------------------------------------------------------
+
+    def _new_key(self, name: str) -> Key:
+        return f"{name}-{self._salt}d{self._connection.number()}"
+
+    async def _put(
+        self, key: Key, frames: list[Buffer], size: int, workers: tuple[str, ...], broadcast: bool, blocking: bool
+    ) -> Future[Any]:
+        connection = self._connection
+        connection.check_open()
+        with connection.lock:
+            known = connection.states.get(key)
+            if known is not None and known.refs > 0 and known.status in (PENDING, FINISHED):
+                known.refs += 1
+                return Future(known)
+            state = KeyState(key, connection, -1)
+            connection.states[key] = state
+        future: Future[Any] = Future(state)
+        if size <= INLINE_LIMIT:
+            connection.put(PutValue(key, b"".join(layout(frames)), workers, broadcast))
+        elif self._files_work is not False:
+            await self._put_file(future, frames, workers, broadcast, blocking)
+        else:
+            await self._put_parts(state, frames, size, workers, broadcast, blocking)
+        return future
+
+    async def _put_file(
+        self, future: Future[Any], frames: list[Buffer], workers: tuple[str, ...], broadcast: bool, blocking: bool
+    ) -> None:
+        connection = self._connection
+        state = future._state
+        size = frames_size(frames)
+        if self._files_work is None:
+            await connection.ask("wait_for_workers", 1, blocking, self._patience)
+        folder = self._own_folder().path
+        path = write_value(folder, frames) if blocking else await asyncio.to_thread(write_value, folder, frames)
+        connection.put(PutFile(state.key, str(path), size, workers, broadcast))
+        if self._files_work is None:
+            connection.flush()
+            await settle([state], blocking)
+            self._files_work = state.status is FINISHED
+            if not self._files_work:
+                path.unlink(missing_ok=True)
+                connection.renew(state)
+                await self._put_parts(state, frames, size, workers, broadcast, blocking)
+
+    async def _put_parts(
+        self,
+        state: KeyState,
+        frames: list[Buffer],
+        size: int,
+        workers: tuple[str, ...],
+        broadcast: bool,
+        blocking: bool,
+    ) -> None:
+        def parts() -> Iterator[Message]:
+            offset = 0
+            for piece in layout(frames):
+                view = memoryview(piece).cast("B")
+                for start in range(0, len(view), PART):
+                    data = bytes(view[start : start + PART])
+                    yield PutPart(state.key, offset, size, data, workers, broadcast)
+                    offset += len(data)
+
+        await self._connection.stream(parts(), blocking)
+
+    def _own_folder(self) -> StoreFolder:
+        with self._making:
+            if self._folder is None:
+                self._folder = StoreFolder.make()
+            return self._folder
+
+
+def digest_of(frames: list[Buffer]) -> bytes:
+    """A digest of a value's bytes."""
+    content = hashlib.blake2b(digest_size=16)
+    for frame in frames:
+        content.update(b"%d;" % len(frame))
+        content.update(frame)
+    return content.digest()

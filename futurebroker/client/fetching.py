@@ -1,0 +1,143 @@
+"""Gets results that lie in a worker's store: by mapping the file on the same host, else in parts through the broker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from futurebroker.client.futures import FINISHED, UNOPENED, KeyState, unopened
+from futurebroker.client.waiters import Countdown, pause
+from futurebroker.data.files import map_value
+from futurebroker.exceptions import ResultError
+from futurebroker.protocol.messages import DataPart, DataWanted, Held, Message
+from futurebroker.protocol.serialize import loads
+
+logger = logging.getLogger("futurebroker.client")
+
+#: bytes asked for at a time
+PART = 256 * 1024
+#: parts asked for ahead
+AHEAD = 4
+#: seconds without a part after which the transfer starts again, because its holder may be gone
+PATIENCE = 10.0
+#: seconds before a holder that doesn't have the result is asked again; the scheduler mostly says first that it is lost
+AGAIN = 0.2
+#: times a result that is said to be there is asked for
+ATTEMPTS = 5
+
+
+class Channel(Protocol):
+    """What a transfer needs of the connection."""
+
+    routes: dict[int, Callable[[DataPart], None]]
+
+    def number(self) -> int: ...
+    def put(self, message: Message) -> None: ...
+    def flush(self) -> None: ...
+
+
+class Transfer:
+    """One result on its way here in parts; `take` runs on the I/O thread."""
+
+    def __init__(self, channel: Channel, held: Held) -> None:
+        self.data: bytearray | None = None
+        self.missing = False
+        self.ended = Countdown(1)
+        self._channel = channel
+        self._held = held
+        self._number = channel.number()
+        self._asked = 0
+        self._came = 0
+
+    def start(self) -> None:
+        """Ask for the first parts."""
+        self._channel.routes[self._number] = self.take
+        for _ in range(AHEAD):
+            if self._asked == 0 or self._asked < self._held.nbytes:
+                self._ask()
+        self._channel.flush()
+
+    def stop(self) -> None:
+        """Take no more parts."""
+        self._channel.routes.pop(self._number, None)
+
+    def take(self, part: DataPart) -> None:
+        """A part arrived: keep it and ask for another."""
+        if part.nbytes < 0:
+            self.missing = True
+            self.ended.end()
+            return
+        if self.data is None:
+            self.data = bytearray(part.nbytes)
+        if part.nbytes != len(self.data) or part.offset + len(part.data) > len(self.data):
+            self.missing = True
+            self.ended.end()
+            return
+        self.data[part.offset : part.offset + len(part.data)] = part.data
+        self._came += len(part.data)
+        if self._came >= part.nbytes:
+            self.ended.end()
+        elif self._asked < part.nbytes:
+            self._ask()
+
+    def _ask(self) -> None:
+        self._channel.put(DataWanted(self._number, self._held.key, self._asked, PART))
+        self._asked += PART
+
+    @property
+    def progress(self) -> int:
+        """Bytes that have arrived."""
+        return self._came
+
+
+async def fetch(channel: Channel, state: KeyState, held: Held, blocking: bool) -> Any:
+    """The result that lies at ``held``, kept in ``state``; UNOPENED when it turns out to be lost or moved.
+
+    Raises:
+        ResultError: it can't be opened here, or can't be had although it is said to be there.
+    """
+    data: memoryview | bytearray | None = _mapped(held)
+    attempts = 0
+    while data is None:
+        attempts += 1
+        data = await _transfer(channel, held, blocking)
+        if state.status is not FINISHED or state.held is not held:
+            return UNOPENED
+        if data is None:
+            if attempts == ATTEMPTS:
+                raise ResultError(f"the result of {state.key} could not be fetched from its worker")
+            await pause(Countdown(1), blocking, AGAIN)
+    try:
+        result = loads(data)
+    except Exception as error:
+        raise unopened(state.key, error) from error
+    state.result = result
+    return result
+
+
+def _mapped(held: Held) -> memoryview | None:
+    """The file of the first holder whose store this process can open."""
+    for worker, path in held.holders:
+        if not path:
+            continue
+        try:
+            return map_value(path)
+        except OSError as error:
+            logger.debug("%s of worker %s can't be mapped: %s", held.key, worker, error)
+    return None
+
+
+async def _transfer(channel: Channel, held: Held, blocking: bool) -> bytearray | None:
+    """The bytes of a result, in parts; None when the holder doesn't have it or went silent."""
+    transfer = Transfer(channel, held)
+    transfer.start()
+    try:
+        progress = -1
+        while not await pause(transfer.ended, blocking, PATIENCE):
+            if transfer.progress == progress:
+                return None
+            progress = transfer.progress
+    finally:
+        transfer.stop()
+    return None if transfer.missing else transfer.data

@@ -1,0 +1,402 @@
+"""Futures, and the state that all futures of one key in one client share.
+
+States are written with the connection's lock held (by its I/O thread, or by a cancelling thread) and read without it.
+A `Future` costs two small objects and no lock: it is given up by appending its state to a queue, which is all that
+``__del__`` may do, because it runs in any thread at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import html
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
+from types import TracebackType
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from futurebroker.client.waiters import Countdown, Waiter, pause, run_blocking
+from futurebroker.exceptions import CancelledError, ResultError
+from futurebroker.protocol.messages import Failure, Held, Message
+from futurebroker.protocol.serialize import load_failure, loads_writable
+from futurebroker.states import FutureState
+from futurebroker.types import Key
+
+PENDING: Final = FutureState.PENDING
+FINISHED: Final = FutureState.FINISHED
+ERROR: Final = FutureState.ERROR
+CANCELLED: Final = FutureState.CANCELLED
+LOST: Final = FutureState.LOST
+
+T = TypeVar("T")
+
+#: result of a state whose bytes nobody has opened yet
+UNOPENED: Final = object()
+
+
+class Keeper(Protocol):
+    """What a future needs of the connection that it belongs to."""
+
+    asynchronous: bool
+    dropped: deque[KeyState]
+
+    @property
+    def lock(self) -> Any: ...
+
+    def wake(self) -> None: ...
+    def flush(self) -> None: ...
+    def put(self, message: Message) -> None: ...
+    def watch(self, states: list[KeyState], waiter: Waiter) -> int: ...
+    def unwatch(self, states: list[KeyState], waiter: Waiter) -> None: ...
+    def cancel(self, states: list[KeyState], force: bool, reason: str) -> None: ...
+    def retry(self, states: list[KeyState]) -> None: ...
+    def call_back(self, states: list[KeyState], call: Callable[[], object]) -> None: ...
+    def fetch(self, state: KeyState, held: Held, blocking: bool) -> Any: ...
+
+
+class KeyState:
+    """What one client knows of one key. ``refs`` counts the futures of it that are alive."""
+
+    __slots__ = (
+        "cause",
+        "held",
+        "inputs",
+        "keeper",
+        "key",
+        "refs",
+        "result",
+        "size",
+        "status",
+        "type",
+        "value",
+        "waiters",
+    )
+
+    def __init__(self, key: Key, keeper: Keeper, size: int) -> None:
+        self.key = key
+        self.keeper = keeper
+        self.status = PENDING
+        self.refs = 1
+        #: bytes of its arguments, counted against what the scheduler takes; -1 once settled
+        self.size = size
+        #: who is told when it is settled
+        self.waiters: tuple[Waiter, ...] | None = None
+        #: the result as it came, until somebody asks for it
+        self.value: bytes | None = None
+        self.held: Held | None = None
+        self.result: Any = UNOPENED
+        #: why it failed or was cancelled
+        self.cause: Failure | BaseException | None = None
+        #: name of the result's type
+        self.type = ""
+        #: futures of data that the client made of large arguments: without it the task could not be run again
+        self.inputs: tuple[Future[Any], ...] = ()
+
+    def error(self) -> BaseException:
+        """A new exception that says why this failed; one a call, so that tracebacks don't grow from raise to raise."""
+        cause = self.cause
+        if isinstance(cause, Failure):
+            return load_failure(cause)
+        return CancelledError(f"{self.key} was cancelled") if cause is None else copy.copy(cause)
+
+
+def open_value(state: KeyState) -> Any:
+    """The result of a finished state whose value came inline.
+
+    Raises:
+        ResultError: it can't be opened here; the message says why.
+    """
+    value = state.value
+    if value is None:
+        return state.result
+    try:
+        result = loads_writable(value)
+    except Exception as error:
+        raise unopened(state.key, error) from error
+    state.result = result
+    state.value = None
+    return result
+
+
+def unopened(key: Key, error: Exception) -> ResultError:
+    """The error for a result that arrived and can't be opened in this program."""
+    return ResultError(f"the result of {key} can't be opened here: {type(error).__name__}: {error}")
+
+
+async def outcome(state: KeyState, blocking: bool) -> Any:
+    """The result of a settled state, fetched if it lies elsewhere, or its error raised."""
+    while True:
+        if state.status is not FINISHED:
+            if state.status is PENDING or state.status is LOST:
+                await settle([state], blocking)
+                continue
+            raise state.error()
+        if state.result is not UNOPENED:
+            return state.result
+        if state.value is not None:
+            return open_value(state)
+        held = state.held
+        if held is None:
+            raise ResultError(f"the result of {state.key} was not sent")
+        result = await state.keeper.fetch(state, held, blocking)
+        if result is not UNOPENED:
+            return result
+
+
+async def settle(states: list[KeyState], blocking: bool, timeout: float | None = None, eager: bool = False) -> bool:
+    """Wait until all ``states`` of one connection are settled, with ``eager`` or one badly; False on timeout."""
+    keeper = states[0].keeper
+    waiter = Countdown(len(states), eager)
+    if keeper.watch(states, waiter) == 0:
+        return True
+    ended = False
+    try:
+        ended = await pause(waiter, blocking, timeout)
+    finally:
+        if not ended or eager:
+            keeper.unwatch(states, waiter)
+    return ended
+
+
+class Future(Generic[T]):
+    """The result of a task that may not have run yet: `concurrent.futures.Future` for another machine.
+
+    The methods of `concurrent.futures.Future` mean what PEP 3148 says, but for ``set_result`` and its like, which are
+    the scheduler's to call. `key`, `status`, `release`, `retry`, `traceback` and `type` are those of dask.distributed.
+    Futures are equal only if they are the same object. When the last future of a key goes, its result is released.
+
+    With an asynchronous client, `result`, `exception` and `traceback` return awaitables; ``await future`` works in any
+    event loop and with every client.
+    """
+
+    __slots__ = ("__weakref__", "_held", "_state")
+
+    def __init__(self, state: KeyState) -> None:
+        self._state = state
+        self._held = True
+
+    # -- what concurrent.futures has ---------------------------------------------------------------------------------
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The result; blocks until it is there.
+
+        Raises:
+            TimeoutError: ``timeout`` seconds went by; the task goes on.
+            CancelledError: it was cancelled.
+            Exception: what the task raised, with the traceback of the task.
+        """
+        state = self._state
+        if state.keeper.asynchronous:
+            return self._result(False, timeout)
+        try:
+            return self.blocking_result(timeout)
+        finally:
+            # The exception's traceback holds this frame; it must not hold the future in turn.
+            del self, state
+
+    def blocking_result(self, timeout: float | None = None) -> Any:
+        """As `result`, but blocks with an asynchronous client too; not to be called on an event loop's thread."""
+        state = self._state
+        if state.result is not UNOPENED and state.status is FINISHED:
+            return self._pick(state.result)
+        try:
+            return run_blocking(self._result(True, timeout))
+        finally:
+            del self, state
+
+    def exception(self, timeout: float | None = None) -> Any:
+        """The exception the task raised, or None; blocks until that is known. Raises as `result` does for the rest."""
+        return self._enter(self._exception, timeout)
+
+    def traceback(self, timeout: float | None = None) -> Any:
+        """The traceback of the exception the task raised, or None; blocks until that is known."""
+        return self._enter(self._traceback, timeout)
+
+    def done(self) -> bool:
+        """Whether the task finished, failed or was cancelled."""
+        status = self._state.status
+        return status is not PENDING and status is not LOST
+
+    def running(self) -> bool:
+        """Always False, because a client isn't told when a task begins; ask ``client.processing()``."""
+        return False
+
+    def cancelled(self) -> bool:
+        """Whether the task was cancelled."""
+        return self._state.status is CANCELLED
+
+    def cancel(self, reason: str = "") -> bool:
+        """Give up the task, unless it is done; returns whether it is cancelled now.
+
+        The status changes at once. What already runs is not interrupted and its result is dropped; tasks that depend
+        on this one are cancelled too. Another client that wants the same key still gets it.
+        """
+        state = self._state
+        if not self.done():
+            state.keeper.cancel([state], False, reason)
+        return state.status is CANCELLED
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Call ``fn(future)`` when this is done, at once if it is done already.
+
+        All callbacks of a client run on one thread of their own, in the order of completion, as in dask.distributed;
+        their exceptions are logged.
+        """
+        self._state.keeper.call_back([self._state], lambda: fn(self))
+
+    # -- what dask.distributed adds ----------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> Key:
+        """Names the task and its result in the cluster."""
+        return self._state.key
+
+    @property
+    def status(self) -> str:
+        """One of "pending", "finished", "error", "cancelled" and "lost" (being computed again)."""
+        return self._state.status.value
+
+    @property
+    def type(self) -> str | None:
+        """Name of the result's type; None before it is known."""
+        return self._state.type or None
+
+    def release(self) -> None:
+        """Don't hold the result any longer, as if this future was deleted."""
+        if self._held:
+            self._held = False
+            keeper = self._state.keeper
+            keeper.dropped.append(self._state)
+            keeper.wake()
+
+    def retry(self) -> None:
+        """Run a failed task again, from the task that failed first."""
+        self._state.keeper.retry([self._state])
+
+    # -- Python's own ------------------------------------------------------------------------------------------------
+
+    def __del__(self) -> None:
+        # Appends and at most asks to be noticed: no lock may be taken here.
+        if self._held:
+            try:
+                keeper = self._state.keeper
+                keeper.dropped.append(self._state)
+                keeper.wake()
+            except (AttributeError, TypeError):
+                return  # the interpreter is half gone
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._result(False, None).__await__()
+
+    def __reduce__(self) -> tuple[Callable[[Key], Future[Any]], tuple[Key]]:
+        return unbound, (self._state.key,)
+
+    def __repr__(self) -> str:
+        kind = f", type: {self.type}" if self.type else ""
+        return f"<Future: {self.status}{kind}, key: {self.key}>"
+
+    def _repr_html_(self) -> str:
+        kind = f" <b>type:</b> {html.escape(self.type)}" if self.type else ""
+        return f"<b>Future: {html.escape(self.key)}</b> <b>status:</b> {self.status}{kind}"
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _pick(self, result: Any) -> Any:
+        """This future's part of the result of its key; all of it, but in a chunk of `Client.map`."""
+        return result
+
+    def _enter(self, method: Callable[[bool, float | None], Any], timeout: float | None) -> Any:
+        if self._state.keeper.asynchronous:
+            return method(False, timeout)
+        return run_blocking(method(True, timeout))
+
+    async def _wait(self, blocking: bool, timeout: float | None) -> None:
+        if not self.done() and not await settle([self._state], blocking, timeout):
+            raise TimeoutError(f"{self._state.key} was not done after {timeout:g} s")
+
+    async def _result(self, blocking: bool, timeout: float | None) -> Any:
+        try:
+            await self._wait(blocking, timeout)
+            return self._pick(await outcome(self._state, blocking))
+        finally:
+            del self
+
+    async def _exception(self, blocking: bool, timeout: float | None) -> BaseException | None:
+        await self._wait(blocking, timeout)
+        if self._state.status is FINISHED:
+            return None
+        error = self._state.error()
+        if self._state.status is CANCELLED:
+            raise error
+        return error
+
+    async def _traceback(self, blocking: bool, timeout: float | None) -> TracebackType | None:
+        error = await self._exception(blocking, timeout)
+        return None if error is None else error.__traceback__
+
+
+class ChunkFuture(Future[T]):
+    """One call's part of a task of many calls; see ``chunksize`` of `Client.map`."""
+
+    __slots__ = ("_index",)
+
+    def __init__(self, state: KeyState, index: int) -> None:
+        super().__init__(state)
+        self._index = index
+
+    @property
+    def index(self) -> int:
+        """Which of the chunk's results is this one's."""
+        return self._index
+
+    @property
+    def type(self) -> str | None:
+        """None: what is known is the type of the whole chunk's result."""
+        return None
+
+    def _pick(self, result: Any) -> Any:
+        return result[self._index]
+
+    def __reduce__(self) -> tuple[Callable[[Key], Future[Any]], tuple[Key]]:
+        return unbound, (f"{self._state.key}[{self._index}]",)
+
+
+# -- futures without a client ----------------------------------------------------------------------------------------
+
+
+class _Nobody:
+    """The keeper of futures that were pickled: it refuses everything, with the way out."""
+
+    asynchronous = False
+
+    def __init__(self) -> None:
+        self.dropped: deque[KeyState] = deque(maxlen=0)
+        self.lock = nullcontext()
+
+    def wake(self) -> None:
+        """Nobody is waiting to hear of it."""
+
+    def _refuse(self, *_: object) -> Any:
+        raise RuntimeError(
+            "this future was pickled and has no client any more; pass futures as arguments of a task, on their own or "
+            "inside a list, tuple, set, dict or named tuple, and the task gets their results"
+        )
+
+    flush = put = watch = unwatch = cancel = retry = call_back = fetch = _refuse
+
+
+NOBODY: Final = _Nobody()
+
+
+def unbound(key: Key) -> Future[Any]:
+    """The future that unpickling one gives, as in dask.distributed: it has a key and no client."""
+    return Future(KeyState(key, NOBODY, 0))
+
+
+def ensure_future(thing: object) -> Future[Any]:
+    """``thing`` if it is a future, else a TypeError that says what was given."""
+    if isinstance(thing, Future):
+        return thing
+    hint = "; use asyncio's own functions for its futures" if isinstance(thing, asyncio.Future) else ""
+    raise TypeError(f"expected a future of futurebroker, got {type(thing).__name__}{hint}")

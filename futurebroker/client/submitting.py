@@ -1,0 +1,217 @@
+"""Turns calls into futures: keys, options, arguments, and room at the scheduler."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from operator import getitem
+from typing import Any, Final
+
+from futurebroker.client.arguments import SCALARS, Packed, pack
+from futurebroker.client.calls import Call
+from futurebroker.client.connection import Connection
+from futurebroker.client.data import DataSender
+from futurebroker.client.futures import CANCELLED, ChunkFuture, Future, KeyState
+from futurebroker.protocol.chunks import chunked
+from futurebroker.protocol.messages import INLINE_LIMIT, TaskOptions
+from futurebroker.protocol.serialize import name_of
+from futurebroker.types import Key
+
+#: bytes above which what all calls of a `map` share is sent once
+SHARED_LIMIT = 4 * 1024
+_ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+_dumps = pickle.dumps
+
+
+def new_salt() -> str:
+    """What the keys of one client have in common and no other client's have."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(8))
+
+
+class Submitter:
+    """Makes futures of calls for one connection; used from any thread."""
+
+    def __init__(self, connection: Connection, salt: str, patience: float) -> None:
+        self._connection = connection
+        self._salt = salt
+        self.data = DataSender(connection, salt, patience)
+        #: the last function submitted without options; one attribute, so that threads see both or neither
+        self._last: tuple[Any, Call | None] = (None, None)
+
+    # -- one call ----------------------------------------------------------------------------------------------------
+
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        """A call without options: the shortest way."""
+        connection = self._connection
+        last, call = self._last
+        if call is None or last is not function:
+            call = Call.of(function, None, self._salt)
+            self._last = (function, call)
+        if kwargs or not SCALARS.issuperset(map(type, args)):
+            return self._start(call, self._pack(call, args, kwargs))
+        data = _dumps((args, kwargs), 5)
+        if len(data) > INLINE_LIMIT:
+            return self._start(call, self._pack(call, args, kwargs))
+        if connection.ended is not None:
+            connection.check_open()
+        number = next(connection.counter)
+        if number - connection.settled > connection.max_tasks or connection.unsettled_bytes > connection.max_bytes:
+            connection.wait_for_room(number)
+        key = f"{call.prefix}{number}"
+        state = KeyState(key, connection, len(data))
+        connection.states[key] = state
+        connection.outbox.append((call, state, data, None))
+        if not connection.awake:
+            connection.wake()
+        return Future(state)
+
+    def submit_with(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions | None,
+        key: Key | None,
+        pure: bool,
+    ) -> Future[Any]:
+        """A call with options. A key that this client holds already gives a future of that, whatever is called."""
+        call = Call.of(function, options, self._salt)
+        return self._start_named(call, args, kwargs, _checked(key), pure)
+
+    def _start_named(
+        self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], key: Key | None, pure: bool
+    ) -> Future[Any]:
+        if key is not None:
+            known = self._known(key)
+            if known is not None:
+                return known
+        packed = self._pack(call, args, kwargs)
+        if key is None and pure:
+            key = _pure_key(call, packed)
+        return self._start(call, packed) if key is None else self._start_keyed(call, packed, key)
+
+    # -- many calls --------------------------------------------------------------------------------------------------
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions | None,
+        key: str | Sequence[Key] | None,
+        pure: bool,
+        chunksize: int,
+    ) -> list[Future[Any]]:
+        """See `Client.map`."""
+        if not iterables:
+            raise ValueError("map() takes at least one iterable after the function")
+        if isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1:
+            raise ValueError(f"chunksize= takes 1 or more, got {chunksize!r}")
+        name = key if isinstance(key, str) else name_of(function) if callable(function) else ""
+        keys = None if key is None or isinstance(key, str) else [_checked(one) for one in key]
+        kwargs = self._shared(name, kwargs)
+        rows = zip(*iterables)
+        if chunksize > 1:
+            if keys is not None:
+                raise ValueError("a list of keys names single calls; with chunksize= give a prefix, or nothing")
+            call = Call.of(chunked(function), options, self._salt, name)
+            return self._map_chunks(call, rows, kwargs, pure, chunksize)
+        call = Call.of(function, options, self._salt, name)
+        if keys is None and not pure:
+            return [self._start(call, self._pack(call, row, kwargs)) for row in rows]
+        if keys is None:
+            return [self._start_named(call, row, kwargs, None, pure) for row in rows]
+        all_rows = list(rows)
+        if len(keys) != len(all_rows):
+            raise ValueError(f"key= has {len(keys)} keys for {len(all_rows)} calls")
+        return [self._start_named(call, row, kwargs, one, pure) for row, one in zip(all_rows, keys)]
+
+    def _map_chunks(
+        self, call: Call, rows: Iterator[tuple[Any, ...]], kwargs: dict[str, Any], pure: bool, chunksize: int
+    ) -> list[Future[Any]]:
+        futures: list[Future[Any]] = []
+        while chunk := list(islice(rows, chunksize)):
+            whole = self._start_named(call, (chunk,), kwargs, None, pure)
+            state = whole._state
+            with self._connection.lock:
+                state.refs += len(chunk)
+            futures += [ChunkFuture(state, index) for index in range(len(chunk))]
+        return futures
+
+    def _shared(self, name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Keyword arguments of all calls of a map, the larger ones made data once."""
+        return {
+            key: value
+            if type(value) in SCALARS and not isinstance(value, (str, bytes))
+            else self.data.shared(f"argument {key}= of {name}", value, SHARED_LIMIT)
+            for key, value in kwargs.items()
+        }
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _pack(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+        return pack(self._connection, call.name, args, kwargs, self.data.move, self._split)
+
+    def _split(self, part: ChunkFuture[Any]) -> Future[Any]:
+        """A task that picks one result out of a chunk, for tasks that need only that."""
+        return self.submit(getitem, (_whole(part), part.index), {})
+
+    def _start(self, call: Call, packed: Packed, key: Key | None = None) -> Future[Any]:
+        connection = self._connection
+        if connection.ended is not None:
+            connection.check_open()
+        number = next(connection.counter)
+        if number - connection.settled > connection.max_tasks or connection.unsettled_bytes > connection.max_bytes:
+            connection.wait_for_room(number)
+        data = packed.data
+        state = KeyState(key or f"{call.prefix}{number}", connection, len(data))
+        if packed.inputs:
+            state.inputs = packed.inputs
+        connection.states[state.key] = state
+        connection.outbox.append((call, state, data, packed.dependencies))
+        if not connection.awake:
+            connection.wake()
+        return Future(state)
+
+    def _known(self, key: Key) -> Future[Any] | None:
+        """Another future of a key this client holds; None if it doesn't, or it was cancelled."""
+        connection = self._connection
+        connection.check_open()
+        with connection.lock:
+            state = connection.states.get(key)
+            if state is None or state.status is CANCELLED:
+                return None
+            state.refs += 1
+        return Future(state)
+
+    def _start_keyed(self, call: Call, packed: Packed, key: Key) -> Future[Any]:
+        # Looking and sending with the lock held: a release of the same key goes out before or after both.
+        with self._connection.lock:
+            return self._known(key) or self._start(call, packed, key)
+
+
+def _whole(part: ChunkFuture[Any]) -> Future[Any]:
+    """The future of all results of a part's chunk."""
+    state = part._state
+    with state.keeper.lock:
+        state.refs += 1
+    return Future(state)
+
+
+def _checked(key: Any) -> Key | None:
+    if key is not None and (not isinstance(key, str) or not key):
+        raise TypeError(f"key= takes text, got {key!r}")
+    return key
+
+
+def _pure_key(call: Call, packed: Packed) -> Key:
+    """The same for the same function and arguments, as far as these pickle to the same bytes."""
+    digest = hashlib.sha256(call.digest)
+    for part in (packed.data, *(key.encode() for key in packed.dependencies or ())):
+        digest.update(b"%d;" % len(part))
+        digest.update(part)
+    return f"{call.name}-{digest.hexdigest()[:32]}"

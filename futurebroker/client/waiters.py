@@ -1,0 +1,119 @@
+"""How threads and event loops wait for keys, with one object for any number of keys.
+
+A waiter is registered with the states it waits for and told of each that is settled: by the I/O thread, with the
+connection's lock held, so `Waiter.ready` must be short and must not call anything of the user's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from futurebroker.states import FutureState
+
+
+class Settled(Protocol):
+    """What a waiter is told of: a key that is finished, failed or cancelled."""
+
+    @property
+    def status(self) -> FutureState:
+        """Its state now."""
+
+
+class Waiter(Protocol):
+    """Wants to know when keys are settled."""
+
+    def ready(self, settled: Any) -> None:
+        """One of the keys this was registered for is settled. Called with the connection's lock held."""
+
+
+class Countdown:
+    """Blocks a thread, or suspends a coroutine, until ``count`` keys are settled.
+
+    Args:
+        eager: also end as soon as a key is settled otherwise than with a result.
+    """
+
+    __slots__ = ("_asleep", "_eager", "_wake", "count")
+
+    def __init__(self, count: int, eager: bool = False) -> None:
+        self.count = count
+        self._eager = eager
+        self._wake: Callable[[], object] | None = None
+        # A plain lock, held until the end, is the cheapest thing a thread can wait for.
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+
+    def ready(self, settled: Settled) -> None:
+        """See `Waiter.ready`."""
+        self.count -= 1
+        if self.count == 0 or (self._eager and settled.status is not FutureState.FINISHED):
+            self.end()
+
+    def end(self) -> None:
+        """Let go who waits. May be called more than once and from any thread."""
+        try:
+            self._asleep.release()
+        except RuntimeError:
+            return
+        wake = self._wake
+        if wake is not None:
+            wake()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the end; False when ``timeout`` seconds went by first."""
+        return self._asleep.acquire(True, -1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX)))
+
+    async def wait_async(self, timeout: float | None = None) -> bool:
+        """As `wait`, in the running event loop, which goes on meanwhile."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def settle() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        self._wake = lambda: post(loop, settle)
+        # The end may have come between registering and the line above: the lock tells.
+        if self._asleep.acquire(False):
+            return True
+        try:
+            async with asyncio.timeout(timeout):
+                await ended
+        except TimeoutError:
+            if not ended.done():
+                return False
+            raise
+        return True
+
+
+def post(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> bool:
+    """Run ``call`` on the loop's thread; False when the loop has been closed."""
+    try:
+        loop.call_soon_threadsafe(call, *arguments)
+    except RuntimeError:
+        return False
+    return True
+
+
+async def pause(countdown: Countdown, blocking: bool, timeout: float | None = None) -> bool:
+    """Wait for ``countdown``: by blocking this thread, or in the running loop.
+
+    With ``blocking`` the coroutine that awaits this never suspends, so `run_blocking` can drive it; that is how every
+    method of the client works both ways with one body.
+    """
+    if blocking:
+        return countdown.wait(timeout)
+    return await countdown.wait_async(timeout)
+
+
+def run_blocking(coroutine: Any) -> Any:
+    """The result of a coroutine that blocks instead of suspending; see `pause`."""
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        return finished.value
+    coroutine.close()
+    raise RuntimeError("a call that must block was suspended; this is a bug in futurebroker")
