@@ -248,3 +248,16 @@ class InvalidTransition(FuturebrokerError):  # noqa: N818 - the name is the desi
 
     def __str__(self) -> str:
         return f"{self.key} cannot go from {self.start} to {self.finish}; story: {self.story or 'none kept'}"
+
+
+class InvariantViolation(FuturebrokerError, AssertionError):  # noqa: N818 - it names what happened, as the laws do
+    """A law of the scheduler's state does not hold. This is a bug in the scheduler; ``story`` tells of the task."""
+
+    def __init__(self, law: str, what: str, story: str = "") -> None:
+        super().__init__(law, what, story)
+        self.law = law
+        self.what = what
+        self.story = story
+
+    def __str__(self) -> str:
+        return f"{self.law}: {self.what}" + (f"; story: {self.story}" if self.story else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from futurebroker.protocol.messages import (
     KEEP_LIMIT,
@@ -59,8 +59,12 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
         for key in message.keys:
             _reject(state, client, key, "its function was never sent")
         return
+    rows: Sequence[tuple[Key, ...]] = message.dependencies or ((),) * len(message.keys)
+    if not len(message.keys) == len(message.args) == len(rows):
+        for key in message.keys:
+            _reject(state, client, key, "its message has more keys than calls, or fewer")
+        return
     pool = placement.pool_for(state, message.options)
-    rows: Iterable[tuple[Key, ...]] = message.dependencies or ((),) * len(message.keys)
     tasks = state.tasks
     room = state.policy.client_tasks - len(client.wants)
     for key, args, names in zip(message.keys, message.args, rows, strict=True):
@@ -77,6 +81,9 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             if None in known:
                 missing = names[known.index(None)]
                 _reject(state, client, key, f"its dependency {missing} was cancelled, lost or never known")
+                continue
+            if len(names) > 1 and len(set(names)) < len(names):
+                _reject(state, client, key, "it names a dependency twice")
                 continue
             dependencies = tuple(known)  # type: ignore[arg-type]
         task = state.add_task(key, function.kind, function, args, dependencies, pool)
@@ -205,11 +212,11 @@ def _new_data(
     state: SchedulerState, client: ClientRecord, key: Key, workers: tuple[str, ...]
 ) -> tuple[TaskRecord | None, Pool]:
     """A record for scattered data; None if the key is known, which then is wanted by one more."""
-    pool = placement.pool_for(state, TaskOptions(workers=workers) if workers else None)
     known = state.tasks.get(key)
     if known is not None:
         want(state, client, known)
-        return None, pool
+        return None, known.pool
+    pool = placement.pool_for(state, TaskOptions(workers=workers) if workers else None)
     task = state.add_task(key, state.kind(DATA), None, b"", (), pool)
     task.add_client(client)
     return task, pool
@@ -268,4 +275,4 @@ def _refuse_data(state: SchedulerState, task: TaskRecord, reason: str) -> None:
     for client in task.each_client():
         task.discard_client(client)
         state.send(client.client_id, KeyCancelled(task.key, reason, "rejected"))
-    state.check.append(task)
+    transitions.released_forgotten(state, task)  # at once: calls that name it may follow in the same envelope

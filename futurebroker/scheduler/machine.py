@@ -147,11 +147,12 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     worker.pipeline.clear()
     for pool in state.pools.values():
         _refresh(state, pool)
+    # An input that goes with the worker makes a task look as if it had not begun: choose before.
+    blamed = [task for task in worker.processing if not task.waiting_on and task.function is not None][: worker.slots]
     for task in tuple(worker.holds):
         task.discard_holder(worker)
         if task.state is MEMORY and task.holders is None and task.value is None:
             transitions.lose(state, task)
-    blamed = [task for task in worker.processing if not task.waiting_on and task.function is not None][: worker.slots]
     for task in tuple(worker.processing):
         if task.worker is worker:
             _take_from_lost(state, worker, task, blame=not event.expected and task in blamed)
@@ -159,6 +160,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     state.roomy.pop(worker, None)
     state.touched.pop(worker, None)
     reports.worker_leaves_calls(state, worker)
+    state.commands = [command for command in state.commands if command.peer != event.worker]
     state.commands.append(Forget(event.worker))
 
 

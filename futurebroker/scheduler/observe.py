@@ -18,8 +18,8 @@ KEYS_SHOWN = 10_000
 def ask(state: SchedulerState, client: ClientRecord, message: Ask) -> None:
     """Answer a question now; `wait_for_workers` is answered when there are enough."""
     if message.topic == "wait_for_workers":
-        count = PendingCount(client.client_id, message.number, int(message.about or 0))
-        state.counts_awaited.append(count)
+        at_least = message.about if isinstance(message.about, int) else 0
+        state.counts_awaited.append(PendingCount(client.client_id, message.number, at_least))
         answer_counts(state)
         return
     answer = TOPICS.get(message.topic)
@@ -28,8 +28,13 @@ def ask(state: SchedulerState, client: ClientRecord, message: Ask) -> None:
         state.send(
             client.client_id, Answer(message.number, None, f"unknown topic {message.topic!r}; known are {known}")
         )
+        return
+    try:
+        value = answer(state, message.about)
+    except (TypeError, AttributeError) as error:
+        state.send(client.client_id, Answer(message.number, None, f"{message.topic} of {message.about!r}: {error}"))
     else:
-        state.send(client.client_id, Answer(message.number, answer(state, message.about)))
+        state.send(client.client_id, Answer(message.number, value))
 
 
 def answer_counts(state: SchedulerState) -> None:

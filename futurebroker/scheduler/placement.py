@@ -21,6 +21,8 @@ CANDIDATES = 4
 PIPELINE_DEPENDENCIES = 16
 #: seconds one task costs beside its own code
 OVERHEAD = 20e-6
+#: what sums of resources may be off by: three tenths are more than 0.3
+DRIFT = 1e-9
 
 
 # -- who may -------------------------------------------------------------------------------------------------------
@@ -80,9 +82,9 @@ def update_room(state: SchedulerState, worker: WorkerRecord) -> None:
 
 def has_resources(worker: WorkerRecord, pool: Pool) -> bool:
     """Whether the pool's resources are free on the worker now."""
-    used = worker.used
+    used, capacity = worker.used, worker.resources
     return all(
-        used.get(name, 0.0) + amount <= worker.resources.get(name, 0.0) for name, amount in pool.resources.items()
+        used.get(name, 0.0) + amount <= capacity.get(name, 0.0) + DRIFT for name, amount in pool.resources.items()
     )
 
 

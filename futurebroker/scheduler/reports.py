@@ -40,7 +40,8 @@ def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> N
     task = state.tasks.get(report.key)
     if task is None or task.worker is not worker or task.attempt != report.attempt or task.function is None:
         state.counters["stale"] += 1
-        if task is None or worker not in task.holder_paths():
+        # While the worker runs a newer attempt a Free would take that one's result; it replaces this one in any case.
+        if task is None or (task.worker is not worker and worker not in task.holder_paths()):
             state.free(worker, report.key)
         return
     transitions.processing_memory(state, task, report)
@@ -52,11 +53,12 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
     if task is None:
         return
     task.kind.observe(report.duration * 1e-6)
+    task.kind.errors += 1
     if task.retried < task.pool.options.retries:
         task.retried += 1
         transitions.pull_back(state, task, tell=False)
     else:
-        transitions.fail(state, task, report.failure)
+        transitions.fail(state, task, report.failure, tell=False)
 
 
 def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorDied) -> None:
@@ -77,7 +79,7 @@ def count_death(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, k
     if kind == "WorkerLostError":
         fields = [task.key, worker.name, task.deaths]
         message = f"task {task.key} lost {task.deaths} workers while it ran, the last was {worker.name}"
-    transitions.fail(state, task, Failure(kind, message, "", task.key, worker.name, None, fields))
+    transitions.fail(state, task, Failure(kind, message, "", task.key, worker.name, None, fields), tell=False)
 
 
 def gave_back(state: SchedulerState, worker: WorkerRecord, report: GaveBack) -> None:
@@ -91,11 +93,12 @@ def inputs_missing(state: SchedulerState, worker: WorkerRecord, report: InputsMi
     """Holders didn't have what they were said to have: correct that, and let the task wait for its inputs."""
     task = _current(state, worker, report.key, report.attempt)
     for key, holder_id in report.missing:
-        source, holder = state.tasks.get(key), state.workers.get(holder_id)
+        source, holder = state.tasks.get(key), state.workers.get(holder_id) if holder_id else worker
         if source is None or source.state is not MEMORY:
             continue
-        if holder is not None:
+        if holder is not None and holder in source.holder_paths():
             source.discard_holder(holder)
+            state.free(holder, key)  # perhaps it could only not be reached
         if source.holders is None and source.value is None:
             transitions.lose(state, source)
     if task is not None and task.worker is worker:
@@ -119,9 +122,9 @@ def not_stored(state: SchedulerState, worker: WorkerRecord, report: NotStored) -
     task = state.tasks.get(report.key)
     if task is None or task.function is not None or task.worker is not worker:
         return
+    transitions.tell_end(state, task, KeyCancelled(task.key, report.reason, "rejected"))
     for client in task.each_client():
         task.discard_client(client)
-        state.send(client.client_id, KeyCancelled(task.key, report.reason, "rejected"))
     transitions.processing_refused(state, task, report.reason)
 
 

@@ -77,6 +77,8 @@ class SchedulerState:
         self.counts_awaited: list[PendingCount] = []
         self.call_number = 0
         self.sequence = 0
+        #: attempts begun so far; their numbers rise through all tasks, so that a key that comes again reuses none
+        self.attempts = 0
         #: what was ignored and why: stale completions, unknown keys, ...
         self.counters: Counter[str] = Counter()
 

@@ -22,6 +22,7 @@ from futurebroker.protocol.messages import (
     KeyErred,
     KeyFinished,
     KeyLost,
+    Message,
     Run,
     Stored,
 )
@@ -119,7 +120,7 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     assert function is not None
     state.move(task, PROCESSING)
     task.worker = worker
-    task.attempt += 1
+    state.attempts = task.attempt = state.attempts + 1
     task.span = span = task.kind.expected + placement.OVERHEAD
     worker.processing[task] = None
     worker.occupancy += span
@@ -176,7 +177,7 @@ def store_on(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> N
     """Scattered data goes to ``worker``; tasks that need it may be sent there behind it."""
     state.move(task, PROCESSING)
     task.worker = worker
-    task.attempt += 1
+    state.attempts = task.attempt = state.attempts + 1
     task.span = 0.0
     worker.processing[task] = None
     placement.update_room(state, worker)
@@ -211,12 +212,7 @@ def processing_refused(state: SchedulerState, task: TaskRecord, reason: str) -> 
 def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None, type_name: str) -> None:
     """What follows when a result has come, however it came."""
     if task.wanted_by is not None:
-        message = KeyFinished(task.key, value, None if value is not None else held(task), type_name)
-        for client in task.each_client():
-            if client is state.detached:
-                task.discard_client(client)
-            else:
-                state.send(client.client_id, message)
+        tell_end(state, task, KeyFinished(task.key, value, None if value is not None else held(task), type_name))
     if task.dependents is not None:
         for dependent in task.each_dependent():
             if dependent.state in UNFINISHED:
@@ -228,6 +224,15 @@ def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None,
         _cut_lineage(state, task)
     if not task.needed:
         state.check.append(task)
+
+
+def tell_end(state: SchedulerState, task: TaskRecord, message: Message) -> None:
+    """The task has ended: tell every client that wants it; what was kept for nobody is kept no longer."""
+    for client in task.each_client():
+        if client is state.detached:
+            task.discard_client(client)
+        else:
+            state.send(client.client_id, message)
 
 
 def _cut_lineage(state: SchedulerState, task: TaskRecord) -> None:
@@ -249,42 +254,41 @@ def _free_inputs(state: SchedulerState, task: TaskRecord) -> None:
 # -- failing -------------------------------------------------------------------------------------------------------
 
 
-def fail(state: SchedulerState, task: TaskRecord, failure: Failure) -> None:
-    """The task failed for good: it and every unfinished task that depends on it go to ERRED, with one root cause."""
+def fail(state: SchedulerState, task: TaskRecord, failure: Failure, *, tell: bool = True) -> None:
+    """The task failed for good: it and every unfinished task that depends on it go to ERRED, with one root cause.
+
+    Args:
+        tell: send its worker a Drop; not needed when that worker reported the failure. Dependents are dropped anyway.
+    """
     failing = [task]
     while failing:
-        task = failing.pop()
-        if task.state not in UNFINISHED:
+        current = failing.pop()
+        if current.state not in UNFINISHED:
             continue
-        unfinished_erred(state, task, failure)
-        failing.extend(task.each_dependent())
+        unfinished_erred(state, current, failure, tell=tell or current is not task)
+        failing.extend(current.each_dependent())
 
 
-def unfinished_erred(state: SchedulerState, task: TaskRecord, failure: Failure) -> None:
+def unfinished_erred(state: SchedulerState, task: TaskRecord, failure: Failure, *, tell: bool) -> None:
     """This task won't have a result; who wants it is told why."""
-    _leave_unfinished(state, task)
+    _leave_unfinished(state, task, tell=tell)
     state.move(task, ERRED)
     task.failure = failure
-    task.kind.errors += 1
     _free_inputs(state, task)
-    message = KeyErred(task.key, failure)
-    for client in task.each_client():
-        if client is state.detached:
-            task.discard_client(client)
-        else:
-            state.send(client.client_id, message)
+    tell_end(state, task, KeyErred(task.key, failure))
     if not task.needed:
         state.check.append(task)
 
 
-def _leave_unfinished(state: SchedulerState, task: TaskRecord) -> None:
+def _leave_unfinished(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
     """Take the task out of the index its unfinished state put it in."""
     if task.state is NO_WORKER:
         task.pool.stranded.pop(task, None)
     elif task.state is PROCESSING:
         worker = task.worker
         assert worker is not None
-        state.send(worker.worker_id, Drop(task.key, task.attempt))
+        if tell:
+            state.send(worker.worker_id, Drop(task.key, task.attempt))
         _leave_worker(state, task)
 
 
@@ -296,10 +300,11 @@ def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
     del worker.processing[task]
     if worker.processing:
         worker.occupancy -= task.span
-    else:
+        for name, amount in task.pool.resources.items():
+            worker.used[name] -= amount
+    else:  # sums of floats drift; here they are known
         worker.occupancy = 0.0
-    for name, amount in task.pool.resources.items():
-        worker.used[name] -= amount
+        worker.used.clear()
     placement.update_room(state, worker)
     if worker.pipeline:
         state.touched[worker] = None
@@ -372,8 +377,7 @@ def released_erred(state: SchedulerState, task: TaskRecord, reason: str) -> None
     failure = Failure("DataLostError", reason, "", task.key, "", None, [reason])
     state.move(task, ERRED)
     task.failure = failure
-    for client in task.each_client():
-        state.send(client.client_id, KeyErred(task.key, failure))
+    tell_end(state, task, KeyErred(task.key, failure))
     for dependent in task.each_dependent():
         fail(state, dependent, failure)
     state.check.append(task)
@@ -424,7 +428,7 @@ def settle(state: SchedulerState) -> None:
 
 def unfinished_released(state: SchedulerState, task: TaskRecord) -> None:
     """Nobody needs the result any more: don't run the task."""
-    _leave_unfinished(state, task)
+    _leave_unfinished(state, task, tell=True)
     state.move(task, RELEASED)
     _free_inputs(state, task)
 
