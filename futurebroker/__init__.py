@@ -11,8 +11,9 @@ __version__ = "0.1.0"
 #: Public name -> the module it lives in, grouped by what a reader looks for.
 _HOMES = {
     # a cluster and the way to it
-    "Client": "futurebroker.client.client",
-    "Executor": "futurebroker.client.client",
+    # from above its home, where it learns to start a LocalCluster
+    "Client": "futurebroker.local",
+    "Executor": "futurebroker.local",
     "LocalCluster": "futurebroker.local",
     # futures and waiting for them
     "Future": "futurebroker.client.futures",

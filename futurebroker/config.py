@@ -370,6 +370,21 @@ def _parse(setting: Setting, raw: object, source: str) -> object:
         raise ConfigError(f"{setting.name}{shown} ({source}) cannot be used; it accepts {setting.accepts}") from None
 
 
+def scheduler_conduct(settings: Settings) -> dict[str, Any]:
+    """What the settings say of a scheduler's conduct, as orders that JSON can carry; `scheduler.main` takes them."""
+    return {
+        "suspect_grace": settings.suspect_grace,
+        "client_grace": settings.client_grace,
+        "heartbeat_interval": settings.heartbeat_interval,
+        "validate": settings.validate,
+        "policy": {
+            "allowed_failures": settings.allowed_failures,
+            "client_tasks": settings.intake_tasks,
+            "client_bytes": settings.intake_bytes,
+        },
+    }
+
+
 # -- showing -------------------------------------------------------------------------------------------------------
 
 

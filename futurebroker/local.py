@@ -12,256 +12,22 @@ import itertools
 import os
 import secrets
 import threading
-import time
 import weakref
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from importlib import import_module
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Self
 
-from futurebroker.client.client import Client
-from futurebroker.config import load_settings
+from futurebroker.client.client import Client, Executor
+from futurebroker.config import load_settings, scheduler_conduct
 from futurebroker.exceptions import FuturebrokerError
-from futurebroker.processes import DRAIN, END_TIMEOUT, SYS_PATH_VARIABLE, Child, import_path
-from futurebroker.scheduler.main import service_for, settled
-from futurebroker.scheduler.service import SchedulerService
-from futurebroker.worker.service import WorkerService
+from futurebroker.launch import ClusterPlan, ClusterProcesses, LocalWorker, Machinery, cores
 
-_T = TypeVar("_T")
+__all__ = ["Client", "Executor", "LocalCluster", "LocalWorker"]
 
-#: seconds a worker that leaves has to finish what it runs
-DRAIN_TIMEOUT = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class LocalWorker:
-    """One worker of a local cluster."""
-
-    name: str
-    pid: int  #: of the worker's process; this one with ``processes=False``
-    executors: int
-    threads: int  #: of each executor
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterPlan:
-    """What every scheduler and worker of one cluster is told."""
-
-    name: str
-    secret: str
-    host: str
-    port: int
-    executors: int  #: of each worker
-    threads: int  #: of each executor
-    memory_limit: int | Literal["auto"] | None
-    timeout: float  #: seconds within which what is started must serve
-    log_level: str
-    conduct: Mapping[str, Any]  #: how the scheduler behaves; see `futurebroker.scheduler.main.settled`
-    broker_url: str | None = None  #: a broker that runs already, in place of ``host`` and ``port``
-
-
-class _Machinery(Protocol):
-    """The two ways to run a cluster."""
-
-    url: str
-
-    @property
-    def workers(self) -> dict[str, LocalWorker]: ...
-
-    def start(self, names: Sequence[str]) -> None: ...
-    def add(self, names: Sequence[str]) -> None: ...
-    def remove(self, names: Sequence[str]) -> None: ...
-    def close(self) -> None: ...
-
-
-# -- with processes ------------------------------------------------------------------------------------------------
-
-
-class ClusterProcesses:
-    """A process for the scheduler and one for each worker, which has its executors' processes below it."""
-
-    def __init__(self, plan: ClusterPlan) -> None:
-        self.url = ""
-        self._plan = plan
-        self._scheduler: Child | None = None
-        self._children: dict[str, Child] = {}
-
-    @property
-    def workers(self) -> dict[str, LocalWorker]:
-        plan = self._plan
-        return {
-            name: LocalWorker(name, child.pid, plan.executors, plan.threads)
-            for name, child in list(self._children.items())
-            if child.alive
-        }
-
-    @property
-    def children(self) -> list[Child]:
-        """The processes that run, or are about to."""
-        return [*([self._scheduler] if self._scheduler is not None else []), *self._children.values()]
-
-    def start(self, names: Sequence[str]) -> None:
-        """Start all at once: the workers' interpreters load while the scheduler finds its port."""
-        plan = self._plan
-        deadline = time.monotonic() + plan.timeout
-        self._scheduler = Child("scheduler", "futurebroker.scheduler.main")
-        self._spawn(names)
-        self._scheduler.order(
-            {
-                "cluster": plan.name,
-                "secret": plan.secret,
-                "broker_url": plan.broker_url,
-                "host": plan.host,
-                "port": plan.port,
-                "log_level": plan.log_level,
-                **plan.conduct,
-            }
-        )
-        self.url = self._scheduler.report(plan.timeout)["url"]
-        self._employ(names, deadline)
-
-    def add(self, names: Sequence[str]) -> None:
-        deadline = time.monotonic() + self._plan.timeout
-        self._spawn(names)
-        try:
-            self._employ(names, deadline)
-        except BaseException:
-            self._end([self._children.pop(name) for name in names])
-            raise
-
-    def remove(self, names: Sequence[str]) -> None:
-        leaving = [self._children.pop(name) for name in names]
-        for child in leaving:
-            child.order(DRAIN)
-        deadline = time.monotonic() + DRAIN_TIMEOUT
-        for child in leaving:
-            child.wait(max(deadline - time.monotonic(), END_TIMEOUT))
-
-    def close(self) -> None:
-        """Workers first: while the scheduler is there, they can say goodbye."""
-        children = list(self._children.values())
-        self._children.clear()
-        self._end(children)
-        if self._scheduler is not None:
-            self._end([self._scheduler])
-            self._scheduler = None
-
-    def _spawn(self, names: Sequence[str]) -> None:
-        environ = {SYS_PATH_VARIABLE: import_path()}
-        for name in names:
-            self._children[name] = Child(f"worker {name}", "futurebroker.worker.main", environ)
-
-    def _employ(self, names: Sequence[str], deadline: float) -> None:
-        plan = self._plan
-        for name in names:
-            self._children[name].order(
-                {
-                    "url": self.url,
-                    "cluster": plan.name,
-                    "secret": plan.secret,
-                    "name": name,
-                    "executors": plan.executors,
-                    "threads": plan.threads,
-                    "memory_limit": plan.memory_limit,
-                    "timeout": plan.timeout,
-                    "log_level": plan.log_level,
-                }
-            )
-        for name in names:
-            self._children[name].report(max(deadline - time.monotonic(), 0.001))
-
-    @staticmethod
-    def _end(children: Sequence[Child]) -> None:
-        for child in children:
-            child.tell_end()
-        deadline = time.monotonic() + END_TIMEOUT
-        for child in children:
-            child.end(max(deadline - time.monotonic(), 0.1))
-
-
-# -- with one thread -----------------------------------------------------------------------------------------------
-
-
-class _OneThread:
-    """Scheduler and workers on one asyncio loop in a thread of this process; executors are threads as well."""
-
-    def __init__(self, plan: ClusterPlan) -> None:
-        self.url = ""
-        self.workers: dict[str, LocalWorker] = {}
-        self._plan = plan
-        self._services: dict[str, WorkerService] = {}
-        self._scheduler: SchedulerService | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name=f"futurebroker-{plan.name}", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.get_loop().run_forever()
-
-    def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def start(self, names: Sequence[str]) -> None:
-        self._call(self._start())
-        self.add(names)
-
-    async def _start(self) -> None:
-        plan = self._plan
-        place = {"cluster": plan.name, "secret": plan.secret, "broker_url": f"memory://{plan.name}"}
-        self._scheduler = service_for({**place, **plan.conduct})
-        await self._scheduler.start()
-        self.url = self._scheduler.url
-
-    def add(self, names: Sequence[str]) -> None:
-        self._call(self._add(names))
-
-    async def _add(self, names: Sequence[str]) -> None:
-        plan = self._plan
-        for name in names:
-            service = WorkerService(
-                url=self.url,
-                cluster=plan.name,
-                secret=plan.secret.encode(),
-                name=name,
-                executors=plan.executors,
-                threads=plan.threads,
-                memory_limit=plan.memory_limit,
-                processes=False,
-            )
-            self._services[name] = service
-            try:
-                await service.start(plan.timeout)
-            except BaseException:
-                await self._services.pop(name).close(drain=False)
-                raise
-            self.workers[name] = LocalWorker(name, os.getpid(), plan.executors, plan.threads)
-
-    def remove(self, names: Sequence[str]) -> None:
-        self._call(self._remove(names, drain=True))
-
-    async def _remove(self, names: Sequence[str], *, drain: bool) -> None:
-        for name in names:
-            self.workers.pop(name, None)
-        await asyncio.gather(*(self._services.pop(name).close(drain=drain) for name in names))
-
-    def close(self) -> None:
-        if not self._thread.is_alive():
-            return
-        try:
-            self._call(self._close())
-        finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-
-    async def _close(self) -> None:
-        await self._remove(list(self._services), drain=False)
-        if self._scheduler is not None:
-            await self._scheduler.close()
-
-
-# -- the cluster ---------------------------------------------------------------------------------------------------
+#: module of the machinery for ``processes=False``; loaded by name, because the usual program needs no scheduler in it
+ONE_THREAD = "futurebroker.inprocess"
 
 
 class LocalCluster:
@@ -309,7 +75,7 @@ class LocalCluster:
             settings.memory_limit,
             timeout,
             silence_logs if isinstance(silence_logs, str) else "warning" if silence_logs else "info",
-            settled(settings),
+            scheduler_conduct(settings),
         )
         self.asynchronous = asynchronous
         self.processes = processes
@@ -320,7 +86,7 @@ class LocalCluster:
         # One change at a time: what `scale` adds must not escape a `close` in another thread.
         self._changing = threading.Lock()
         self._changed = threading.Condition()
-        self._machinery: _Machinery | None = None
+        self._machinery: Machinery | None = None
         if not asynchronous:
             self._start()
 
@@ -340,6 +106,11 @@ class LocalCluster:
     def scheduler_address(self) -> str:
         """Where clients connect to; empty until the cluster has started."""
         return self._machinery.url if self._machinery is not None else ""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that everything runs on with ``processes=False``, else None."""
+        return self._machinery.loop if self._machinery is not None else None
 
     @property
     def workers(self) -> dict[str, LocalWorker]:
@@ -415,7 +186,9 @@ class LocalCluster:
 
     def _start(self) -> None:
         with self._changing:
-            machinery: _Machinery = ClusterProcesses(self._plan) if self.processes else _OneThread(self._plan)
+            machinery: Machinery = (
+                ClusterProcesses(self._plan) if self.processes else import_module(ONE_THREAD).OneThread(self._plan)
+            )
             # Also ends it when the program ends or nobody holds this object any more.
             self._ending = weakref.finalize(self, _end, machinery, os.getpid())
             try:
@@ -454,12 +227,7 @@ class LocalCluster:
                 self._ending()
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def _end(machinery: _Machinery, owner: int) -> None:
+def _end(machinery: Machinery, owner: int) -> None:
     """End what was started; in a forked copy of the program nothing was."""
     if os.getpid() == owner:
         machinery.close()
@@ -479,3 +247,6 @@ def _at_least(minimum: int, name: str, value: int) -> int:
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, not {value}")
     return value
+
+
+Client.local_cluster_factory = LocalCluster

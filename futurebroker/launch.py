@@ -1,0 +1,170 @@
+"""A cluster's processes on this machine: what they are told, and how they start, come, go and end together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from futurebroker.processes import DRAIN, END_TIMEOUT, SYS_PATH_VARIABLE, Child, import_path
+
+#: seconds a worker that leaves has to finish what it runs
+DRAIN_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalWorker:
+    """One worker of a local cluster."""
+
+    name: str
+    pid: int  #: of the worker's process; this one with ``processes=False``
+    executors: int
+    threads: int  #: of each executor
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPlan:
+    """What every scheduler and worker of one cluster is told."""
+
+    name: str
+    secret: str
+    host: str
+    port: int
+    executors: int  #: of each worker
+    threads: int  #: of each executor
+    memory_limit: int | Literal["auto"] | None
+    timeout: float  #: seconds within which what is started must serve
+    log_level: str
+    conduct: Mapping[str, Any]  #: how the scheduler behaves; see `futurebroker.config.scheduler_conduct`
+    broker_url: str | None = None  #: a broker that runs already, in place of ``host`` and ``port``
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What a worker takes as its limit; None is the machine's memory."""
+        return self.memory_limit if isinstance(self.memory_limit, int) else None
+
+
+class Machinery(Protocol):
+    """What runs a cluster: processes, or one thread of this process."""
+
+    url: str
+    loop: asyncio.AbstractEventLoop | None
+
+    @property
+    def workers(self) -> dict[str, LocalWorker]: ...
+
+    def start(self, names: Sequence[str]) -> None: ...
+    def add(self, names: Sequence[str]) -> None: ...
+    def remove(self, names: Sequence[str]) -> None: ...
+    def close(self) -> None: ...
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class ClusterProcesses:
+    """A process for the scheduler and one for each worker, which has its executors' processes below it."""
+
+    def __init__(self, plan: ClusterPlan) -> None:
+        self.url = ""
+        self.loop = None
+        self._plan = plan
+        self._scheduler: Child | None = None
+        self._children: dict[str, Child] = {}
+
+    @property
+    def workers(self) -> dict[str, LocalWorker]:
+        plan = self._plan
+        return {
+            name: LocalWorker(name, child.pid, plan.executors, plan.threads)
+            for name, child in list(self._children.items())
+            if child.alive
+        }
+
+    @property
+    def children(self) -> list[Child]:
+        """The processes that run, or are about to."""
+        return [*([self._scheduler] if self._scheduler is not None else []), *self._children.values()]
+
+    def start(self, names: Sequence[str]) -> None:
+        """Start all at once: the workers' interpreters load while the scheduler finds its port."""
+        plan = self._plan
+        deadline = time.monotonic() + plan.timeout
+        self._scheduler = Child("scheduler", "futurebroker.scheduler.main")
+        self._spawn(names)
+        self._scheduler.order(
+            {
+                "cluster": plan.name,
+                "secret": plan.secret,
+                "broker_url": plan.broker_url,
+                "host": plan.host,
+                "port": plan.port,
+                "log_level": plan.log_level,
+                **plan.conduct,
+            }
+        )
+        self.url = self._scheduler.report(plan.timeout)["url"]
+        self._employ(names, deadline)
+
+    def add(self, names: Sequence[str]) -> None:
+        deadline = time.monotonic() + self._plan.timeout
+        self._spawn(names)
+        try:
+            self._employ(names, deadline)
+        except BaseException:
+            self._end([self._children.pop(name) for name in names])
+            raise
+
+    def remove(self, names: Sequence[str]) -> None:
+        leaving = [self._children.pop(name) for name in names]
+        for child in leaving:
+            child.order(DRAIN)
+        deadline = time.monotonic() + DRAIN_TIMEOUT
+        for child in leaving:
+            child.wait(max(deadline - time.monotonic(), END_TIMEOUT))
+
+    def close(self) -> None:
+        """Workers first: while the scheduler is there, they can say goodbye."""
+        children = list(self._children.values())
+        self._children.clear()
+        self._end(children)
+        if self._scheduler is not None:
+            self._end([self._scheduler])
+            self._scheduler = None
+
+    def _spawn(self, names: Sequence[str]) -> None:
+        environ = {SYS_PATH_VARIABLE: import_path()}
+        for name in names:
+            self._children[name] = Child(f"worker {name}", "futurebroker.worker.main", environ)
+
+    def _employ(self, names: Sequence[str], deadline: float) -> None:
+        plan = self._plan
+        for name in names:
+            self._children[name].order(
+                {
+                    "url": self.url,
+                    "cluster": plan.name,
+                    "secret": plan.secret,
+                    "name": name,
+                    "executors": plan.executors,
+                    "threads": plan.threads,
+                    "memory_limit": plan.memory_bytes,
+                    "timeout": plan.timeout,
+                    "log_level": plan.log_level,
+                }
+            )
+        for name in names:
+            self._children[name].report(max(deadline - time.monotonic(), 0.001))
+
+    @staticmethod
+    def _end(children: Sequence[Child]) -> None:
+        for child in children:
+            child.tell_end()
+        deadline = time.monotonic() + END_TIMEOUT
+        for child in children:
+            child.end(max(deadline - time.monotonic(), 0.1))
