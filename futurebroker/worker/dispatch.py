@@ -202,6 +202,7 @@ class Dispatcher:
             executor.heard = now
             executor.asked = False
         executor.packets[record.number] = record
+        executor.unread = True
         for task in tasks:
             task.packet = record
             if task.cost < 0:

@@ -425,6 +425,8 @@ class WorkerMachine:
 
     def _recalled(self, event: commands.Recalled) -> None:
         executor = self.executors[event.executor]
+        # What is left it has read; asking again before it gets more would go on for ever.
+        executor.unread = False
         for number in event.packets:
             packet = executor.packets.get(number)
             if packet is not None:
@@ -457,7 +459,7 @@ class WorkerMachine:
             return
         for executor in executors:
             extra = len(executor.packets) - executor.threads
-            if extra > 0 and (executor.expected > WORTH_RECALL or self._now - executor.heard > STALL):
+            if executor.unread and extra > 0 and (executor.expected > WORTH_RECALL or self._now - executor.heard > STALL):
                 self._out.append(commands.Recall(executor.number))
                 return
 
