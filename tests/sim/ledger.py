@@ -1,0 +1,204 @@
+"""A ledger of what went into the scheduler machine and what came out, and the laws that only a history shows.
+
+It keeps its own books: what is in flight, by the commands and reports alone; and what every client wants and was told.
+After each event the books must agree with the state, and each command must have been lawful:
+
+    I5   attempts rise over the scheduler's whole life
+    I6   an attempt is accepted once, and only from the worker it was sent to
+    I9   a task is sent only when each input is given, is held, or is being made where it is sent
+    I13  a client hears one end of each future, and nothing of one it gave up
+    I14  a stale report leads to nothing but the freeing of what came with it
+    I17  nothing new goes to a worker that doesn't run
+    I27  what is freed on a worker is not counted on there
+    I28  every key of a call is known afterwards, or was refused
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from futurebroker.exceptions import InvariantViolation
+from futurebroker.protocol import messages as m
+from futurebroker.scheduler.commands import ClientGone, ClientSaid, Command, Event, Forget, WorkerLost, WorkerSaid
+from futurebroker.scheduler.state import ERRED, MEMORY, SchedulerState
+from futurebroker.states import WorkerStatus
+from futurebroker.types import ClientId, Key, WorkerId
+
+#: reports that end an attempt
+ENDINGS = (m.Finished, m.Erred, m.ExecutorDied, m.GaveBack, m.InputsMissing)
+
+
+#: states in which a client that wants the task has been told
+ENDED = frozenset((MEMORY, ERRED))
+
+
+def broken(law: str, what: str) -> NoReturn:
+    """Raise the violation of a law."""
+    raise InvariantViolation(law, what)
+
+
+class CommandLedger:
+    """Call `check` after each event with what the machine returned for it."""
+
+    def __init__(self, state: SchedulerState) -> None:
+        self.state = state
+        #: key -> (worker, attempt), by the messages alone
+        self.in_flight: dict[Key, tuple[WorkerId, int]] = {}
+        #: client -> key -> whether the client was told of the end
+        self.told: dict[ClientId, dict[Key, bool]] = {}
+        self.accepted: Counter[int] = Counter()
+        self._attempt = 0
+        self._functions: set[tuple[WorkerId, bytes]] = set()
+        #: keys named by the event at hand, and how often
+        self._named: Counter[Key] = Counter()
+
+    def check(self, event: Event, commands: Sequence[Command]) -> None:
+        """Enter ``event`` and the ``commands`` that followed.
+
+        Raises:
+            InvariantViolation: a law does not hold.
+        """
+        self._named.clear()
+        if isinstance(event, ClientSaid):
+            self._said(event)
+        elif isinstance(event, ClientGone):
+            self.told.pop(event.client, None)
+        elif isinstance(event, WorkerLost):
+            self.in_flight = {key: at for key, at in self.in_flight.items() if at[0] != event.worker}
+            self._functions = {pair for pair in self._functions if pair[0] != event.worker}
+        elif isinstance(event, WorkerSaid):
+            self._reported(event, commands)
+        forgotten: set[str] = set()
+        for command in commands:
+            if command.peer in forgotten:
+                broken("I17", f"{command} after the peer was forgotten")
+            if isinstance(command, Forget):
+                forgotten.add(command.peer)
+            elif command.peer in self.state.workers:
+                self._to_worker(command.peer, command.message)
+            elif command.peer in self.state.clients:
+                self._to_client(command.peer, command.message)
+            else:
+                broken("I17", f"{command} goes to nobody")
+        self._agree()
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def _said(self, event: ClientSaid) -> None:
+        told = self.told.setdefault(event.client, {})
+        for message in event.messages:
+            keys = getattr(message, "keys", None)
+            if keys is None:
+                keys = [message.key] if hasattr(message, "key") else []
+            self._named.update(keys)
+            for key in keys:
+                if isinstance(message, (m.Submit, m.Want, m.PutValue, m.PutFile)):
+                    told[key] = False
+                elif isinstance(message, m.PutPart) and message.offset == 0:
+                    told[key] = False
+                elif isinstance(message, m.Release):
+                    told.pop(key, None)
+
+    def _reported(self, event: WorkerSaid, commands: Sequence[Command]) -> None:
+        stale = 0
+        for message in event.messages:
+            if not isinstance(message, ENDINGS):
+                continue
+            if self.in_flight.get(message.key) == (event.worker, message.attempt):
+                del self.in_flight[message.key]
+                self._accept(message)
+            else:
+                stale += not isinstance(message, m.InputsMissing)
+        if stale and stale == len(event.messages):
+            for command in commands:
+                if isinstance(command, Forget) or not isinstance(command.message, m.Free):
+                    broken("I14", f"{event} is stale, and led to {command}")
+
+    def _accept(self, message: Any) -> None:
+        self.accepted[message.attempt] += 1
+        if self.accepted[message.attempt] > 1:
+            broken("I6", f"{message} was accepted before")
+        task = self.state.tasks.get(message.key)
+        if isinstance(message, m.Finished) and task is not None and task.needed:
+            if task.state is not MEMORY and task.attempt == message.attempt:
+                broken("I6", f"{message} was not accepted: {task}")
+
+    # -- commands ---------------------------------------------------------------------------------------------------
+
+    def _to_worker(self, worker_id: WorkerId, message: Any) -> None:
+        state = self.state
+        worker = state.workers[worker_id]
+        if isinstance(message, m.AddFunction):
+            self._functions.add((worker_id, message.digest))
+        elif isinstance(message, m.Run):
+            if message.attempt <= self._attempt:
+                broken("I5", f"{message} has a number that was used")
+            self._attempt = message.attempt
+            if worker.status is not WorkerStatus.RUNNING:
+                broken("I17", f"{message} was sent to {worker}")
+            if (worker_id, message.function) not in self._functions:
+                broken("I9", f"{message} was sent before its function")
+            if message.key in self.in_flight:
+                broken("I6", f"{message} was sent while {self.in_flight[message.key]} has it")
+            self.in_flight[message.key] = (worker_id, message.attempt)
+            for source in message.inputs:
+                if isinstance(source, m.Held) and not source.holders:
+                    self._made_there(worker_id, message, source)
+        elif isinstance(message, m.Drop):
+            if self.in_flight.get(message.key) == (worker_id, message.attempt):
+                del self.in_flight[message.key]
+        elif isinstance(message, m.Free):
+            for key in message.keys:
+                task = state.tasks.get(key)
+                if task is not None and worker in task.holder_paths():
+                    broken("I27", f"{key} was freed on {worker}, and is counted on there")
+
+    def _made_there(self, worker_id: WorkerId, message: m.Run, source: m.Held) -> None:
+        task = self.state.tasks.get(source.key)
+        worker = self.state.workers[worker_id]
+        if task is None or not (task.worker is worker or worker in task.holder_paths()):
+            broken("I9", f"{message} was sent, and {source.key} is not there: {task}")
+
+    def _to_client(self, client_id: ClientId, message: Any) -> None:
+        told = self.told.setdefault(client_id, {})
+        match message:
+            case m.KeyFinished(key=key) | m.KeyErred(key=key):
+                if key in self._named and (key not in told or told[key]):
+                    return  # given up, or asked for twice, in the same envelope
+                if key not in told:
+                    broken("I13", f"{client_id} gave up {key} and got {message}")
+                if told[key]:
+                    broken("I13", f"{client_id} was told twice of the end of {key}: {message}")
+                told[key] = True
+            case m.KeyLost(key=key):
+                if key not in told:
+                    broken("I13", f"{client_id} gave up {key} and got {message}")
+                told[key] = False
+            case m.KeyCancelled(key=key, kind=kind):
+                client = self.state.clients[client_id]
+                task = self.state.tasks.get(key)
+                if kind == "duplicate" and task is not None and task in client.wants:
+                    told[key] = task.state in ENDED  # the future it had under this key is none the worse
+                else:
+                    told.pop(key, None)
+
+    def _agree(self) -> None:
+        state = self.state
+        processing = {
+            task.key: (worker_id, task.attempt)
+            for worker_id, worker in state.workers.items()
+            for task in worker.processing
+            if task.function is not None
+        }
+        if processing != self.in_flight:
+            broken("I6", f"in flight are {self.in_flight}, believed are {processing}")
+        for client_id, client in state.clients.items():
+            wants = {task.key for task in client.wants}
+            if wants != self.told.get(client_id, {}).keys():
+                broken("I28", f"{client_id} wants {self.told.get(client_id)}, believed are {wants}")
+            for task in client.wants:
+                ended = task.state in ENDED
+                if self.told[client_id][task.key] != ended:
+                    broken("I13", f"{client_id} was told of the end of {task}: {not ended}")
