@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -217,6 +218,7 @@ async def _serve_parent(
     """See `serve_parent`; a failure to begin is the parent's to show, a later one is this process's own."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    threading.Thread(target=_outlive, args=(parent,), name="parent-watch", daemon=True).start()
     draining: list[asyncio.Task[None]] = []
     service: Service | None = None
 
@@ -300,6 +302,20 @@ def _watch_parent(parent: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Ev
         stop.set()
     loop.add_reader(watch, stop.set)
     return watch
+
+
+def _outlive(parent: int) -> None:
+    """End this process some time after its parent died, should its loop stand still and not do so itself."""
+    try:
+        watch = os.pidfd_open(parent)
+    except ProcessLookupError:
+        pass
+    except OSError:
+        return
+    else:
+        select.select([watch], [], [])
+    time.sleep(2 * END_TIMEOUT)
+    os._exit(1)
 
 
 def _say(channel: socket.socket, report: Mapping[str, Any]) -> None:

@@ -175,10 +175,11 @@ def test_a_cluster_dies_with_a_program_that_is_killed(number: signal.Signals, tm
 
 def test_ctrl_c_ends_the_program_and_the_cluster_without_noise_from_the_cluster(tmp_path: Path) -> None:
     """A terminal sends the signal to the whole group; only the program itself may answer it."""
-    script = "try:\n    import signal\n    signal.pause()\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+    script = "import signal\ntry:\n    print('waiting', flush=True)\n    signal.pause()\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
     source = SERVING.replace("sys.stdin.readline()\n", "").format(last=script)
     with running([sys.executable, "-c", source], tmp_path) as program:
         children = pids(program)
+        lines_until(program, "waiting")
         os.killpg(program.pid, signal.SIGINT)
         out, err = program.communicate(timeout=20)
         assert (out, err) == ("interrupted\n", "")
