@@ -19,6 +19,7 @@ from futurebroker.protocol.member import OPEN_TIMEOUT, RECONNECT_MAX, SCHEDULER
 from futurebroker.protocol.messages import PROTOCOL, Goodbye, Heard, Heartbeat, Hello, Refused, Welcome
 from futurebroker.protocol.queues import command_queue, event_queue
 from futurebroker.protocol.wire import Keyring
+from futurebroker.scheduler import invariants
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
@@ -162,6 +163,8 @@ class SchedulerService:
                 send(command.peer, command.message)
             else:
                 self._forget(command.peer)
+        if self._validate:
+            invariants.check(self.machine.state)
 
     def _forget(self, name: str) -> None:
         self._endpoint.forget(name)
