@@ -13,7 +13,7 @@ import click
 
 from futurebroker.config import Settings
 from futurebroker.exceptions import SecretError
-from futurebroker.processes import Service, run_until
+from futurebroker.processes import Service, quiet_collector, run_until
 from futurebroker.secret import find_secret, is_loopback
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -74,6 +74,7 @@ def secret_for_listening(settings: Settings) -> bytes:
 
 def serve(start: Callable[[], Awaitable[Service]]) -> None:
     """Run a service until it ends or a signal says so; Ctrl-C exits with 130, SIGTERM with 0."""
+    quiet_collector()
     code = asyncio.run(_serve(start))
     if code:
         sys.exit(code)

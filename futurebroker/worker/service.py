@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -437,7 +436,6 @@ async def run_worker(*, timeout: float = 30.0, **settings: Any) -> None:
     Raises:
         ClusterConnectionError: it could not join, or was refused later on.
     """
-    gc.set_threshold(50_000, 20, 50)
     loop = asyncio.get_running_loop()
     service = WorkerService(**settings)
     ending: list[asyncio.Task[None]] = []
