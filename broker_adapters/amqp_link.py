@@ -96,6 +96,12 @@ def _open(address: Address, queues: Sequence[Queue], deadline: float, name: str)
     connection = connect(address, deadline, name)
     early: list[tuple[str, bytes, int]] = []
     try:
+        confirms = connection.server_capabilities.get("publisher_confirms") is True
+        # before anything is consumed: py-amqp stops reading at an answer, and one on this channel could come in the
+        # middle of a delivery on the other
+        durable_channel = connection.channel(_DURABLE)
+        if confirms:
+            durable_channel.confirm_select()
         channel = connection.channel(_CONSUMING)
         channel.auto_decode = False
         if any(queue.kind is QueueKind.COMMAND for queue in queues):
@@ -109,10 +115,6 @@ def _open(address: Address, queues: Sequence[Queue], deadline: float, name: str)
                 no_ack=queue.kind is QueueKind.INBOX,
                 callback=_keeper(early, queue),
             )
-        confirms = connection.server_capabilities.get("publisher_confirms") is True
-        durable_channel = connection.channel(_DURABLE)
-        if confirms:
-            durable_channel.confirm_select()
         return AmqpLink(connection, str(address), queues, early, confirms=confirms)
     except (OSError, AMQPError) as error:
         connection.collect()

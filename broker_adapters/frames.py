@@ -22,6 +22,10 @@ FRAME_OVERHEAD = 8  #: bytes of a frame beside its payload
 DEFAULT_FRAME_MAX = 131_072
 MAX_MESSAGE = 16 * 1024 * 1024
 
+# glibc gives blocks of 128 KiB and more back to the kernel at once until it has seen a larger one freed. Ours are of
+# that size, and getting the pages again for each cost as much as all the rest of relaying a 64 KiB message.
+bytes(4 * 1024 * 1024)
+
 Piece = bytes | memoryview
 
 _FRAME_HEAD = Struct(">BHI")
@@ -85,7 +89,9 @@ class AmqpError(Exception):
     @property
     def reply_text(self) -> str:
         """The text a close method carries; at most 255 bytes fit."""
-        return f"{self._NAMES.get(self.code, 'ERROR')} - {self.text}".encode()[:255].decode(errors="ignore")
+        return f"{self._NAMES.get(self.code, 'ERROR')} - {self.text}".encode(errors="replace")[:255].decode(
+            errors="ignore"
+        )
 
     def __str__(self) -> str:
         return f"{self.reply_text} ({self.code})"

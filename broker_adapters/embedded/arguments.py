@@ -32,6 +32,26 @@ def decode(layout: str, payload: bytes) -> list[Any]:
     return list(values)
 
 
+def sasl_credentials(mechanism: str, response: bytes) -> tuple[bytes, bytes]:
+    """User and password of the response of connection.start-ok; empty ones where it holds none.
+
+    Raises:
+        AmqpError: the mechanism is unknown.
+    """
+    if mechanism == "PLAIN":
+        parts = response.split(b"\x00")
+        if len(parts) == 3:
+            return parts[1], parts[2]
+    elif mechanism == "AMQPLAIN":
+        (table,) = decode("F", b"\x00" * 4 + len(response).to_bytes(4, "big") + response)
+        user, password = table.get("LOGIN"), table.get("PASSWORD")
+        if isinstance(user, str) and isinstance(password, str):
+            return user.encode(errors="surrogatepass"), password.encode(errors="surrogatepass")
+    else:
+        raise AmqpError(503, "unknown authentication mechanism")
+    return b"", b""
+
+
 def queue_settings(durable: bool, exclusive: bool, auto_delete: bool, arguments: dict[str, Any]) -> QueueSettings:
     """What queue.declare asks for.
 

@@ -10,10 +10,9 @@ import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from enum import Enum
-from struct import pack
 from typing import Any, Protocol
 
-from futurebroker.broker_adapters.embedded.arguments import decode
+from futurebroker.broker_adapters.embedded.arguments import decode, sasl_credentials
 from futurebroker.broker_adapters.embedded.channel import HIGH_WATER, Channel
 from futurebroker.broker_adapters.embedded.entities import Entities
 from futurebroker.broker_adapters.embedded.queues import MessageQueue
@@ -81,6 +80,9 @@ class Broker(Protocol):
     def touch(self, queue: MessageQueue) -> None:
         """The queue was used."""
 
+    def login_refused(self, address: str) -> None:
+        """Someone at ``address`` came with a wrong password."""
+
     def gone(self, peer: Peer) -> None:
         """The peer's socket is closed and all it had is taken down."""
 
@@ -88,7 +90,7 @@ class Broker(Protocol):
 class Peer:
     """One connection that was accepted."""
 
-    def __init__(self, broker: Broker, sock: socket.socket) -> None:
+    def __init__(self, broker: Broker, sock: socket.socket, address: str) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.broker = broker
@@ -103,6 +105,7 @@ class Peer:
         self.is_marked = False
         self.is_held_back = False
         self._tells_blocked = False
+        self._address = address
         self._sock = sock
         self._fd = sock.fileno()
         self._reader = FrameReader(_HANDSHAKE_FRAME_MAX, 0)
@@ -115,6 +118,7 @@ class Peer:
         self._is_reading = True
         self._is_writing = False
         self._is_finished = False
+        self._is_deaf = False
         self._heartbeat = 0
         self._timer: TimerHandle | None = broker.loop.call_later(_HANDSHAKE_SECONDS, self.drop)
         broker.loop.add_reader(self._fd, self.on_readable)
@@ -139,17 +143,34 @@ class Peer:
             return
         self._heard = True
         try:
-            if self.stage is Stage.HEADER:
-                data = self._take_header(data)
-            for incoming in self._reader.feed(data):
-                self._take(incoming)
-        except AmqpError as error:
-            self.refuse(error)
+            for incoming in self._parse(data):
+                try:
+                    self._take(incoming)
+                except AmqpError as error:
+                    self.refuse(error)
+        except Exception:
+            # a mistake of ours must not leave a peer half served; the loop reports it
+            self.refuse(AmqpError(541, "the broker made a mistake, its log has more"))
+            self.broker.written_soon()
+            raise
         for channel in self._channels.values():
             if channel.confirms:
                 channel.send_confirms()
         self._update_reading()
         self.broker.written_soon()
+
+    def _parse(self, data: bytes) -> list[Incoming]:
+        if self._is_deaf:
+            return []
+        if self.stage is Stage.HEADER:
+            data = self._take_header(data)
+        try:
+            return self._reader.feed(data)
+        except AmqpError as error:
+            # where the next frame begins can't be known any more, so not even the answer to this is read
+            self._is_deaf = True
+            self.refuse(error)
+            return []
 
     def _take_header(self, data: bytes) -> bytes:
         self._header += data[: 8 - len(self._header)]
@@ -232,9 +253,10 @@ class Peer:
     def _start_ok(self, properties: dict[str, Any], mechanism: str, response: bytes, _locale: str) -> None:
         wanted = properties.get("capabilities")
         capabilities = wanted if isinstance(wanted, dict) else {}
-        user, password = _credentials(mechanism, response)
+        user, password = sasl_credentials(mechanism, response)
         is_known = hmac.compare_digest(user, self.broker.user.encode())
         if not (hmac.compare_digest(password, self.broker.password.encode()) and is_known):
+            self.broker.login_refused(self._address)
             if capabilities.get("authentication_failure_close") is not True:
                 self.drop()
                 return
@@ -448,22 +470,6 @@ class Peer:
         self.pieces.append(frame)
         self.waiting += len(frame)
         self.mark()
-
-
-def _credentials(mechanism: str, response: bytes) -> tuple[bytes, bytes]:
-    """User and password of a SASL response."""
-    if mechanism == "PLAIN":
-        parts = response.split(b"\x00")
-        if len(parts) == 3:
-            return parts[1], parts[2]
-    elif mechanism == "AMQPLAIN":
-        (table,) = decode("F", b"\x00" * 4 + pack(">I", len(response)) + response)
-        user, password = table.get("LOGIN"), table.get("PASSWORD")
-        if isinstance(user, str) and isinstance(password, str):
-            return user.encode(errors="surrogatepass"), password.encode(errors="surrogatepass")
-    else:
-        raise AmqpError(503, "unknown authentication mechanism")
-    return b"", b""
 
 
 _CLOSE = signature(10, 50)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 from collections.abc import Sequence
 
@@ -26,6 +27,9 @@ _CLOSE_SECONDS = 1.0
 #: peers that may be in their handshake at one time; each may hold 8 KiB
 _HANDSHAKES_MAX = 512
 _SHORTEST_SECRET = 16
+#: addresses whose wrong logins are logged, each once
+_TOLD_MAX = 100
+_log = logging.getLogger("futurebroker.broker")
 
 
 class EmbeddedBroker:
@@ -57,6 +61,7 @@ class EmbeddedBroker:
         self.heartbeat = heartbeat
         self.version = "1"
         self.entities = Entities(MemoryGauge(memory_limit), self._queue_deleted)
+        self.refused_logins = 0
         self.loop: asyncio.AbstractEventLoop
         self._host = host
         self._port = port
@@ -64,6 +69,7 @@ class EmbeddedBroker:
         self._peers: set[Peer] = set()
         self._links: set[LocalLink] = set()
         self._marked: list[Peer] = []
+        self._told: set[str] = set()
         self._is_flush_due = False
         self._expiries: dict[MessageQueue, asyncio.TimerHandle] = {}
         self._nobody_left: asyncio.Event | None = None
@@ -152,6 +158,12 @@ class EmbeddedBroker:
         if queue.settings.expires is not None and queue not in self._expiries:
             self._watch_expiry(queue, queue.settings.expires)
 
+    def login_refused(self, address: str) -> None:
+        self.refused_logins += 1
+        if address not in self._told and len(self._told) < _TOLD_MAX:
+            self._told.add(address)
+            _log.warning("refused a connection from %s: its password does not follow from this secret", address)
+
     def gone(self, peer: Peer) -> None:
         self._peers.discard(peer)
         if not self._peers and self._nobody_left is not None:
@@ -184,7 +196,7 @@ class EmbeddedBroker:
             return
         for _ in range(_ACCEPTS_PER_TURN):
             try:
-                sock, _ = self._listener.accept()
+                sock, address = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError:
@@ -195,7 +207,7 @@ class EmbeddedBroker:
             if sum(not peer.is_known for peer in self._peers) >= _HANDSHAKES_MAX:
                 sock.close()
                 continue
-            self._peers.add(Peer(self, sock))
+            self._peers.add(Peer(self, sock, str(address[0])))
 
     def _accept_again(self) -> None:
         if self._listener is not None:
