@@ -44,6 +44,8 @@ def worker(
     secret = find_secret(dataclasses.replace(settings, broker_url=address), create=True)
     start_logging(settings)
 
+    services = []
+
     async def start() -> Service:
         service = WorkerService(
             url=address,
@@ -56,8 +58,12 @@ def worker(
             memory_limit=settings.memory_limit if isinstance(settings.memory_limit, int) else None,
             local_folder=local_folder,
         )
+        services.append(service)
         await service.start(settings.connect_timeout)
         click.echo(f"worker {service.name} serves the scheduler at {address}, cluster {settings.cluster}")
         return service
 
     serve(start)
+    for service in services:
+        if service.refusal is not None:
+            raise service.refusal

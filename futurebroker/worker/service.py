@@ -43,6 +43,8 @@ logger = logging.getLogger("futurebroker.worker")
 PATH_VARIABLE = "FUTUREBROKER_SYS_PATH"
 #: seconds that what runs gets to finish when the worker closes
 DRAIN_TIMEOUT = 25.0
+#: seconds that executors get to be ready, however short the time to find the scheduler is
+EXECUTORS_TIMEOUT = 30.0
 #: seconds between heartbeats until the scheduler says otherwise
 HEARTBEAT_INTERVAL = 1.0
 #: seconds before an executor that died before it was ready is started again; doubles up to the maximum
@@ -135,6 +137,9 @@ class WorkerService:
     async def start(self, timeout: float = 30.0) -> None:
         """Start the executors and join the cluster; returns when tasks can run.
 
+        Args:
+            timeout: seconds to find the scheduler.
+
         Raises:
             NoSchedulerError, RefusedError, ClusterConnectionError: see `Member.connect`.
             FuturebrokerError: the executors don't start; their own output says why.
@@ -146,10 +151,11 @@ class WorkerService:
         self._all_ready = self._loop.create_future()
         self._link = self._make_link(Role.WORKER, self.id, **self._where, events=self, loop=self._loop, info=self._info)
         try:
+            for _ in range(self.executors):
+                self._start_executor()
+            await self._link.connect(timeout)
+            timeout = max(timeout, EXECUTORS_TIMEOUT)
             async with asyncio.timeout(timeout):
-                for _ in range(self.executors):
-                    self._start_executor()
-                await self._link.connect(timeout)
                 await self._all_ready
         except BaseException as error:
             await self._end("could not start")
