@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 import threading
 import warnings
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, Final
 
 from futurebroker.client.connection import Connection
@@ -104,7 +106,7 @@ class DataSender:
             warnings.warn(
                 f"{what} is the same {size:,} bytes again and again; they are stored once, but pickled for each call: "
                 "use client.scatter(...) and pass the future it returns",
-                stacklevel=5,
+                stacklevel=_user_level(),
             )
         return future
 
@@ -187,6 +189,16 @@ class DataSender:
             if self._folder is None:
                 self._folder = StoreFolder.make()
             return self._folder
+
+
+def _user_level() -> int:
+    """The ``stacklevel`` of the caller's warning that points at the first line outside this package."""
+    level = 1
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("futurebroker."):
+        frame = frame.f_back
+        level += 1
+    return level
 
 
 def digest_of(frames: list[Buffer]) -> bytes:
