@@ -1,7 +1,7 @@
 """The book of a worker's stored values: which it holds, how large they are, who still needs them (sans-IO).
 
-Small values are bytes in the agent, larger ones files in its folder. A value goes when it was freed and no local task is
-pinned to it; `doomed` then names its file for the owner of the folder to delete.
+Small values are bytes in the agent, larger ones files in its folder. A value goes when it was freed and no local task
+is pinned to it; `doomed` then names its file for the owner of the folder to delete.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from futurebroker.data.objectstore import StoredValue
-from futurebroker.protocol.messages import DataPart, DataWanted, Held
+from futurebroker.protocol.messages import INLINE_LIMIT, AdoptFile, DataPart, DataWanted, Held, Store, StorePart
 from futurebroker.types import Key, WorkerId
 from futurebroker.worker.commands import Instruction, Probe, Probed, TakeFile, Taken, Unlink, WriteFailed, WritePart
 
@@ -33,24 +33,14 @@ class ArrivalEvents(Protocol):
 
 class _Fetch:
     __slots__ = (
-        "asked",
-        "got",
-        "heard",
-        "holder",
-        "holders",
-        "kept",
-        "key",
-        "nbytes",
-        "path",
-        "reason",
-        "seen",
-        "transfer",
-        "tried",
-    )
+        "asked", "got", "heard", "holder", "holders", "kept", "key", "nbytes", "path", "reason", "seen", "size",
+        "transfer", "tried",
+    )  # fmt: skip
 
-    def __init__(self, key: Key, holders: list[tuple[WorkerId, str]], kept: bool, now: float) -> None:
-        self.key = key
-        self.holders = list(holders)
+    def __init__(self, source: Held, kept: bool, now: float) -> None:
+        self.key = source.key
+        self.size = source.nbytes  #: as we were told
+        self.holders = list(source.holders)
         self.kept = kept
         self.tried: list[tuple[Key, WorkerId]] = []
         self.holder = ""
@@ -87,7 +77,7 @@ class Arrivals:
         self._fetches: dict[Key, _Fetch] = {}
         self._transfers: dict[int, _Fetch] = {}
         self._pieces: dict[Key, _Pieces] = {}
-        self._taking: set[Key] = set()
+        self._taking: dict[Key, int] = {}
         self._last_transfer = 0
 
     def __len__(self) -> int:
@@ -100,11 +90,10 @@ class Arrivals:
         fetch = self._fetches.get(source.key)
         if fetch is not None:
             fetch.kept |= kept
-            fetch.holders += [
-                h for h in source.holders if h not in fetch.holders and (source.key, h[0]) not in fetch.tried
-            ]
+            tried = {holder for _, holder in fetch.tried}
+            fetch.holders += [pair for pair in source.holders if pair not in fetch.holders and pair[0] not in tried]
             return
-        fetch = self._fetches[source.key] = _Fetch(source.key, source.holders, kept, now)
+        fetch = self._fetches[source.key] = _Fetch(source, kept, now)
         self._try_next(fetch, now)
 
     def _try_next(self, fetch: _Fetch, now: float) -> None:
@@ -130,7 +119,7 @@ class Arrivals:
         fetch.asked = fetch.got = 0
         fetch.seen.clear()
 
-    def probed(self, event: Probed, nbytes: int, now: float) -> None:
+    def probed(self, event: Probed) -> None:
         """Whether the holder's file can be opened here."""
         fetch = self._fetches.get(event.key)
         if fetch is None:
@@ -138,12 +127,11 @@ class Arrivals:
         if not event.ok:
             self._ask_parts(fetch)
         elif fetch.kept:
-            self._taking.add(fetch.key)
-            fetch.nbytes = nbytes
+            self._taking[fetch.key] = fetch.size
             self._emit(TakeFile(fetch.key, event.path, self._new_path(), move=False))
         else:
             del self._fetches[fetch.key]
-            value = StoredValue(nbytes, None, event.path, freed=True, holder=fetch.holder)
+            value = StoredValue(fetch.size, None, event.path, freed=True, holder=fetch.holder)
             self._events.value_arrived(fetch.key, value, False)
 
     def _ask_parts(self, fetch: _Fetch) -> None:
@@ -191,17 +179,19 @@ class Arrivals:
 
     # -- sent by the scheduler --------------------------------------------------------------------------------------
 
-    def take(self, key: Key, path: str) -> None:
-        """Take over a client's file as the value of ``key``."""
-        self._taking.add(key)
-        self._emit(TakeFile(key, path, self._new_path(), move=True))
+    def adopt(self, message: AdoptFile) -> None:
+        """Take over a client's file."""
+        self._taking[message.key] = message.nbytes
+        self._emit(TakeFile(message.key, message.path, self._new_path(), move=True))
 
-    def taken(self, event: Taken, nbytes: int, now: float) -> None:
+    def taken(self, event: Taken) -> None:
         """A file is ours now, or can't be."""
-        self._taking.discard(event.key)
+        nbytes = self._taking.pop(event.key, None)
+        if nbytes is None:
+            self._emit(Unlink(event.target))
+            return
         fetch = self._fetches.get(event.key)
         if event.reason and fetch is not None:
-            fetch.nbytes = -1
             self._ask_parts(fetch)
         elif event.reason:
             self._events.value_failed(event.key, [], True, event.reason)
@@ -209,17 +199,26 @@ class Arrivals:
             self._fetches.pop(event.key, None)
             self._events.value_arrived(event.key, StoredValue(nbytes, None, event.target), True)
 
-    def store_part(self, key: Key, offset: int, nbytes: int, data: bytes) -> None:
+    def store(self, message: Store) -> None:
+        """Keep a value that came whole."""
+        size = len(message.value)
+        if size <= INLINE_LIMIT:
+            self._events.value_arrived(message.key, StoredValue(size, message.value), True)
+        else:
+            self.store_part(StorePart(message.key, 0, size, message.value))
+
+    def store_part(self, message: StorePart) -> None:
         """A piece of a value the scheduler wants kept."""
+        key, offset, nbytes = message.key, message.offset, message.nbytes
         pieces = self._pieces.get(key)
         if pieces is None:
             pieces = self._pieces[key] = _Pieces(self._new_path())
         if offset in pieces.seen:
             return
         pieces.seen.add(offset)
-        pieces.got += len(data)
-        self._emit(WritePart(pieces.path, offset, data, nbytes))
-        if pieces.got >= nbytes and key in self._pieces:
+        pieces.got += len(message.data)
+        self._emit(WritePart(pieces.path, offset, message.data, nbytes))
+        if pieces.got >= nbytes:
             del self._pieces[key]
             self._events.value_arrived(key, StoredValue(nbytes, None, pieces.path), True)
 

@@ -206,8 +206,7 @@ class Executor:
             if function is None:
                 function = self._open_function(task.function)
             if task.inputs:
-                inputs = self._open_inputs(task, done)
-                args, keywords = open_arguments(loads_writable, task.args, inputs)
+                args, keywords = open_arguments(loads_writable, task.args, self._open_inputs(task, done))
             elif task.args:
                 args, keywords = loads_writable(task.args)
             else:
@@ -228,7 +227,7 @@ class Executor:
             return self._failed(task, error, (perf_counter_ns() - start) // 1000)
         duration = (perf_counter_ns() - start) // 1000
         # What the arguments hold is released before the result is pickled: both may be large.
-        args = keywords = inputs = None
+        del args, keywords
         return self._finished(task, value, duration)
 
     def _finished(self, task: Task, value: Any, duration: int) -> Result:
@@ -365,7 +364,7 @@ def _map_crumbs(path: str, size: int) -> mmap.mmap:
 
 
 def _die_with_parent() -> None:
-    """Code that holds the interpreter lock can't notice a closed socket; the kernel's signal reaches it all the same."""
+    """Code that holds the interpreter lock can't notice a closed socket; the kernel's signal reaches it anyhow."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 

@@ -1,4 +1,4 @@
-"""Events that go into the worker's machine and instructions that come out; messages to the scheduler are instructions too."""
+"""Events that go into the worker's machine, and instructions that come out; messages to the scheduler come out too."""
 
 from __future__ import annotations
 

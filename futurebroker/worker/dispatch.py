@@ -1,9 +1,10 @@
 """Which tasks go to which executor, in what packets (sans-IO).
 
-Short tasks travel many in a packet, because a packet costs more than they do; and a busy executor gets one packet ahead,
-so that it needn't wait for the agent. A task that takes long, or of which nobody knows how long it takes, goes alone and
-only to a free thread: nothing may wait behind it. A task whose missing inputs all come from earlier tasks of a packet
-may join that packet.
+Short tasks travel many in a packet, because a packet costs more than they do; and a busy executor gets one packet
+ahead, so that it needn't wait for the agent. A task that takes long, or of which nobody knows how long it takes, goes
+alone and only to a free thread: nothing may wait behind it. A task whose missing inputs all come from earlier tasks of
+a packet may join that packet. What turns out to wait all the same is taken back: packets by the agent itself, the rest
+of a packet that is being run by asking.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ AHEAD = 1
 AHEAD_TIME = 1500
 #: seconds without a report after which a busy executor gets nothing ahead
 SILENCE = 0.005
+#: seconds without a report after which an executor is asked for the rest of a packet of several tasks
+STALL = 0.025
+#: microseconds of work an executor must have beyond what it runs for an idle one to be given some of it
+WORTH_RECALL = 200
 #: weight of the newest duration in the mean of a function
 NEWEST = 0.2
 
@@ -210,6 +215,30 @@ class Dispatcher:
             else:
                 executor.expected += task.cost
         return Packet(record.number, parts)
+
+    def to_recall(self, executors: Iterable[ExecutorRecord], now: float) -> ExecutorRecord | None:
+        """Whose unread packets an idle executor should get; None when nobody is idle or there is nothing worth it."""
+        if all(len(executor.packets) >= executor.threads for executor in executors):
+            return None
+        for executor in executors:
+            if executor.unread and len(executor.packets) > executor.threads:
+                if executor.expected > WORTH_RECALL or now - executor.heard > STALL:
+                    return executor
+        return None
+
+    def stalled(self, executors: Iterable[ExecutorRecord], now: float) -> tuple[list[ExecutorRecord], float | None]:
+        """Who should hand back the rest of a packet, each once until it is heard of; and when to look again."""
+        stalled: list[ExecutorRecord] = []
+        look_at: float | None = None
+        for executor in executors:
+            if not any(len(packet.tasks) > 1 for packet in executor.packets.values()):
+                continue
+            if not executor.asked and now - executor.heard >= STALL:
+                executor.asked = True
+                stalled.append(executor)
+            at = max(now, executor.heard) + STALL
+            look_at = at if look_at is None else min(at, look_at)
+        return stalled, look_at
 
     def take_back(self, number: int) -> TaskRecord | None:
         """The task with this number leaves its packet: reported, handed back or lost. None for an unknown number."""

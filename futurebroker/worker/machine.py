@@ -12,19 +12,14 @@ from typing import Any
 
 from futurebroker.data.objectstore import ObjectStore, StoredValue
 from futurebroker.protocol import messages
-from futurebroker.protocol.messages import INLINE_LIMIT, Failure, Held
+from futurebroker.protocol.messages import Failure, Held
 from futurebroker.types import Key, WorkerId
 from futurebroker.worker import commands
 from futurebroker.worker.arrivals import PART_BYTES, PATIENCE, Arrivals
 from futurebroker.worker.commands import Event, Instruction
-from futurebroker.worker.dispatch import Dispatcher
+from futurebroker.worker.dispatch import STALL, Dispatcher
 from futurebroker.worker.packets import Result
 from futurebroker.worker.records import ExecutorRecord, RunState, TaskRecord
-
-#: seconds without a report after which an executor is asked for the rest of a packet of several tasks
-STALL = 0.025
-#: microseconds of work an executor must have beyond what it runs for an idle one to be given some of it
-WORTH_RECALL = 200
 
 
 class WorkerMachine:
@@ -53,7 +48,6 @@ class WorkerMachine:
         self._arrivals = Arrivals(self, self._emit, new_path)
         self._calls: dict[int, int] = {}
         self._waiting_calls: list[messages.CallFunction] = []
-        self._sizes: dict[Key, int] = {}
         self._drained = False
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -134,7 +128,6 @@ class WorkerMachine:
             self._fetch(source, kept=False)
 
     def _fetch(self, source: Held, kept: bool) -> None:
-        self._sizes[source.key] = source.nbytes
         self._arrivals.fetch(source, kept, self._now)
         self._wake(self._now + PATIENCE)
 
@@ -169,20 +162,6 @@ class WorkerMachine:
                 recall[executor.number] = None
         for number in recall:
             self._out.append(commands.Recall(number))
-
-    def _store(self, message: messages.Store) -> None:
-        size = len(message.value)
-        if size <= INLINE_LIMIT:
-            self.value_arrived(message.key, StoredValue(size, message.value), True)
-        else:
-            self._arrivals.store_part(message.key, 0, size, message.value)
-
-    def _adopt(self, message: messages.AdoptFile) -> None:
-        self._sizes[message.key] = message.nbytes
-        self._arrivals.take(message.key, message.path)
-
-    def _store_part(self, message: messages.StorePart) -> None:
-        self._arrivals.store_part(message.key, message.offset, message.nbytes, message.data)
 
     def _replicate(self, message: messages.Replicate) -> None:
         key = message.source.key
@@ -219,21 +198,16 @@ class WorkerMachine:
         else:
             self._out.append(commands.SendPart(transfer, key, asker, value.path, offset, length, value.nbytes))
 
-    def _data_part(self, message: messages.DataPart) -> None:
-        self._arrivals.part(message, self._now)
-
     # -- values -----------------------------------------------------------------------------------------------------
 
     def value_arrived(self, key: Key, value: StoredValue, kept: bool) -> None:
         """See `ArrivalEvents`."""
-        self._sizes.pop(key, None)
         self._hold(key, value)
         if kept:
             self._out.append(messages.Stored(key, value.nbytes, value.path))
 
     def value_failed(self, key: Key, tried: list[tuple[Key, WorkerId]], kept: bool, reason: str) -> None:
         """See `ArrivalEvents`."""
-        self._sizes.pop(key, None)
         if kept:
             self._out.append(messages.NotStored(key, reason))
         for task in dict.fromkeys(self.dependents.get(key, ())):
@@ -254,12 +228,6 @@ class WorkerMachine:
                     self.dispatcher.add(task)
         if value.freed and not value.pins:
             self.store.free(key)
-
-    def _probed(self, event: commands.Probed) -> None:
-        self._arrivals.probed(event, self._sizes.get(event.key, 0), self._now)
-
-    def _taken(self, event: commands.Taken) -> None:
-        self._arrivals.taken(event, self._sizes.get(event.key, 0), self._now)
 
     def _write_failed(self, event: commands.WriteFailed) -> None:
         if self._arrivals.write_failed(event, self._now):
@@ -453,15 +421,9 @@ class WorkerMachine:
                 self._wake(self._now + STALL)
 
     def _rebalance(self) -> None:
-        """An idle executor gets what another has been sent and hasn't read."""
-        executors = self.executors.values()
-        if all(len(executor.packets) >= executor.threads for executor in executors):
-            return
-        for executor in executors:
-            extra = len(executor.packets) - executor.threads
-            if executor.unread and extra > 0 and (executor.expected > WORTH_RECALL or self._now - executor.heard > STALL):
-                self._out.append(commands.Recall(executor.number))
-                return
+        executor = self.dispatcher.to_recall(self.executors.values(), self._now)
+        if executor is not None:
+            self._out.append(commands.Recall(executor.number))
 
     def _wake(self, at: float) -> None:
         if self.wake_at is None or at < self.wake_at:
@@ -469,19 +431,13 @@ class WorkerMachine:
 
     def _tick(self, event: commands.Tick) -> None:
         self.wake_at = None
-        now = self._now
-        for executor in self.executors.values():
-            if not any(len(packet.tasks) > 1 for packet in executor.packets.values()):
-                continue
-            if executor.asked or now - executor.heard < STALL:
-                self._wake(max(now, executor.heard) + STALL)
-                continue
-            executor.asked = True
-            self._out.append(commands.AskRest(executor.number))
-            self._wake(now + STALL)
+        stalled, look_at = self.dispatcher.stalled(self.executors.values(), self._now)
+        self._out.extend(commands.AskRest(executor.number) for executor in stalled)
+        if look_at is not None:
+            self._wake(look_at)
         if len(self._arrivals):
-            self._arrivals.tick(now)
-            self._wake(now + PATIENCE)
+            self._arrivals.tick(self._now)
+            self._wake(self._now + PATIENCE)
 
     # -- the ends of the worker -------------------------------------------------------------------------------------
 
@@ -497,7 +453,6 @@ class WorkerMachine:
 
     def _fresh(self, event: commands.Fresh) -> None:
         self._arrivals.clear()
-        self._sizes.clear()
         self._calls.clear()
         self._waiting_calls.clear()
         for task in list(self.tasks.values()):
@@ -511,15 +466,15 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.Free: WorkerMachine._free,
     messages.Drop: WorkerMachine._drop,
     messages.GiveBack: WorkerMachine._give_back_asked,
-    messages.Store: WorkerMachine._store,
-    messages.AdoptFile: WorkerMachine._adopt,
-    messages.StorePart: WorkerMachine._store_part,
+    messages.Store: lambda machine, message: machine._arrivals.store(message),
+    messages.AdoptFile: lambda machine, message: machine._arrivals.adopt(message),
+    messages.StorePart: lambda machine, message: machine._arrivals.store_part(message),
     messages.Replicate: WorkerMachine._replicate,
     messages.AddFunction: WorkerMachine._add_function,
     messages.CallFunction: WorkerMachine._call,
     messages.Leave: WorkerMachine._leave,
     messages.DataWanted: WorkerMachine._data_wanted,
-    messages.DataPart: WorkerMachine._data_part,
+    messages.DataPart: lambda machine, message: machine._arrivals.part(message, machine._now),
 }
 
 _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
@@ -530,8 +485,8 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     commands.Recalled: WorkerMachine._recalled,
     commands.RestReturned: WorkerMachine._rest_returned,
     commands.CallEnded: WorkerMachine._call_ended,
-    commands.Probed: WorkerMachine._probed,
-    commands.Taken: WorkerMachine._taken,
+    commands.Probed: lambda machine, event: machine._arrivals.probed(event),
+    commands.Taken: lambda machine, event: machine._arrivals.taken(event),
     commands.WriteFailed: WorkerMachine._write_failed,
     commands.Tick: WorkerMachine._tick,
     commands.Drain: WorkerMachine._drain,

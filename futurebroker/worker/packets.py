@@ -1,8 +1,8 @@
 """What the agent and its executors say to each other; bytes made by user code stay closed on the agent's side.
 
-On the data socket, each packet (SOCK_SEQPACKET) is one `Packet` to the executor or one list of `Result` from it; what is
-too large for the kernel's buffer goes through a file, and the packet names it. On the control socket, a stream, each
-record follows its length in four bytes.
+On the data socket, each packet (SOCK_SEQPACKET) is one `Packet` to the executor or one list of `Result` from it; what
+is too large for the kernel's buffer goes through a file, and the packet names it. On the control socket, a stream,
+each record follows its length in four bytes.
 """
 
 from __future__ import annotations

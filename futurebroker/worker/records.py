@@ -21,8 +21,8 @@ class TaskRecord:
     """One attempt of a task."""
 
     __slots__ = (
-        "args", "attempt", "cost", "dropped", "function", "give_back", "inputs", "key", "missing", "number", "order", "packet",
-        "silent", "state",
+        "args", "attempt", "cost", "dropped", "function", "give_back", "inputs", "key", "missing", "number", "order",
+        "packet", "silent", "state",
     )  # fmt: skip
 
     def __init__(

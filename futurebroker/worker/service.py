@@ -1,7 +1,7 @@
 """A worker's agent: carries out what its machine says, and keeps executors, store and heartbeats going.
 
-It runs on one asyncio loop and never runs or opens what a user sent: executors do. `run_worker` is the whole of a worker
-process.
+It runs on one asyncio loop and never runs or opens what a user sent: executors do. `run_worker` is the whole of a
+worker process.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class WorkerService:
         await self._finished.wait()
 
     async def close(self, drain: bool = True) -> None:
-        """Leave: hand back what hasn't begun, let the rest finish (with ``drain``), and clean up. May be called twice."""
+        """Hand back what hasn't begun, let the rest finish (with ``drain``), and clean up. May be called twice."""
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close(drain, "closed"))
         await asyncio.shield(self._closing)
