@@ -77,6 +77,8 @@ class Endpoint:
         self._events = events
         self._loop = loop
         self._link: Link | None = None
+        #: the link's socket, kept because a link that broke doesn't know it any more
+        self._socket: int | None = None
         self._watching_writes = False
         self._conversations: dict[str, _Conversation] = {}
         self._waiting: dict[str, _Conversation] = {}
@@ -92,9 +94,9 @@ class Endpoint:
         for conversation in self._conversations.values():
             conversation.connected = False
         link.start(self, self._wake)
-        number = link.fileno()
-        if number is not None:
-            self._loop.add_reader(number, self._readable)
+        self._socket = link.fileno()
+        if self._socket is not None:
+            self._loop.add_reader(self._socket, self._readable)
         self._arm(link.tick(self._loop.time()))
         self._schedule_flush()
 
@@ -111,10 +113,11 @@ class Endpoint:
 
     def _detach(self) -> Link | None:
         link, self._link = self._link, None
-        if link is not None and (number := link.fileno()) is not None:
-            self._loop.remove_reader(number)
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
             if self._watching_writes:
-                self._loop.remove_writer(number)
+                self._loop.remove_writer(self._socket)
+        self._socket = None
         self._watching_writes = False
         return link
 
@@ -324,14 +327,13 @@ class Endpoint:
         wants = link is self._link and link.wants_write()
         if wants == self._watching_writes:
             return
-        number = link.fileno()
-        if number is None:
+        if self._socket is None:
             return
         self._watching_writes = wants
         if wants:
-            self._loop.add_writer(number, self._writable)
+            self._loop.add_writer(self._socket, self._writable)
         else:
-            self._loop.remove_writer(number)
+            self._loop.remove_writer(self._socket)
 
     # -- time -------------------------------------------------------------------------------------------------------
 
