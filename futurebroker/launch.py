@@ -51,7 +51,9 @@ class Machinery(Protocol):
     """What runs a cluster: processes, or one thread of this process."""
 
     url: str
-    loop: asyncio.AbstractEventLoop | None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None: ...
 
     @property
     def workers(self) -> dict[str, LocalWorker]: ...
@@ -72,7 +74,7 @@ class ClusterProcesses:
 
     def __init__(self, plan: ClusterPlan) -> None:
         self.url = ""
-        self.loop = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._plan = plan
         self._scheduler: Child | None = None
         self._children: dict[str, Child] = {}
