@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 from futurebroker.client.calls import FUNCTION_LIMIT, task_options, worker_names
 from futurebroker.client.connection import Connection
 from futurebroker.client.executor import ClientExecutor
-from futurebroker.client.futures import Future, KeyState, ensure_future
-from futurebroker.client.gathering import futures_in, gather
+from futurebroker.client.futures import Future, KeyState
+from futurebroker.client.gathering import gather, only_futures_in
 from futurebroker.client.inquiries import Inquiries
 from futurebroker.client.options import Options
 from futurebroker.client.submitting import Submitter, new_salt
@@ -464,7 +464,7 @@ class Client(Inquiries):
         return self._enter(lambda blocking: self._connection.ask(topic, about, blocking, timeout))
 
     def _states(self, futures: Any) -> list[KeyState]:
-        states = {id(future._state): future._state for future in futures_in(_as_container(futures))}
+        states = {id(future._state): future._state for future in only_futures_in(futures)}
         for state in states.values():
             if state.keeper is not self._connection:
                 raise ValueError(f"{state.key} belongs to another client")
@@ -476,12 +476,6 @@ class Client(Inquiries):
 
 async def _nothing() -> None:
     """What an asynchronous client returns where nothing is waited for."""
-
-
-def _as_container(futures: Any) -> Any:
-    if isinstance(futures, (Future, dict, list, tuple, set, frozenset)):
-        return futures
-    return [ensure_future(future) for future in futures]
 
 
 def _opened(answers: dict[str, Any], on_error: str) -> dict[str, Any]:

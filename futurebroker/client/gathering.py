@@ -16,6 +16,7 @@ from futurebroker.client.futures import (
     Future,
     Keeper,
     KeyState,
+    ensure_future,
     outcome,
     settle,
 )
@@ -85,6 +86,15 @@ def futures_in(value: Any) -> Iterator[Future[Any]]:
                 yield item
             elif _is_container(item):
                 yield from futures_in(item)
+
+
+def only_futures_in(value: Any) -> Iterator[Future[Any]]:
+    """As `futures_in`, also through other iterables; a TypeError for anything that isn't a future."""
+    if isinstance(value, (Future, str, bytes)) or not isinstance(value, Iterable):
+        yield ensure_future(value)
+    else:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from only_futures_in(item)
 
 
 def _rebuild(value: Any, results: dict[int, Any]) -> Any:

@@ -10,7 +10,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any, NamedTuple, Self
 
 from futurebroker.client.futures import ERROR, Future, Keeper, KeyState, ensure_future
-from futurebroker.client.gathering import futures_in
+from futurebroker.client.gathering import only_futures_in
 from futurebroker.client.waiters import Countdown, pause, run_blocking
 from futurebroker.exceptions import CancelledError
 from futurebroker.protocol.messages import Detach
@@ -40,7 +40,7 @@ def wait(fs: Any, timeout: float | None = None, return_when: str = ALL_COMPLETED
         raise TypeError(f"timeout= takes seconds, got {type(timeout).__name__}; give several futures as one list")
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
         raise ValueError(f"return_when= takes ALL_COMPLETED, FIRST_COMPLETED or FIRST_EXCEPTION, got {return_when!r}")
-    futures = list(futures_in(fs if isinstance(fs, (Future, dict)) else [ensure_future(future) for future in fs]))
+    futures = list(only_futures_in(fs))
     asynchronous = any(future._state.keeper.asynchronous for future in futures)
     coroutine = _wait(futures, timeout, return_when, not asynchronous)
     return coroutine if asynchronous else run_blocking(coroutine)
@@ -249,7 +249,7 @@ def fire_and_forget(obj: Any) -> None:
     Args:
         obj: a future, or futures in any nesting of lists, tuples, sets and dicts.
     """
-    states = [future._state for future in futures_in(obj)]
+    states = [future._state for future in only_futures_in(obj)]
     for keeper, some in by_keeper(states).items():
         keeper.put(Detach([state.key for state in some]))
 

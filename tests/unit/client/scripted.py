@@ -1,4 +1,4 @@
-"""A scheduler that does what a test tells it: it welcomes one client, keeps what that says, and says what it is told."""
+"""A scheduler that does what a test tells it: it welcomes a client, keeps what that says, and says what it is told."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from futurebroker.client.client import Client
 from futurebroker.client.threads import LoopThread
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.endpoint import Endpoint
@@ -50,9 +51,10 @@ class ScriptedScheduler:
         link = open_link(self.url, [queue], secret=SECRET.encode(), timeout=1, name="scripted")
         self._endpoint.attach(link)
 
-    def restart(self) -> None:
-        """End without a word, and come back as another incarnation that knows nothing."""
+    def restart(self, client: Client) -> None:
+        """Come back as another incarnation that knows nothing, and cut the link of ``client``."""
         self._io.run(self._restart())
+        cut(client)
 
     async def _restart(self) -> None:
         self._endpoint.close()
@@ -115,7 +117,9 @@ class ScriptedScheduler:
         """See `EndpointEvents.meet`."""
         if isinstance(message, m.Hello):
             self.client = peer.name
-            self._endpoint.open(peer, message.inbox, message.received)
+            # What a former scheduler sent is not of this session.
+            known = message.epoch == self._endpoint.epoch
+            self._endpoint.open(peer, message.inbox, message.received if known else 0)
             received = self._endpoint.received_up_to(peer.name)
             welcome = m.Welcome(self._endpoint.epoch, received, command_queue(self.cluster), self.limits)
             self._endpoint.send_meeting(peer, message.inbox, welcome)
@@ -132,6 +136,14 @@ class ScriptedScheduler:
 
     def disconnected(self, error: Exception | None) -> None:
         """See `EndpointEvents.disconnected`."""
+
+
+def cut(client: Client) -> None:
+    """Close the link of a client, as a broken network does."""
+    connection = client._connection
+    link = connection._member._endpoint._link
+    assert link is not None
+    connection._loop.call_soon_threadsafe(link.close)
 
 
 def finish_at_once(scheduler: ScriptedScheduler, submit: m.Submit) -> None:

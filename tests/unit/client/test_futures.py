@@ -20,18 +20,18 @@ from futurebroker.protocol.serialize import dump_failure, dumps
 from tests.unit.client.scripted import ScriptedScheduler, finish_at_once
 
 
-class Odd(Exception):
+class OddError(Exception):
     """An exception of the user's."""
 
 
 def users_own_line() -> None:
-    raise Odd("the user's own words")
+    raise OddError("the user's own words")
 
 
 def a_failure(key: str) -> m.Failure:
     try:
         users_own_line()
-    except Odd as error:
+    except OddError as error:
         return dump_failure(error, key, "w")
     raise AssertionError
 
@@ -74,13 +74,13 @@ def test_an_error_is_raised_with_the_users_own_lines(scheduler: ScriptedSchedule
     scheduler.say(m.KeyErred(future.key, a_failure(future.key)))
     depths = []
     for _ in range(3):
-        with pytest.raises(Odd, match="own words") as caught:
+        with pytest.raises(OddError, match="own words") as caught:
             future.result(5)
         depths.append(len(traceback.extract_tb(caught.value.__traceback__)))
         assert "users_own_line" in "".join(traceback.format_exception(caught.value))
     assert len(set(depths)) == 1
     assert future.status == "error"
-    assert isinstance(future.exception(), Odd)
+    assert isinstance(future.exception(), OddError)
     assert "users_own_line" in "".join(traceback.format_tb(future.traceback()))
 
 
@@ -192,7 +192,7 @@ def test_callbacks_run_in_the_order_of_completion(scheduler: ScriptedScheduler, 
     def note(future: Future[Any]) -> None:
         calls.append((future.result(), threading.current_thread().name))
         if len(calls) == 2:
-            raise Odd
+            raise OddError
         if len(calls) == 4:
             done.set()
 
@@ -239,7 +239,7 @@ def test_retry_makes_a_failed_future_pending(scheduler: ScriptedScheduler, clien
     """And then it may finish after all."""
     future = client.submit(len, "x")
     scheduler.say(m.KeyErred(future.key, a_failure(future.key)))
-    assert isinstance(future.exception(5), Odd)
+    assert isinstance(future.exception(5), OddError)
     future.retry()
     assert future.status == "pending"
     assert [message.keys for message in scheduler.wait_for(m.Retry)] == [[future.key]]
@@ -279,7 +279,7 @@ def test_gather_raises_the_first_error_or_skips(scheduler: ScriptedScheduler, cl
     a, b, never = client.submit(len, "x"), client.submit(len, "y"), client.submit(len, "z")
     finish(scheduler, a, 1)
     scheduler.say(m.KeyErred(b.key, a_failure(b.key)))
-    with pytest.raises(Odd):
+    with pytest.raises(OddError):
         client.gather([a, never, b])
     assert client.gather([a, b], errors="skip") == [1]
     assert client.gather({"a": a, "b": b}, errors="skip") == {"a": 1}

@@ -157,9 +157,7 @@ def test_a_released_key_can_be_submitted_again(scheduler: ScriptedScheduler, cli
     while "end" not in [key for s in scheduler.wait_for(m.Submit) for key in s.keys]:
         scheduler.wait_for(m.Submit, len(scheduler.wait_for(m.Submit)) + 1)
     story = [
-        message
-        for message in scheduler.heard
-        if isinstance(message, (m.Submit, m.Release)) and "again" in message.keys
+        message for message in scheduler.heard if isinstance(message, (m.Submit, m.Release)) and "again" in message.keys
     ]
     kinds = [type(message) for message in story]
     assert kinds[-1] is m.Submit

@@ -72,7 +72,7 @@ def test_wait_with_two_futures_as_arguments_is_a_mistake(client: Client) -> None
     """The second argument is the timeout."""
     a, b = client.map(len, "ab")
     with pytest.raises(TypeError, match="one list"):
-        wait(a, b)
+        wait(a, b)  # type: ignore[arg-type]
 
 
 def test_wait_takes_futures_of_several_clients(scheduler: ScriptedScheduler, client: Client) -> None:
