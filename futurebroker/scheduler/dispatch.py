@@ -10,47 +10,43 @@ from futurebroker.scheduler.transitions import queued_processing
 
 def dispatch(state: SchedulerState) -> None:
     """Give every worker with room what it can run: first what follows on what it has, then the head of the backlog."""
-    touched = state.touched
-    while touched:
-        worker, _ = touched.popitem()
-        _follow(state, worker)
-    ready, roomy = state.ready, state.roomy
+    ready, roomy, touched = state.ready, state.roomy, state.touched
     blocked: list[Pool] = []
-    while ready and roomy:
-        pool = _first_pool(state)
-        if pool is None:
+    while True:
+        while touched:
+            _follow(state, touched.popitem()[0])
+        if not ready or not roomy:
             break
+        pool = next(iter(ready)) if len(ready) == 1 else _first_pool(state)
         task = pool.queue.peek()
-        assert task is not None
-        worker_or_none = placement.choose_worker(state, task)
-        if worker_or_none is None:
+        if task is None:
+            del ready[pool]
+            continue
+        worker = placement.choose_worker(state, task)
+        if worker is None:
             del ready[pool]
             blocked.append(pool)
             continue
         pool.queue.pop()
-        queued_processing(state, task, worker_or_none)
-        while touched:
-            worker, _ = touched.popitem()
-            _follow(state, worker)
+        queued_processing(state, task, worker)
     ready.update(dict.fromkeys(blocked))
 
 
 def _follow(state: SchedulerState, worker: WorkerRecord) -> None:
-    """Send tasks whose missing inputs are being made on ``worker``, as far as it has room."""
+    """The worker's load has changed: see whether it has room, and use it first for what follows on what it makes."""
     pipeline = worker.pipeline
     while pipeline and placement.has_room(state, worker):
         task = pipeline.popleft()
         if placement.can_follow(task, worker):
             queued_processing(state, task, worker)
+    placement.update_room(state, worker)
 
 
-def _first_pool(state: SchedulerState) -> Pool | None:
-    """The pool whose first task comes first of all; pools that turn out empty are taken off the list."""
-    best, order = None, 0
-    for pool in tuple(state.ready) if len(state.ready) > 1 else state.ready.copy():
+def _first_pool(state: SchedulerState) -> Pool:
+    """The pool whose first task comes first of all; an empty one if all are."""
+    best, best_order = next(iter(state.ready)), None
+    for pool in state.ready:
         task = pool.queue.peek()
-        if task is None:
-            del state.ready[pool]
-        elif best is None or task.order < order:
-            best, order = pool, task.order
+        if task is not None and (best_order is None or task.order < best_order):
+            best, best_order = pool, task.order
     return best

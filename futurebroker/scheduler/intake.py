@@ -88,7 +88,10 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             dependencies = tuple(known)  # type: ignore[arg-type]
         task = state.add_task(key, function.kind, function, args, dependencies, pool)
         task.add_client(client)
-        transitions.compute(state, task)
+        if dependencies:
+            transitions.compute(state, task)
+        else:
+            transitions.released_queued(state, task)
     if not pool.tasks:
         state.pools.pop(pool.token, None)
 
@@ -147,7 +150,7 @@ def release(state: SchedulerState, client: ClientRecord, message: Release) -> No
         task = tasks.get(key)
         if task is not None:
             task.discard_client(client)
-            if not task.needed:
+            if task.wanted_by is None and not task.needed_by:
                 check.append(task)
 
 

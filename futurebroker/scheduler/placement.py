@@ -98,7 +98,7 @@ def choose_worker(state: SchedulerState, task: TaskRecord) -> WorkerRecord | Non
     chosen all the same when waiting for it is shorter than moving the inputs.
     """
     pool = task.pool
-    if not pool.restricted and not any(dependency.holders is not None for dependency in task.dependencies):
+    if not pool.restricted and not (task.dependencies and _has_stored_input(task)):
         return _next_roomy(state)
     candidates: dict[WorkerRecord, None] = {}
     for dependency in task.dependencies:
@@ -111,6 +111,10 @@ def choose_worker(state: SchedulerState, task: TaskRecord) -> WorkerRecord | Non
     best = min(candidates, key=lambda worker: start_cost(state, task, worker))
     rotate(state, best)
     return best
+
+
+def _has_stored_input(task: TaskRecord) -> bool:
+    return any(dependency.holders is not None for dependency in task.dependencies)
 
 
 def start_cost(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> float:

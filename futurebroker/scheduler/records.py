@@ -16,6 +16,8 @@ from futurebroker.protocol.messages import Failure, TaskOptions
 from futurebroker.states import TaskState, WorkerStatus
 from futurebroker.types import ClientId, Digest, Key, WorkerId
 
+QUEUED = TaskState.QUEUED
+
 #: seconds a task is taken to run while nothing of its kind has ended yet (dask's figure)
 UNKNOWN_DURATION = 0.5
 #: weight of the newest duration in a kind's mean
@@ -241,9 +243,11 @@ class ReadyQueue:
     def peek(self) -> TaskRecord | None:
         """The task that is next; None when there is none."""
         line, heap = self._line, self._heap
-        while line and line[0].state is not TaskState.QUEUED:
+        while line and line[0].state is not QUEUED:
             line.popleft()
-        while heap and heap[0][2].state is not TaskState.QUEUED:
+        if not heap:
+            return line[0] if line else None
+        while heap and heap[0][2].state is not QUEUED:
             heappop(heap)
         if heap and (not line or heap[0][0] < line[0].order):
             return heap[0][2]
@@ -266,21 +270,17 @@ class ReadyQueue:
 class Pool:
     """Tasks with the same restrictions: which workers may run them, and the ready ones in order."""
 
-    __slots__ = ("eligible", "options", "queue", "restricted", "stranded", "tasks", "token")
+    __slots__ = ("eligible", "options", "queue", "resources", "restricted", "stranded", "tasks", "token")
 
     def __init__(self, token: bytes, options: TaskOptions) -> None:
         self.token = token  #: what `SchedulerState.pools` knows it by
         self.options = options
+        self.resources: dict[str, float] = options.resources or {}  #: amounts each of its tasks takes while it runs
         self.restricted = bool(options.workers or options.resources)  #: whether not every worker will do
         self.queue = ReadyQueue()
         self.eligible: dict[WorkerRecord, None] = {}  #: connected workers that may run these tasks
         self.stranded: dict[TaskRecord, None] = {}  #: NO_WORKER tasks
         self.tasks = 0  #: records that belong to it
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """Amounts each of its tasks takes while it runs."""
-        return self.options.resources or {}
 
 
 class WorkerRecord:

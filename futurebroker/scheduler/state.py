@@ -155,7 +155,8 @@ class SchedulerState:
             self.ready.pop(pool, None)
         if function is not None:
             function.tasks -= 1
-            self.drop_function_if_unused(function)
+            if not function.tasks:
+                self.drop_function_if_unused(function)
 
     def drop_function_if_unused(self, function: FunctionRecord) -> None:
         """Forget a function that no task names and no connected client may name."""
@@ -186,7 +187,7 @@ class SchedulerState:
 
 #: from each state, where a task may go; RELEASED to PROCESSING and MEMORY are scattered data on its way and arrived
 LEGAL: dict[TaskState, frozenset[TaskState]] = {
-    RELEASED: frozenset((WAITING, PROCESSING, MEMORY, ERRED, FORGOTTEN)),
+    RELEASED: frozenset((WAITING, QUEUED, NO_WORKER, PROCESSING, MEMORY, ERRED, FORGOTTEN)),
     WAITING: frozenset((QUEUED, NO_WORKER, PROCESSING, ERRED, RELEASED)),
     NO_WORKER: frozenset((QUEUED, WAITING, ERRED, RELEASED)),
     QUEUED: frozenset((PROCESSING, NO_WORKER, WAITING, ERRED, RELEASED)),

@@ -27,7 +27,7 @@ from futurebroker.protocol.messages import (
     Stored,
 )
 from futurebroker.scheduler import placement
-from futurebroker.scheduler.records import TaskRecord, WorkerRecord
+from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
     FORGOTTEN,
@@ -51,7 +51,22 @@ def compute(state: SchedulerState, task: TaskRecord) -> None:
     while asked:
         task = asked.pop()
         if task.state is RELEASED and task.function is not None:
-            asked.extend(released_waiting(state, task))
+            if task.dependencies:
+                asked.extend(released_waiting(state, task))
+            else:
+                released_queued(state, task)
+
+
+def released_queued(state: SchedulerState, task: TaskRecord) -> None:
+    """A task without dependencies is ready as soon as it is needed; without a worker for it, it goes to NO_WORKER."""
+    pool = task.pool
+    if not pool.eligible:
+        state.move(task, NO_WORKER)
+        pool.stranded[task] = None
+        return
+    state.move(task, QUEUED)
+    pool.queue.push(task)
+    state.ready[pool] = None
 
 
 def released_waiting(state: SchedulerState, task: TaskRecord) -> list[TaskRecord]:
@@ -124,9 +139,10 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     task.span = span = task.kind.expected + placement.OVERHEAD
     worker.processing[task] = None
     worker.occupancy += span
-    for name, amount in task.pool.resources.items():
-        worker.used[name] = worker.used.get(name, 0.0) + amount
-    placement.update_room(state, worker)
+    if task.pool.resources:
+        _take_resources(task, worker)
+    if not placement.has_room(state, worker):
+        state.roomy.pop(worker, None)
     if function.digest not in worker.functions:
         worker.functions.add(function.digest)
         state.send(worker.worker_id, AddFunction(function.digest, function.kind.name, function.code))
@@ -138,6 +154,11 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
             if dependent.state is WAITING and len(dependent.dependencies) <= placement.PIPELINE_DEPENDENCIES:
                 worker.pipeline.append(dependent)
                 state.touched[worker] = None
+
+
+def _take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
+    for name, amount in task.pool.resources.items():
+        worker.used[name] = worker.used.get(name, 0.0) + amount
 
 
 def _input(dependency: TaskRecord, worker: WorkerRecord) -> bytes | Held:
@@ -211,18 +232,24 @@ def processing_refused(state: SchedulerState, task: TaskRecord, reason: str) -> 
 
 def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None, type_name: str) -> None:
     """What follows when a result has come, however it came."""
-    if task.wanted_by is not None:
-        tell_end(state, task, KeyFinished(task.key, value, None if value is not None else held(task), type_name))
+    wanted = task.wanted_by
+    if wanted is not None:
+        message = KeyFinished(task.key, value, None if value is not None else held(task), type_name)
+        if type(wanted) is ClientRecord and wanted is not state.detached:
+            state.send(wanted.client_id, message)
+        else:
+            tell_end(state, task, message)
     if task.dependents is not None:
         for dependent in task.each_dependent():
             if dependent.state in UNFINISHED:
                 dependent.waiting_on -= 1
                 if not dependent.waiting_on and dependent.state is WAITING:
                     waiting_queued(state, dependent)
-    _free_inputs(state, task)
-    if task.value is not None:
-        _cut_lineage(state, task)
-    if not task.needed:
+    if task.dependencies:
+        _free_inputs(state, task)
+        if task.value is not None:
+            _cut_lineage(state, task)
+    if task.wanted_by is None and not task.needed_by:
         state.check.append(task)
 
 
@@ -305,9 +332,7 @@ def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
     else:  # sums of floats drift; here they are known
         worker.occupancy = 0.0
         worker.used.clear()
-    placement.update_room(state, worker)
-    if worker.pipeline:
-        state.touched[worker] = None
+    state.touched[worker] = None
 
 
 # -- going back ----------------------------------------------------------------------------------------------------
@@ -393,9 +418,10 @@ def memory_released(state: SchedulerState, task: TaskRecord) -> None:
     """The result is not kept any more, here or on workers."""
     state.move(task, RELEASED)
     task.value = None
-    for worker in tuple(task.holder_paths()):
-        state.free(worker, task.key)
-        task.discard_holder(worker)
+    if task.holders is not None:
+        for worker in tuple(task.holder_paths()):
+            state.free(worker, task.key)
+            task.discard_holder(worker)
 
 
 def erred_released(state: SchedulerState, task: TaskRecord) -> None:
@@ -414,14 +440,14 @@ def settle(state: SchedulerState) -> None:
     check = state.check
     while check:
         task = check.pop()
-        if task.needed or task.state is FORGOTTEN:
+        if task.wanted_by is not None or task.needed_by or task.state is FORGOTTEN:
             continue
         if task.function is None and task.dependents is not None:
             continue  # data can't be made again: it stays as long as something made from it may have to be
-        if task.state in UNFINISHED:
-            unfinished_released(state, task)
-        elif task.state is MEMORY:
+        if task.state is MEMORY:
             memory_released(state, task)
+        elif task.state in UNFINISHED:
+            unfinished_released(state, task)
         if task.dependents is None:
             released_forgotten(state, task)
 
@@ -446,6 +472,8 @@ def released_forgotten(state: SchedulerState, task: TaskRecord) -> None:
 
 #: every move a task makes, and the function that makes it; `state.LEGAL` is checked against this table by a test
 TRANSITIONS: dict[tuple[TaskState, TaskState], Callable[..., object]] = {
+    (RELEASED, QUEUED): released_queued,
+    (RELEASED, NO_WORKER): released_queued,
     (RELEASED, WAITING): released_waiting,
     (RELEASED, ERRED): released_erred,
     (RELEASED, FORGOTTEN): released_forgotten,
