@@ -82,7 +82,13 @@ class Dispatcher:
         """A ready task that won't run; the caller gives it its next state."""
         self.ready -= 1
 
-    def next_packet(self, executors: Iterable[ExecutorRecord], now: float) -> tuple[ExecutorRecord, Packet] | None:
+    def share(self, executors: Iterable[ExecutorRecord]) -> int:
+        """How many of the ready tasks one packet may have, so that every thread gets some."""
+        return -(-self.ready // max(1, sum(executor.threads for executor in executors)))
+
+    def next_packet(
+        self, executors: Iterable[ExecutorRecord], share: int, now: float
+    ) -> tuple[ExecutorRecord, Packet] | None:
         """A packet and who gets it; None when nothing is ready or nobody has room."""
         heap = self._heap
         while heap and heap[0][2].state is not RunState.READY:
@@ -91,18 +97,14 @@ class Dispatcher:
             return None
         best: ExecutorRecord | None = None
         best_rank = (AHEAD, 0)
-        free = threads = 0
         for executor in executors:
             load = len(executor.packets) - executor.threads
-            threads += executor.threads
-            if load < 0:
-                free -= load
             rank = (load, executor.expected)
             if rank < best_rank and (load < 0 or self._may_get_ahead(executor, now)):
                 best, best_rank = executor, rank
         if best is None:
             return None
-        packet = self._fill(best, best_rank[0] < 0, -(-self.ready // max(1, threads)), now)
+        packet = self._fill(best, best_rank[0] < 0, share, now)
         return None if packet is None else (best, packet)
 
     def _may_get_ahead(self, executor: ExecutorRecord, now: float) -> bool:

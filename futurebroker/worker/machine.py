@@ -414,7 +414,9 @@ class WorkerMachine:
             self._out.append(messages.FunctionCalled(event.number, event.value, event.failure))
 
     def _dispatch(self) -> None:
-        while (chosen := self.dispatcher.next_packet(self.executors.values(), self._now)) is not None:
+        executors = self.executors.values()
+        share = self.dispatcher.share(executors)
+        while (chosen := self.dispatcher.next_packet(executors, share, self._now)) is not None:
             executor, packet = chosen
             self._out.append(commands.SendPacket(executor.number, packet))
             if len(packet.tasks) > 1:

@@ -1,0 +1,255 @@
+"""The worker's machine: tasks are run once, answered once, and never wait behind a long one."""
+
+from __future__ import annotations
+
+import pytest
+
+from futurebroker.protocol.messages import (
+    CallFunction,
+    Drop,
+    Erred,
+    ExecutorDied,
+    Finished,
+    Free,
+    FunctionCalled,
+    GaveBack,
+    GiveBack,
+    Held,
+    InputsMissing,
+)
+from futurebroker.worker import commands
+from tests.unit.worker.world import SLEEP, World, failure, run
+
+
+@pytest.fixture
+def world() -> World:
+    """One executor with one thread."""
+    return World()
+
+
+def test_a_task_runs_and_its_result_is_reported_and_kept(world: World) -> None:
+    """The plain case: the value goes with the message and stays for tasks that come."""
+    world.deliver(run("a"))
+    assert world.step(1) == [Finished("a", 1, 5, 10, b"value", "", "int")]
+    assert world.machine.store["a"].data == b"value"
+    assert world.machine.tasks == {}
+
+
+def test_the_same_attempt_sent_twice_runs_once(world: World) -> None:
+    """A doubled message must not double the work."""
+    world.deliver(run("a"), run("a"))
+    world.step(1)
+    world.deliver(run("a"))
+    assert world.begin(1) is None
+
+
+def test_a_newer_attempt_silences_the_older(world: World) -> None:
+    """The scheduler counts only the attempt it holds; the older one's end must not be reported as the newer's."""
+    world.deliver(run("a"))
+    world.begin(1)
+    world.deliver(run("a", attempt=2))
+    assert world.end(1) == []
+    assert world.step(1) == [Finished("a", 2, 5, 10, b"value", "", "int")]
+
+
+def test_tasks_of_unknown_length_go_one_at_a_time(world: World) -> None:
+    """Nothing may wait behind a task that may take an hour."""
+    world.deliver(*(run(f"t{i}") for i in range(5)))
+    assert world.packets(1) == [["t0"]]
+    world.begin(1)
+    assert world.packets(1) == []
+
+
+def test_short_tasks_share_packets_and_one_packet_waits_ahead(world: World) -> None:
+    """A packet costs more than a tiny task; and an executor mustn't wait for the agent between packets."""
+    world.learn()
+    world.deliver(*(run(f"t{i}") for i in range(200)))
+    assert [len(keys) for keys in world.packets(1)] == [64, 64]
+
+
+def test_ready_tasks_are_spread_over_executors() -> None:
+    """A packet for one executor must not take what another could run meanwhile."""
+    world = World(executors=2)
+    world.learn()
+    world.deliver(*(run(f"t{i}") for i in range(10)))
+    assert [len(keys) for number in (1, 2) for keys in world.packets(number)] == [5, 5]
+
+
+def test_nothing_goes_ahead_behind_a_long_task(world: World) -> None:
+    """A short task behind a long one would be late for no reason."""
+    world.learn()
+    world.learn(5_000_000, SLEEP)
+    world.deliver(run("long", function=SLEEP), run("short"))
+    assert world.packets(1) == [["long"]]
+
+
+def test_order_decides_and_ties_keep_their_sequence(world: World) -> None:
+    """Depth-first order keeps few results alive."""
+    world.deliver(run("first"))
+    world.deliver(run("late", order=9), run("early", order=1), run("early too", order=1))
+    assert [world.step(1)[0].key for _ in range(4)] == ["first", "early", "early too", "late"]  # type: ignore[attr-defined]
+
+
+def test_a_task_waits_for_an_earlier_one_and_gets_its_value(world: World) -> None:
+    """Pipelining: the scheduler sends ahead what this worker will be able to run by itself."""
+    world.deliver(run("a"), run("b", Held("a")))
+    assert world.packets(1) == [["a"]]
+    world.step(1)
+    task = world.begin(1)
+    assert task is not None
+    assert task.inputs == (b"value",)
+
+
+def test_a_chain_of_short_tasks_goes_in_one_packet(world: World) -> None:
+    """A chain must run at the executor's speed, without a round trip to the agent between two links."""
+    world.learn()
+    world.deliver(run("t0"), *(run(f"t{i}", Held(f"t{i - 1}")) for i in range(1, 10)))
+    (packet,) = world.executors[1].unread
+    assert [task.inputs for task in packet.tasks] == [(), *((task.number,) for task in packet.tasks[:-1])]
+
+
+def test_a_failure_is_reported_and_those_that_waited_are_forgotten(world: World) -> None:
+    """The scheduler fails the dependents itself; two decisions about one task would contradict each other."""
+    world.deliver(run("a"), run("b", Held("a")), run("c", Held("b")))
+    assert world.begin(1) is not None
+    assert world.end(1, fails=True) == [Erred("a", 1, failure("a"), 10)]
+    assert world.machine.tasks == {}
+    assert world.machine.dependents == {}
+
+
+def test_a_failure_inside_a_packet_reports_only_what_ran(world: World) -> None:
+    """The rest of a chain can't run, and the scheduler knows."""
+    world.learn()
+    world.deliver(run("a"), run("b", Held("a")), run("c", Held("b")))
+    world.begin(1)
+    assert world.end(1, fails=True) == [Erred("a", 1, failure("a"), 10)]
+    assert [world.step(1), world.step(1)] == [[], []]
+    assert world.machine.dispatcher.sent == {}
+
+
+def test_only_the_task_that_ran_is_blamed_for_a_death() -> None:
+    """Innocent tasks of the same packet run elsewhere and aren't reported at all."""
+    world = World(executors=1)
+    world.learn()
+    world.deliver(*(run(f"t{i}") for i in range(3)))
+    world.step(1)
+    world.begin(1)
+    assert world.die(1) == [ExecutorDied("t1", 1, "signal 9 (SIGKILL)")]
+    number = world.start_executor()
+    assert world.packets(number) == [["t2"]]
+
+
+def test_an_idle_executor_gets_what_another_has_not_read() -> None:
+    """Otherwise a packet ahead waits behind a task that turned out long while somebody has nothing to do."""
+    world = World(executors=2)
+    world.learn()
+    world.deliver(*(run(f"t{i}") for i in range(256)))
+    for _ in range(64):
+        world.begin(2)
+        world.end(2)
+    world.begin(1)
+    world.now += 1.0
+    while world.begin(2) is not None:
+        world.end(2)
+    assert world.executors[1].unread == world.executors[2].unread
+    assert set(world.machine.tasks) == {task.key for task in world.executors[1].todo} | {"t0"}
+
+
+def test_the_rest_of_a_stalled_packet_is_asked_for_once_and_runs_elsewhere() -> None:
+    """A task expected to be short that takes long must not keep the rest of its packet."""
+    world = World(executors=2)
+    world.learn()
+    world.deliver(*(run(f"t{i}") for i in range(8)))
+    world.begin(1)
+    while world.begin(2) is not None:
+        world.end(2)
+    world.pass_time(0.03)
+    world.pass_time(0.03)
+    assert [said for said in world.said if isinstance(said, commands.AskRest)] == [commands.AskRest(1)]
+    world.hand_back(1)
+    assert sum(len(keys) for keys in world.packets(2)) == 3
+
+
+def test_a_dropped_task_that_has_not_begun_is_given_back(world: World) -> None:
+    """The scheduler may send it elsewhere at once."""
+    world.deliver(run("a"), run("b"))
+    assert world.deliver(Drop("b", 1)) == [GaveBack("b", 1)]
+    assert world.deliver(Drop("b", 1), Drop("a", 7)) == []
+
+
+def test_a_dropped_task_that_runs_is_given_back_after_its_end(world: World) -> None:
+    """Its slot is taken until then; its result is nobody's."""
+    world.deliver(run("a"))
+    world.begin(1)
+    assert world.deliver(Drop("a", 1)) == []
+    assert world.end(1) == [GaveBack("a", 1)]
+    assert len(world.machine.store) == 0
+
+
+def test_tasks_asked_back_are_given_only_if_they_have_not_begun() -> None:
+    """Stealing is a request: what runs is finished here."""
+    world = World()
+    world.learn()
+    world.deliver(*(run(f"t{i}") for i in range(100)))
+    world.begin(1)
+    answers = world.deliver(GiveBack([("t0", 1), ("t70", 1), ("t99", 1)]))
+    assert sorted(answers, key=repr) == [GaveBack("t70", 1), GaveBack("t99", 1)]
+    assert world.end(1) == [Finished("t0", 1, 5, 10, b"value", "", "int")]
+
+
+def test_a_freed_value_stays_until_local_tasks_have_used_it(world: World) -> None:
+    """Free overtakes nothing: tasks sent before it still get their inputs."""
+    world.deliver(run("a"))
+    world.step(1)
+    world.deliver(run("b", Held("a")), Free(["a"]))
+    assert "a" in world.machine.store
+    world.step(1)
+    assert "a" not in world.machine.store
+
+
+def test_an_input_whose_file_is_gone_is_reported_with_its_holder(world: World) -> None:
+    """The scheduler must learn which copy is no good."""
+    world.host_files.add("/elsewhere/x")
+    world.deliver(run("a", Held("x", 9, [("w2", "/elsewhere/x")])))
+    task = world.begin(1)
+    assert task is not None
+    answer = world.do(commands.Reported(1, [commands.Result(task.number, 0, missing=[0])]))
+    assert answer == [InputsMissing("a", 1, [("x", "w2")])]
+
+
+def test_draining_gives_back_what_has_not_begun_and_waits_for_the_rest(world: World) -> None:
+    """A worker that leaves loses nothing."""
+    world.learn()
+    world.deliver(*(run(f"t{i}") for i in range(70)))
+    world.begin(1)
+    world.do(commands.Drain())
+    world.hand_back(1)
+    assert sorted(m.key for m in world.mail if isinstance(m, GaveBack)) == sorted(f"t{i}" for i in range(1, 70))
+    assert commands.Drained() not in world.said
+    assert world.deliver(run("new")) == [GaveBack("new", 1)]
+    world.end(1)
+    assert world.said[-1] == commands.Drained()
+
+
+def test_another_scheduler_hears_nothing_of_the_old_work(world: World) -> None:
+    """Attempts of another scheduler would be mistaken for its own."""
+    world.deliver(run("a"))
+    world.step(1)
+    world.deliver(run("b"), run("c", Held("b")))
+    world.begin(1)
+    world.do(commands.Fresh())
+    assert world.end(1) == []
+    assert world.step(1) == []
+    assert (len(world.machine.store), world.machine.tasks, world.machine.dispatcher.sent) == (0, {}, {})
+
+
+def test_a_call_out_of_line_waits_for_an_executor_and_fails_with_it() -> None:
+    """`Client.run` must answer whatever happens."""
+    world = World(executors=0)
+    world.deliver(CallFunction(7, b"code", b"args"))
+    world.start_executor()
+    assert world.said == [commands.CallOut(1, 7, b"code", b"args")]
+    (answer,) = world.die(1, "exit code 3")
+    assert isinstance(answer, FunctionCalled)
+    assert answer.failure is not None
+    assert answer.failure.message == "the executor that ran the call on worker w ended with exit code 3"
