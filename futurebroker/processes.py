@@ -244,12 +244,17 @@ async def _serve_parent(
             draining.append(loop.create_task(_finish_by(drain(service), stop)))
             return
         loop.remove_reader(channel)
+        end()
+
+    def end() -> None:
+        # All of the parent's children end now, and nobody wants to read that they miss each other.
+        logging.disable(logging.WARNING)
         stop.set()
 
     loop.add_reader(channel, readable)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    watch = _watch_parent(parent, loop, stop)
+    watch = _watch_parent(parent, loop, end)
     try:
         beginning = asyncio.ensure_future(start(orders))
         if not await _first(beginning, stop):
@@ -301,19 +306,23 @@ async def run_until(service: Service, stop: asyncio.Event) -> bool:
         await service.close()
 
 
-def _watch_parent(parent: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> int | None:
-    """Set ``stop`` when the parent dies: a process that it forked may hold its end of the lifeline open for longer."""
+def _watch_parent(parent: int, loop: asyncio.AbstractEventLoop, end: Callable[[], None]) -> int | None:
+    """Call ``end`` when the parent dies: a process that it forked may hold its end of the lifeline open for longer."""
     try:
         watch = os.pidfd_open(parent)
     except ProcessLookupError:
-        stop.set()
+        end()
         return None
     except OSError:
         # No such call here; the lifeline must do.
         return None
-    if select.select([watch], [], [], 0)[0]:
-        stop.set()
-    loop.add_reader(watch, stop.set)
+
+    def died() -> None:
+        # It stays readable, and once is enough.
+        loop.remove_reader(watch)
+        end()
+
+    loop.add_reader(watch, died)
     return watch
 
 

@@ -113,6 +113,7 @@ class Client(Inquiries):
         self._owns_cluster = address is None and self._settings.broker_url is None
         if cluster_kwargs and not self._owns_cluster:
             raise TypeError(f"{', '.join(cluster_kwargs)}: arguments of a cluster, but this client joins a running one")
+        self._owner = os.getpid()
         self._salt = new_salt()
         self._name = f"{name or 'client'}-{self._salt}"
         self._set_as_default = set_as_default
@@ -189,6 +190,9 @@ class Client(Inquiries):
                 await asyncio.to_thread(self.cluster.close)
 
     def _at_exit(self) -> None:
+        # In a forked copy of the program the threads are missing that an end needs, and the client isn't the copy's.
+        if os.getpid() != self._owner:
+            return
         run_blocking(self._close(True))
 
     def __enter__(self) -> Self:

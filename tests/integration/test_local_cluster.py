@@ -171,11 +171,33 @@ def test_a_cluster_dies_with_a_program_that_is_killed(number: signal.Signals, tm
         assert len(children) >= 3
         program.send_signal(number)
         assert not psutil.wait_procs(children, timeout=20)[1]
+        assert program.communicate() == ("", "")
+
+
+def test_a_forked_copy_of_the_program_leaves_the_cluster_alone(tmp_path: Path) -> None:
+    """Its exit handlers run as well, and must neither end what isn't the copy's nor wait for threads it lacks."""
+    program = """
+import os, sys
+from futurebroker import Client
+client = Client(executors_per_worker=1)
+if os.fork() == 0:
+    sys.exit(0)
+print(os.waitstatus_to_exitcode(os.wait()[1]), client.submit(abs, -4).result(timeout=30))
+"""
+    done = run([sys.executable, "-c", program], tmp_path)
+    assert (done.stdout, done.stderr, done.returncode) == ("0 4\n", "", 0)
 
 
 def test_ctrl_c_ends_the_program_and_the_cluster_without_noise_from_the_cluster(tmp_path: Path) -> None:
     """A terminal sends the signal to the whole group; only the program itself may answer it."""
-    script = "import signal\ntry:\n    print('waiting', flush=True)\n    signal.pause()\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+    script = """
+import signal
+try:
+    print("waiting", flush=True)
+    signal.pause()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
     source = SERVING.replace("sys.stdin.readline()\n", "").format(last=script)
     with running([sys.executable, "-c", source], tmp_path) as program:
         children = pids(program)
