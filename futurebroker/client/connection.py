@@ -10,11 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import getpass
-import itertools
 import logging
-import os
-import socket
 import sys
 import threading
 from collections import deque
@@ -24,8 +20,10 @@ from typing import Any
 from futurebroker.client import fetching
 from futurebroker.client.calls import Coalescer, PreparedCall
 from futurebroker.client.futures import CANCELLED, ERROR, FINISHED, LOST, PENDING, UNOPENED, KeyState
+from futurebroker.client.intake import Intake
+from futurebroker.client.replies import Replies, introduce
 from futurebroker.client.threads import CallbackThread, LoopThread
-from futurebroker.client.waiters import Countdown, Waiter, pause, post
+from futurebroker.client.waiters import Waiter, post
 from futurebroker.exceptions import (
     CancelledError,
     ClientClosedError,
@@ -59,25 +57,10 @@ logger = logging.getLogger("futurebroker.client")
 
 #: seconds the I/O thread stays awake after it had something to send
 LINGER = 0.001
+#: seconds that releases may wait for something to leave with
+RELEASE_DELAY = 0.01
 #: bytes of data on their way to the scheduler at a time
 STREAM_WINDOW = 8 * 1024 * 1024
-
-
-class Reply:
-    """What a question came to, once it is answered."""
-
-    __slots__ = ("error", "value", "waiter")
-
-    def __init__(self) -> None:
-        self.waiter = Countdown(1)
-        self.value: Any = None
-        self.error: Exception | None = None
-
-    def settle(self, value: Any, error: Exception | None = None) -> None:
-        """The answer is there."""
-        self.value = value
-        self.error = error
-        self.waiter.end()
 
 
 class Connection:
@@ -109,20 +92,12 @@ class Connection:
         self.outbox: deque[PreparedCall | Message] = deque()
         self.dropped: deque[KeyState] = deque()
         self.routes: dict[int, Callable[[DataPart], None]] = {}
-        #: counts calls and data; unique numbers for keys
-        self.counter = itertools.count(1)
-        #: of those counted, how many are settled
-        self.settled = 0
-        #: bytes of arguments that were sent and belong to unsettled tasks
-        self.unsettled_bytes = 0
-        self.max_tasks = sys.maxsize
-        self.max_bytes = sys.maxsize
+        self.intake = Intake(self.lock, patience)
         #: seconds between a heartbeat and its answer, as of the last one
         self.round_trip: float | None = None
         #: why nothing can be sent any more
         self.ended: Exception | None = None
         self.callbacks = CallbackThread(f"futurebroker-callbacks-{name}")
-        self._patience = patience
         self._heartbeat = heartbeat
         #: whether the I/O thread will look at the outbox by itself
         self.awake = False
@@ -130,13 +105,12 @@ class Connection:
         self._lingering: asyncio.TimerHandle | None = None
         self._beating: asyncio.TimerHandle | None = None
         self._welcomed = False
-        self._room: list[Countdown] = []
-        self._numbers = itertools.count(1)
-        self._replies: dict[int, Reply] = {}
+        self._noticed = False
+        self._replies = Replies()
         self._io = LoopThread(f"futurebroker-client-{name}", loop)
         self._loop = self._io.loop
         self._member = Member(
-            Role.CLIENT, name, url=url, cluster=cluster, secret=secret, events=self, loop=self._loop, info=_introduce
+            Role.CLIENT, name, url=url, cluster=cluster, secret=secret, events=self, loop=self._loop, info=introduce
         )
         self._coalescer = Coalescer(self._member.send)
 
@@ -188,8 +162,22 @@ class Connection:
         if not self.awake:
             self.wake()
 
+    def notice(self) -> None:
+        """Have the I/O thread look at `dropped` in a while. Takes no lock, for `Future.__del__`."""
+        if not self._noticed:
+            self._noticed = True
+            post(self._loop, self._notice)
+
+    def _notice(self) -> None:
+        self._loop.call_later(RELEASE_DELAY, self._release_later)
+
+    def _release_later(self) -> None:
+        # In this order: who drops a future after this is noticed again.
+        self._noticed = False
+        self._drain()
+
     def wake(self) -> None:
-        """Have the I/O thread look at what was appended, soon. Takes no lock, for `Future.__del__`."""
+        """Have the I/O thread look at the outbox, soon."""
         if not self.awake:
             self.awake = True
             self._posted = True
@@ -204,6 +192,7 @@ class Connection:
     def _drain(self) -> None:
         self._posted = False
         if self._send():
+            self._member.flush()
             if self._lingering is None:
                 self._lingering = self._loop.call_later(LINGER, self._linger)
             return
@@ -211,7 +200,7 @@ class Connection:
             return
         # In this order: who appends after the check finds that we sleep, and wakes us.
         self.awake = False
-        if self.outbox or self.dropped:
+        if self.outbox:
             self.awake = True
             self._lingering = self._loop.call_later(LINGER, self._linger)
 
@@ -225,7 +214,7 @@ class Connection:
             self._release_dropped()
         if not self.outbox:
             return False
-        self.unsettled_bytes += self._coalescer.send(self.outbox)
+        self.intake.bytes += self._coalescer.send(self.outbox)
         return True
 
     def _release_dropped(self) -> None:
@@ -268,7 +257,7 @@ class Connection:
 
     def number(self) -> int:
         """A number for a question or a transfer."""
-        return next(self._numbers)
+        return self._replies.number()
 
     async def ask(self, topic: str, about: Any, blocking: bool, timeout: float | None = None) -> Any:
         """The scheduler's answer to a question."""
@@ -278,56 +267,15 @@ class Connection:
     async def question(self, number: int, message: Message, blocking: bool, timeout: float | None = None) -> Any:
         """Send ``message`` and wait for the answer with its number."""
         self.check_open()
-        reply = self._replies[number] = Reply()
+        return await self._replies.ask(number, message, self._put_now, blocking, timeout)
+
+    def _put_now(self, message: Message) -> None:
         self.put(message)
         self.flush()
-        try:
-            if not await pause(reply.waiter, blocking, timeout):
-                raise TimeoutError(f"the scheduler did not answer within {timeout:g} s")
-        finally:
-            self._replies.pop(number, None)
-        if reply.error is not None:
-            raise reply.error
-        return reply.value
-
-    # -- intake ------------------------------------------------------------------------------------------------------
-
-    def _has_room(self, number: int) -> bool:
-        return number - self.settled <= self.max_tasks and self.unsettled_bytes <= self.max_bytes
 
     def wait_for_room(self, number: int) -> None:
-        """Block until the scheduler takes the call counted as ``number``.
-
-        Raises:
-            IntakeError: it didn't within the client's timeout.
-        """
-        waiter = Countdown(1)
-        with self.lock:
-            if self._has_room(number):
-                return
-            self._room.append(waiter)
-        self.flush()
-        if waiter.wait(self._patience):
-            self.check_open()
-            self.wait_for_room(number)
-            return
-        with self.lock:
-            self.settled += 1  # this one won't be sent
-            if waiter in self._room:
-                self._room.remove(waiter)
-            tasks = number - self.settled
-            size = self.unsettled_bytes
-        raise IntakeError(
-            f"the scheduler takes no more from this client: {tasks:,} tasks (at most {self.max_tasks:,}) with "
-            f"{size:,} bytes of arguments (at most {self.max_bytes:,}) are unfinished, and it made no room within "
-            f"{self._patience:g} s; wait for results, or raise intake_tasks or intake_bytes of the scheduler"
-        )
-
-    def _make_room(self) -> None:
-        if self._has_room(0) or self.ended is not None:
-            waiting, self._room = self._room, []
-            for waiter in waiting:
-                waiter.end()
+        """Block until the scheduler takes the call counted as ``number``; see `Intake.wait`."""
+        self.intake.wait(number, self.flush, self.check_open)
 
     # -- states ------------------------------------------------------------------------------------------------------
 
@@ -402,8 +350,8 @@ class Connection:
         """The end of a key, for now; the lock is held."""
         state.status = status
         if state.size >= 0:
-            self.unsettled_bytes -= state.size
-            self.settled += 1
+            self.intake.bytes -= state.size
+            self.intake.settled += 1
             state.size = -1
         waiters = state.waiters
         if waiters is not None:
@@ -418,9 +366,8 @@ class Connection:
                 if state.status is PENDING or state.status is LOST:
                     state.cause = error
                     self._settle(state, CANCELLED if isinstance(error, CancelledError) else ERROR)
-            for reply in list(self._replies.values()):
-                reply.settle(None, error if not isinstance(error, CancelledError) else ClientClosedError(str(error)))
-        self._make_room()
+        self._replies.fail(ClientClosedError(str(error)) if isinstance(error, CancelledError) else error)
+        self.intake.tell(self.ended is not None)
 
     # -- what the scheduler says, on the I/O thread -------------------------------------------------------------------
 
@@ -441,8 +388,7 @@ class Connection:
                     self._settle(state, FINISHED)
                 else:
                     self._take(message)
-        if self._room:
-            self._make_room()
+        self.intake.tell(False)
 
     def _take(self, message: Any) -> None:
         if isinstance(message, KeyErred):
@@ -452,9 +398,10 @@ class Connection:
         elif isinstance(message, KeyLost):
             self._lose(self.states.get(message.key))
         elif isinstance(message, Answer):
-            self._answer(message.number, message.value, FuturebrokerError(message.error) if message.error else None)
+            error = FuturebrokerError(message.error) if message.error else None
+            self._replies.answer(message.number, message.value, error)
         elif isinstance(message, RanOnWorkers):
-            self._answer(message.number, message.results, None)
+            self._replies.answer(message.number, message.results, None)
         elif isinstance(message, DataPart):
             route = self.routes.get(message.transfer)
             if route is not None:
@@ -475,15 +422,10 @@ class Connection:
             state.cause = cause
             self._settle(state, status)
 
-    def _answer(self, number: int, value: Any, error: Exception | None) -> None:
-        reply = self._replies.get(number)
-        if reply is not None:
-            reply.settle(value, error)
-
     def welcomed(self, welcome: Welcome, fresh: bool) -> None:
         """See `MemberEvents.welcomed`."""
-        self.max_tasks = welcome.limits.get("tasks", sys.maxsize)
-        self.max_bytes = welcome.limits.get("bytes", sys.maxsize)
+        self.intake.max_tasks = welcome.limits.get("tasks", sys.maxsize)
+        self.intake.max_bytes = welcome.limits.get("bytes", sys.maxsize)
         if fresh and self._welcomed:
             self._start_over()
         self._welcomed = True
@@ -548,12 +490,3 @@ def _meaning(message: KeyCancelled) -> tuple[Any, Exception]:
     if message.kind == "rejected":
         return ERROR, IntakeError(f"the scheduler did not take {message.key}{because}")
     return CANCELLED, CancelledError(f"{message.key} was cancelled{because}")
-
-
-def _introduce() -> dict[str, Any]:
-    """What the scheduler and its dashboard are told about this program."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as containers have
-        user = str(os.getuid())
-    return {"user": user, "host": socket.gethostname(), "pid": os.getpid(), "program": os.path.basename(sys.argv[0])}

@@ -44,7 +44,7 @@ class Keeper(Protocol):
     @property
     def lock(self) -> Any: ...
 
-    def wake(self) -> None: ...
+    def notice(self) -> None: ...
     def flush(self) -> None: ...
     def put(self, message: Message) -> None: ...
     def watch(self, states: list[KeyState], waiter: Waiter) -> int: ...
@@ -268,7 +268,7 @@ class Future(Generic[T]):
             self._held = False
             keeper = self._state.keeper
             keeper.dropped.append(self._state)
-            keeper.wake()
+            keeper.notice()
 
     def retry(self) -> None:
         """Run a failed task again, from the task that failed first."""
@@ -282,7 +282,7 @@ class Future(Generic[T]):
             try:
                 keeper = self._state.keeper
                 keeper.dropped.append(self._state)
-                keeper.wake()
+                keeper.notice()
             except (AttributeError, TypeError):
                 return  # the interpreter is half gone
 
@@ -374,7 +374,7 @@ class _Nobody:
         self.dropped: deque[KeyState] = deque(maxlen=0)
         self.lock = nullcontext()
 
-    def wake(self) -> None:
+    def notice(self) -> None:
         """Nobody is waiting to hear of it."""
 
     def _refuse(self, *_: object) -> Any:

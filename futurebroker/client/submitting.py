@@ -58,8 +58,9 @@ class Submitter:
             return self._start(call, self._pack(call, args, kwargs))
         if connection.ended is not None:
             connection.check_open()
-        number = next(connection.counter)
-        if number - connection.settled > connection.max_tasks or connection.unsettled_bytes > connection.max_bytes:
+        intake = connection.intake
+        number = next(intake.counter)
+        if number - intake.settled > intake.max_tasks or intake.bytes > intake.max_bytes:
             connection.wait_for_room(number)
         key = f"{call.prefix}{number}"
         state = KeyState(key, connection, len(data))
@@ -164,8 +165,9 @@ class Submitter:
         connection = self._connection
         if connection.ended is not None:
             connection.check_open()
-        number = next(connection.counter)
-        if number - connection.settled > connection.max_tasks or connection.unsettled_bytes > connection.max_bytes:
+        intake = connection.intake
+        number = next(intake.counter)
+        if number - intake.settled > intake.max_tasks or intake.bytes > intake.max_bytes:
             connection.wait_for_room(number)
         data = packed.data
         state = KeyState(key or f"{call.prefix}{number}", connection, len(data))

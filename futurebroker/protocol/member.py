@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from futurebroker.config import hide_password
 from futurebroker.exceptions import ClusterConnectionError, NoSchedulerError, RefusedError
 from futurebroker.protocol.endpoint import Endpoint
 from futurebroker.protocol.messages import PROTOCOL, Goodbye, Heard, Heartbeat, Hello, Message, Refused, Welcome
@@ -127,7 +128,7 @@ class Member:
                     pause = min(pause * 1.5, 0.5)
         except TimeoutError:
             await self.close()
-            raise NoSchedulerError(self.url, timeout, reason) from None
+            raise NoSchedulerError(hide_password(self.url), timeout, reason) from None
         except BaseException:
             await self.close()
             raise
@@ -138,6 +139,10 @@ class Member:
             self._unsent.append(message)
         else:
             self._endpoint.send(SCHEDULER, message)
+
+    def flush(self) -> None:
+        """Send now what collected, instead of when the loop comes round: for who knows that nothing follows."""
+        self._endpoint.flush()
 
     def heartbeat(self, status: str, metrics: dict[str, Any]) -> None:
         """Tell the scheduler that we are alive; `MemberEvents.heard` follows when it answers."""

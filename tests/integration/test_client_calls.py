@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import gc
 import operator
+import os
 import random
 import threading
 import traceback
@@ -259,7 +260,7 @@ def test_an_executor_of_the_standard_library(client: Client) -> None:
     """For code that knows only PEP 3148."""
     with client.get_executor() as executor:
         assert list(executor.map(inc, range(10), chunksize=3)) == list(range(1, 11))
-        futures = [executor.submit(random.random) for _ in range(2)]
+        futures = [executor.submit(os.urandom, 8) for _ in range(2)]
         assert len({future.result(20) for future in concurrent.futures.as_completed(futures, 20)}) == 2
         failing = executor.submit(fails, 1)
         assert isinstance(failing.exception(20), ZeroDivisionError)

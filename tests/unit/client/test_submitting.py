@@ -304,5 +304,5 @@ def test_many_threads_may_submit_at_once(scheduler: ScriptedScheduler, client: C
     for thread in threads:
         thread.join()
     assert right == [True] * 8
-    assert client._connection.settled == 4000
-    assert client._connection.unsettled_bytes == 0
+    assert client._connection.intake.settled == 4000
+    assert client._connection.intake.bytes == 0

@@ -1,0 +1,76 @@
+"""How much of a client's work is unfinished, and waiting until the scheduler takes more."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from futurebroker.client.waiters import Countdown
+from futurebroker.exceptions import IntakeError
+
+
+class Intake:
+    """Counts calls when they are made and when they are settled; the difference is bounded by the scheduler.
+
+    A call takes a number from `counter`, which threads may do at once; all else is written by the I/O thread, or with
+    the connection's lock held.
+
+    Args:
+        patience: seconds that a call may wait for room.
+    """
+
+    def __init__(self, lock: AbstractContextManager[Any], patience: float) -> None:
+        self.counter = itertools.count(1)
+        #: of the calls counted, how many are settled
+        self.settled = 0
+        #: bytes of arguments that were sent and belong to unsettled tasks
+        self.bytes = 0
+        self.max_tasks = sys.maxsize
+        self.max_bytes = sys.maxsize
+        self._lock = lock
+        self._patience = patience
+        self._waiting: list[Countdown] = []
+
+    def has_room(self, number: int) -> bool:
+        """Whether the scheduler takes the call counted as ``number``."""
+        return number - self.settled <= self.max_tasks and self.bytes <= self.max_bytes
+
+    def wait(self, number: int, flush: Callable[[], None], check: Callable[[], None]) -> None:
+        """Block until there is room for the call counted as ``number``.
+
+        Raises:
+            IntakeError: there was none in time.
+        """
+        while not self.has_room(number):
+            waiter = Countdown(1)
+            with self._lock:
+                if self.has_room(number):
+                    return
+                self._waiting.append(waiter)
+            flush()
+            if not waiter.wait(self._patience):
+                self._give_up(number, waiter)
+            check()
+
+    def _give_up(self, number: int, waiter: Countdown) -> None:
+        with self._lock:
+            tasks, size = number - 1 - self.settled, self.bytes
+            self.settled += 1  # this one won't be sent
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+        raise IntakeError(
+            f"the scheduler takes no more from this client: {tasks:,} tasks (at most {self.max_tasks:,}) with "
+            f"{size:,} bytes of arguments (at most {self.max_bytes:,}) are unfinished, and it made no room within "
+            f"{self._patience:g} s; wait for results, or raise intake_tasks or intake_bytes of the scheduler"
+        )
+
+    def tell(self, ended: bool) -> None:
+        """Let those who wait look again, if there may be room or nothing can be sent any more."""
+        if self._waiting and (ended or self.bytes <= self.max_bytes):
+            with self._lock:
+                waiting, self._waiting = self._waiting, []
+            for waiter in waiting:
+                waiter.end()
