@@ -8,7 +8,7 @@ import click
 
 from futurebroker.cli.serving import serve, start_logging, with_options, worker_options
 from futurebroker.cli.text import parse_resources
-from futurebroker.config import load_settings
+from futurebroker.config import hide_password, load_settings
 from futurebroker.exceptions import ConfigError
 from futurebroker.processes import Service
 from futurebroker.secret import find_secret, normalize_address
@@ -60,7 +60,8 @@ def worker(
         )
         services.append(service)
         await service.start(settings.connect_timeout)
-        click.echo(f"worker {service.name} serves the scheduler at {address}, cluster {settings.cluster}")
+        place = hide_password(address)
+        click.echo(f"worker {service.name} serves the scheduler at {place}, cluster {settings.cluster}")
         return service
 
     serve(start)
