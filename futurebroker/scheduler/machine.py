@@ -210,9 +210,9 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
     status = WorkerStatus.PAUSED if event.status == WorkerStatus.PAUSED.value else WorkerStatus.RUNNING
     if event.status == WorkerStatus.CLOSING.value:
         status = WorkerStatus.CLOSING
-    if status is not worker.status:
-        worker.status = status
-        placement.update_room(state, worker)
+    worker.status = status
+    placement.update_room(state, worker)  # the window follows the round trip as well
+    if worker.pipeline:
         state.touched[worker] = None
 
 

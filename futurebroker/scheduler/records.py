@@ -22,8 +22,10 @@ QUEUED = TaskState.QUEUED
 UNKNOWN_DURATION = 0.5
 #: weight of the newest duration in a kind's mean
 NEWEST = 0.1
-#: bits of a task's order below the user's priority
-ORDER_BITS = 64
+#: bits of a task's order below the user's priority; with it they make a number that a message can carry
+ORDER_BITS = 44
+#: priorities count up to here, either way
+PRIORITY_MAX = 1 << 18
 ORDER_MASK = (1 << ORDER_BITS) - 1
 
 

@@ -12,6 +12,7 @@ from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.records import (
     ORDER_BITS,
     ORDER_MASK,
+    PRIORITY_MAX,
     ClientRecord,
     FunctionRecord,
     Kind,
@@ -133,7 +134,7 @@ class SchedulerState:
         for dependency in dependencies:
             if dependency.state in UNFINISHED and dependency.order & ORDER_MASK < base:
                 base = dependency.order & ORDER_MASK
-        priority = pool.options.priority
+        priority = max(-PRIORITY_MAX, min(pool.options.priority, PRIORITY_MAX))
         order = base if not priority else base - (priority << ORDER_BITS)
         task = TaskRecord(key, kind, function, args, dependencies, pool, order)
         for dependency in dependencies:

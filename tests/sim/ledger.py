@@ -94,10 +94,9 @@ class CommandLedger:
                 keys = [message.key] if hasattr(message, "key") else []
             self._named.update(keys)
             for key in keys:
-                if isinstance(message, (m.Submit, m.Want, m.PutValue, m.PutFile)):
-                    told[key] = False
-                elif isinstance(message, m.PutPart) and message.offset == 0:
-                    told[key] = False
+                if isinstance(message, (m.Submit, m.Want, m.PutValue, m.PutFile, m.PutPart)):
+                    if getattr(message, "offset", 0) == 0:
+                        told[key] = False
                 elif isinstance(message, m.Release):
                     told.pop(key, None)
 
@@ -169,7 +168,8 @@ class CommandLedger:
                     return  # given up, or asked for twice, in the same envelope
                 if key not in told:
                     broken("I13", f"{client_id} gave up {key} and got {message}")
-                if told[key]:
+                scattered = isinstance(message, m.KeyErred) and message.failure.type == "DataLostError"
+                if told[key] and not scattered:  # it had arrived, and is lost now
                     broken("I13", f"{client_id} was told twice of the end of {key}: {message}")
                 told[key] = True
             case m.KeyLost(key=key):

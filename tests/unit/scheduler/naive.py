@@ -57,6 +57,7 @@ class NaiveWorker:
         self.runs: dict[str, m.Run] = {}
         self.store: dict[str, int] = {}
         self.freed: set[str] = set()
+        self.trusted: set[str] = set()  #: scattered data it was ever sent
 
     def read(self) -> None:
         """Act on everything that came."""
@@ -131,6 +132,8 @@ class Cluster:
                 continue
             if command.peer in self.workers:
                 self.workers[command.peer].inbox.append(command.message)
+                if isinstance(command.message, (m.Store, m.AdoptFile)):
+                    self.workers[command.peer].trusted.add(command.message.key)
             elif command.peer in self.futures:
                 self._told(self.futures[command.peer], command.message)
 
@@ -141,8 +144,6 @@ class Cluster:
             case m.KeyLost(key=key):
                 futures[key] = None
             case m.KeyCancelled(key=key, kind=kind):
-                if kind == "rejected" and key in self.specs:
-                    self.specs[key].lost = True
                 if kind != "duplicate":
                     futures.pop(key, None)
 
@@ -157,11 +158,8 @@ class Cluster:
         del self.workers[worker.name]
         self.deaths += not expected
         for key, spec in self.specs.items():
-            spec.lost = spec.lost or (spec.data and self._is_on(worker, key))
+            spec.lost = spec.lost or key in worker.trusted
         self.handle(WorkerLost(worker.name, expected))
-
-    def _is_on(self, worker: NaiveWorker, key: str) -> bool:
-        return key in worker.store or any(getattr(message, "key", "") == key for message in worker.inbox)
 
     def say(self, client: str, message: m.Message) -> None:
         self.futures.setdefault(client, {})
@@ -174,6 +172,9 @@ class Cluster:
     def report(self, worker: NaiveWorker, count: int) -> None:
         """Deliver the oldest ``count`` reports in one envelope."""
         messages, worker.outbox = worker.outbox[:count], worker.outbox[count:]
+        for message in messages:
+            if isinstance(message, m.NotStored):
+                self.specs[message.key].lost = True
         if messages:
             worker.reported = (worker.reported + messages)[-30:]
             self.handle(WorkerSaid(worker.name, messages))
@@ -259,7 +260,8 @@ class Cluster:
         spec = self.specs[failure.key]
         match failure.type:
             case "DataLostError":
-                assert spec.data and spec.lost, failure
+                assert spec.data, failure
+                assert spec.lost, failure
             case "ValueError":
                 assert spec.raised > spec.options.retries, failure
             case _:

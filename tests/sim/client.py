@@ -1,0 +1,190 @@
+"""Clients in the simulator: they submit parts of a graph, change their minds, fetch results and judge them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from futurebroker.protocol import messages as m
+from tests.sim.network import Hub, Line, Weather
+from tests.sim.oracle import Node, Oracle, encode_call, unpacked
+from tests.sim.world import World
+
+FUNCTION = b"f" * 16
+PART = 256 * 1024
+PATIENCE = 5.0
+AGAIN = 0.2
+
+
+class SimClient:
+    """One program with futures.
+
+    Args:
+        given_up: keys that some client cancelled with force; shared by all.
+    """
+
+    def __init__(
+        self, world: World, weather: Weather, hub: Hub, name: str, oracle: Oracle, given_up: set[str]
+    ) -> None:  # fmt: skip
+        self.world = world
+        self.oracle = oracle
+        self.line = Line(world, weather, hub, name, False, {"user": name})
+        self.line.near.deliver = self._deliver
+        self.line.on_fresh = self.forgotten
+        self.alive = True
+        self.planned = 0  #: things it has not done yet
+        #: key -> the value, the failure, or None while it is open
+        self.futures: dict[str, int | m.Failure | None] = {}
+        self.open: set[str] = set()
+        self.cancelled: set[str] = set()
+        self.released: set[str] = set()
+        self._given_up = given_up
+        self._held: dict[str, m.Held] = {}
+        self._transfers: dict[int, str] = {}
+        self._number = 0
+        self.line.near.send([m.AddFunction(FUNCTION, "f", b"code")])
+        self.line.connect()
+
+    # -- doing ------------------------------------------------------------------------------------------------------
+
+    def later(self, seconds: float, what: Any, *args: Any) -> None:
+        """Plan something; the client isn't done before."""
+        self.planned += 1
+
+        def act() -> None:
+            self.planned -= 1
+            if self.alive:
+                what(*args)
+
+        self.world.after(seconds, act)
+
+    def submit(self, nodes: list[Node]) -> None:
+        """Submit these, one message for those with equal options in a row, all in one envelope."""
+        messages: list[m.Message] = []
+        for node in nodes:
+            self._expect(node.key)
+            if node.call is None:
+                value = str(self.oracle.value(node.key)).encode().ljust(node.size)
+                messages.append(m.PutValue(node.key, value, node.options.workers))
+                continue
+            args, last = encode_call(node.call), messages[-1] if messages else None
+            if isinstance(last, m.Submit) and last.options == node.options and last.dependencies is not None:
+                last.keys.append(node.key)
+                last.args.append(args)
+                last.dependencies.append(node.dependencies)
+            else:
+                messages.append(m.Submit(FUNCTION, [node.key], [args], [node.dependencies], node.options))
+        self.line.near.send(messages)
+
+    def want(self, keys: list[str]) -> None:
+        """Got hold of other clients' futures."""
+        keys = [key for key in keys if key not in self.futures]
+        for key in keys:
+            self._expect(key)
+        self.line.near.send([m.Want(keys)])
+
+    def release(self, keys: list[str], detach: bool = False) -> None:
+        """Let go of some futures."""
+        keys = [key for key in keys if key in self.futures]
+        for key in keys:
+            self._drop(key)
+        self.released.update(keys)
+        self.line.near.send([m.Detach(keys), m.Release(keys)] if detach else [m.Release(keys)])
+
+    def cancel(self, keys: list[str], force: bool) -> None:
+        """Cancel some futures."""
+        keys = [key for key in keys if key in self.futures]
+        for key in keys:
+            self._drop(key)
+        self.cancelled.update(keys)
+        if force:
+            self._given_up.update(keys)
+        self.line.near.send([m.Cancel(keys, force)])
+
+    def retry(self) -> None:
+        """Try again what failed; it fails again, but not silently."""
+        failed = [key for key, end in self.futures.items() if isinstance(end, m.Failure)]
+        if failed:
+            self.line.near.send([m.Retry(failed)])
+
+    def crash(self) -> None:
+        """The program ends."""
+        self.forgotten()
+        self.line.end()
+
+    def forgotten(self) -> None:
+        """What this client had is lost to it, by a crash or because the scheduler gave it up."""
+        self.alive = False
+        self.futures.clear()
+        self.open.clear()
+        self._held.clear()
+
+    @property
+    def done(self) -> bool:
+        """Nothing is open and nothing is planned."""
+        return not self.alive or (not self.open and not self.planned)
+
+    # -- hearing ----------------------------------------------------------------------------------------------------
+
+    def _expect(self, key: str) -> None:
+        self.futures[key] = None
+        self.open.add(key)
+
+    def _drop(self, key: str) -> None:
+        self.futures.pop(key, None)
+        self.open.discard(key)
+        self._held.pop(key, None)
+
+    def _settle(self, key: str, end: int | m.Failure) -> None:
+        self.futures[key] = end
+        self.open.discard(key)
+        self._held.pop(key, None)
+
+    def _deliver(self, messages: list[Any]) -> None:
+        for message in messages:
+            match message:
+                case m.KeyFinished(key=key) if key in self.futures:
+                    if message.value is not None:
+                        self._settle(key, unpacked(message.value))
+                    elif not isinstance(self.futures[key], int):
+                        self._held[key] = message.held
+                        self._fetch(key, message.held)
+                case m.KeyErred(key=key) if key in self.futures:
+                    self._settle(key, message.failure)
+                case m.KeyLost(key=key) if key in self.futures:
+                    self._held.pop(key, None)
+                    if not isinstance(self.futures[key], int):  # a fetched value stays ours
+                        self._expect(key)
+                case m.KeyCancelled(key=key) if key in self.futures:
+                    self._check_cancelled(message)
+                    self._drop(key)
+                case m.DataPart():
+                    self._part(message)
+
+    def _check_cancelled(self, message: m.KeyCancelled) -> None:
+        given_up = self.cancelled | self._given_up
+        if message.kind == "rejected":
+            given_up |= self.released
+        keys, ancestors = [message.key], {message.key}
+        while keys:
+            for name in self.oracle.nodes[keys.pop()].dependencies:
+                if name not in ancestors:
+                    ancestors.add(name)
+                    keys.append(name)
+        assert message.kind == "lost" or ancestors & given_up, f"{self.line.name} never cancelled {message}"
+
+    def _fetch(self, key: str, held: m.Held) -> None:
+        if self._held.get(key) is held and self.alive:
+            self._number += 1
+            self._transfers[self._number] = key
+            self.line.near.send([m.DataWanted(self._number, key, 0, PART)])
+            self.world.after(PATIENCE, lambda: self._fetch(key, held))
+
+    def _part(self, part: m.DataPart) -> None:
+        key = self._transfers.pop(part.transfer, None)
+        held = self._held.get(key) if key is not None else None
+        if key is None or held is None:
+            return
+        if part.nbytes < 0:
+            self.world.after(AGAIN, lambda: self._fetch(key, held))
+        else:
+            self._settle(key, unpacked(part.data))

@@ -1,0 +1,102 @@
+"""What tasks of the simulator compute, and what each key must come to, worked out without any scheduling."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from futurebroker.protocol import messages as m
+
+PRIME = 2**61 - 1
+ALWAYS = 10**9
+
+
+class Call(msgspec.Struct, array_like=True, frozen=True):
+    """The arguments of a task: what it is to do."""
+
+    key: str
+    size: int = 20  #: bytes of its result
+    stored: bool = False  #: the result stays in the worker's store
+    seconds: float = 0.01
+    fails: int = 0  #: runs that raise before one succeeds
+    poison: bool = False  #: ends its executor
+
+    @staticmethod
+    def of(args: bytes) -> Call:
+        """From the bytes of a Run."""
+        return _decoder.decode(args)
+
+
+_decoder = msgspec.msgpack.Decoder(Call)
+encode_call = msgspec.msgpack.Encoder().encode
+
+
+def value_of(key: str, inputs: list[int]) -> int:
+    """H(task, inputs) mod p."""
+    digest = hashlib.blake2b(f"{key}:{inputs}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % PRIME
+
+
+def packed(number: int, size: int) -> bytes:
+    """A value as bytes."""
+    return str(number).encode().ljust(size)
+
+
+def unpacked(value: bytes) -> int:
+    """The value in bytes."""
+    return int(value)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A task of the graph, or a piece of scattered data (without a call)."""
+
+    key: str
+    dependencies: tuple[str, ...]
+    call: Call | None
+    options: m.TaskOptions
+    size: int = 20
+
+
+class Oracle:
+    """The answers to a graph."""
+
+    def __init__(self, nodes: dict[str, Node]) -> None:
+        self.nodes = nodes
+        self.value = cache(self._value)
+        self.culprits = cache(self._culprits)
+        self.data = cache(self._data)
+
+    def _value(self, key: str) -> int:
+        return value_of(key, [self.value(name) for name in self.nodes[key].dependencies])
+
+    def _culprits(self, key: str) -> frozenset[str]:
+        """The tasks that fail by themselves and so make ``key`` fail."""
+        node = self.nodes[key]
+        own = {key} if node.call is not None and (node.call.fails == ALWAYS or node.call.poison) else set()
+        return frozenset(own.union(*(self.culprits(name) for name in node.dependencies)))
+
+    def _data(self, key: str) -> frozenset[str]:
+        """The scattered data that ``key`` is made from."""
+        node = self.nodes[key]
+        own = {key} if node.call is None else set()
+        return frozenset(own.union(*(self.data(name) for name in node.dependencies)))
+
+    def judge(self, key: str, end: Any, data_at_risk: bool) -> str:
+        """What is wrong with the way a future ended; empty when nothing is."""
+        culprits = self.culprits(key)
+        if isinstance(end, int):
+            return "" if end == self.value(key) and not culprits else f"{key} came to {end}, not {self.value(key)}"
+        if isinstance(end, m.Failure):
+            if end.type == "DataLostError":
+                return "" if data_at_risk and end.key in self.data(key) else f"{key} lost its data: {end}"
+            if end.key not in culprits:
+                return f"{key} failed because of {end.key}, not of {sorted(culprits)}: {end}"
+            call = self.nodes[end.key].call
+            expected = ("ExecutorDiedError", "WorkerLostError") if call and call.poison else ("ValueError",)
+            return "" if end.type in expected else f"{key} failed with {end}"
+        return f"{key} has not ended: {end}"

@@ -1,0 +1,262 @@
+"""One run: a random graph, random people and random trouble, all from one seed; then quiet, and the reckoning."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+from futurebroker.protocol.messages import KEEP_LIMIT, TaskOptions
+from tests.sim.client import SimClient
+from tests.sim.network import Weather
+from tests.sim.oracle import ALWAYS, Call, Node, Oracle
+from tests.sim.scheduler import SimScheduler
+from tests.sim.worker import SimWorker
+from tests.sim.world import World
+
+#: virtual seconds after the last fault within which every future has ended
+LIVENESS = 60.0
+#: workers and executors that may end at random: no more than a task survives
+DEATHS = 3
+PLAIN = TaskOptions()
+
+
+class SimulationFailed(AssertionError):
+    """What went wrong in a run, and how to see it again."""
+
+    def __init__(self, seed: int, what: str) -> None:
+        super().__init__(seed, what)
+        self.seed = seed
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}: {self.what}\nreplay: python -m tests.sim --seed {self.seed} --trace"
+
+
+class Scenario:
+    """See the top of this file."""
+
+    def __init__(self, seed: int, show: Callable[[str], None] | None = None) -> None:
+        self.world = World(seed, show)
+        self.random = self.world.random
+        self.weather = Weather()
+        self.scheduler = SimScheduler(self.world)
+        self.hosts: dict[str, dict[str, bytes]] = {}
+        self.workers: list[SimWorker] = []
+        self.clients: list[SimClient] = []
+        self.restarts = 0
+        self.quiet_at = self.random.uniform(1, 12)
+        self._raised: Counter[str] = Counter()
+        self._deaths = DEATHS
+        self._crashes = 0
+        self._build()
+        self._trouble()
+
+    # -- building ---------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        random = self.random
+        nodes = self._graph()
+        self.oracle = Oracle({node.key: node for node in nodes})
+        for number in range(random.randint(1, 4)):
+            name = ("east", "west", "north", "south")[number]
+            info = {
+                "name": name,
+                "host": random.choice(("h1", "h2")),
+                "slots": random.choice((1, 1, 2)),
+                "resources": {"gpu": 1.0} if number == 0 else {},
+            }
+            self.world.after(random.uniform(0, 1), partial(self._start_worker, info))
+        given_up: set[str] = set()
+        for number in range(random.choice((1, 1, 2))):
+            self.clients.append(
+                SimClient(self.world, self.weather, self.scheduler, f"c{number}", self.oracle, given_up)
+            )
+        self._plans(nodes)
+
+    def _start_worker(self, info: dict[str, object]) -> None:
+        self.restarts += 1
+        name = f"{info['name']}-{self.restarts}"
+        self.workers.append(
+            SimWorker(self.world, self.weather, self.scheduler, name, info, self.hosts, self._raises)
+        )
+
+    def _raises(self, call: Call) -> bool:
+        self._raised[call.key] += 1
+        return self._raised[call.key] <= call.fails
+
+    def _graph(self) -> list[Node]:
+        random = self.random
+        shape = random.choice(("layers", "layers", "chain", "fan", "tree"))
+        count = random.randint(4, 32)
+        nodes: list[Node] = []
+        for number in range(random.choice((0, 0, 1, 2))):
+            size = random.choice((20, KEEP_LIMIT + 1))
+            nodes.append(Node(f"data-{number}", (), None, random.choice((PLAIN, TaskOptions(workers=("east",)))), size))
+        for number in range(count):
+            keys = [node.key for node in nodes]
+            if not keys:
+                names: list[str] = []
+            elif shape == "chain":
+                names = keys[-1:]
+            elif shape == "fan":
+                names = keys[:-1][-20:] if number == count - 1 else []
+            elif shape == "tree":
+                names = keys[2 * (number - count // 2) :][:2] if number > count // 2 else []
+            else:
+                names = random.sample(keys[-8:], random.randint(0, min(3, len(keys[-8:]))))
+            nodes.append(self._node(f"t-{number}", tuple(names)))
+        return nodes
+
+    def _node(self, key: str, names: tuple[str, ...]) -> Node:
+        random = self.random
+        fails, retries = 0, random.choice((0, 0, 0, 2))
+        if random.random() < 0.08:
+            fails = min(retries, 2) or ALWAYS
+        size, stored = random.choice(((20, False), (20, False), (KEEP_LIMIT + 1, False), (40, True), (40, True)))
+        seconds = random.choice((0.0002, 0.002, 0.002, 0.05, 0.5))
+        call = Call(key, size, stored, seconds, fails, poison=random.random() < 0.015)
+        workers = random.choice(((), (), (), (), ("east",), ("east", "west")))
+        options = TaskOptions(
+            workers, random.random() < 0.3, random.choice((None, None, None, {"gpu": 1.0})), retries,
+            random.choice((0, 0, 0, 7, -7)),
+        )  # fmt: skip
+        return Node(key, names, call, options if random.random() < 0.5 else TaskOptions(retries=retries))
+
+    def _plans(self, nodes: list[Node]) -> None:
+        random = self.random
+        first = self.clients[0]
+        keys = [node.key for node in nodes]
+        at = 0.0
+        rest = nodes
+        while rest:
+            take = random.choice((1, 5, 40))
+            part, rest = rest[:take], rest[take:]
+            first.later(at, first.submit, part)
+            at += random.choice((0.0, 0.01, 0.3))
+        changes = (first.release, first.cancel, first.release)
+        for _ in range(random.choice((0, 0, 1, 2))):
+            some = random.sample(keys, random.randint(1, max(1, len(keys) // 4)))
+            what = random.choice(changes)
+            first.later(at + random.uniform(0, 3), what, some, random.random() < 0.3)
+        if random.random() < 0.2:
+            first.later(at + random.uniform(1, 4), first.retry)
+        for other in self.clients[1:]:
+            other.later(at + random.uniform(0, 2), other.want, random.sample(keys, random.randint(1, len(keys))))
+            if random.random() < 0.3:
+                self.world.after(at + random.uniform(0.5, 5), other.crash)
+
+    # -- trouble ----------------------------------------------------------------------------------------------------
+
+    def _trouble(self) -> None:
+        random, weather = self.random, self.weather
+        weather.delay = random.choice((0.0005, 0.005, 0.05))
+        if random.random() < 0.7:
+            weather.drop = random.choice((0.0, 0.02, 0.2))
+            weather.double = random.choice((0.0, 0.05, 0.3))
+            weather.slow = random.choice((0.0, 0.05, 0.3))
+        for _ in range(random.choice((0, 1, 3, 6))):
+            what = random.choice((self._cut, self._cut, self._crash, self._crash_executor, self._pause, self._long_cut))
+            self.world.after(random.uniform(0.2, self.quiet_at), what)
+        self.world.after(self.quiet_at, self._quiet)
+
+    def _quiet(self) -> None:
+        self.world.trace("quiet")
+        self.weather.drop = self.weather.double = self.weather.slow = 0.0
+        self.weather.delay = min(self.weather.delay, 0.005)
+
+    def _living(self) -> list[SimWorker]:
+        return [worker for worker in self.workers if worker.alive]
+
+    def _cut(self, seconds: float | None = None) -> None:
+        lines = [one.line for one in (*self._living(), *self.clients) if one.alive]
+        line = self.random.choice(lines)
+        self.world.trace(f"cut {line.name}")
+        line.cut(self.random.random() < 0.7)
+        self.world.after(self.random.uniform(0.05, 2.0), line.connect)
+
+    def _long_cut(self) -> None:
+        """So long that the worker is given up, and comes back."""
+        if self._living() and self._deaths:
+            self._deaths -= 1
+            worker = self.random.choice(self._living())
+            self.world.trace(f"long cut {worker.line.name}")
+            worker.line.cut(self.random.random() < 0.5)
+            self.world.after(self.random.uniform(4.0, 12.0), worker.line.connect)
+
+    def _crash(self) -> None:
+        if self._living() and self._deaths:
+            self._deaths -= 1
+            self._crashes += 1
+            worker = self.random.choice(self._living())
+            self.world.trace(f"crash {worker.line.name}")
+            worker.crash()
+            if self.random.random() < 0.6:
+                self.scheduler.cut(worker.line)
+            self.world.after(self.random.uniform(0.1, 5.0), lambda: self._start_worker(worker.line.info))
+
+    def _crash_executor(self) -> None:
+        executors = [one for worker in self._living() for one in worker.executors.values() if one.alive]
+        if executors and self._deaths:
+            self._deaths -= 1
+            executor = self.random.choice(executors)
+            self.world.trace(f"crash executor {executor.number} of {executor.worker.line.name}")
+            executor.die("SIGKILL")
+
+    def _pause(self) -> None:
+        if self._living():
+            worker = self.random.choice(self._living())
+            worker.status = "paused"
+            self.world.after(self.random.uniform(0.5, 3.0), lambda: setattr(worker, "status", "running"))
+
+    # -- the reckoning ----------------------------------------------------------------------------------------------
+
+    def run(self) -> str:
+        """The whole run; returns its digest.
+
+        Raises:
+            SimulationFailed: a law was broken, a future ended wrong or not at all, or something was left behind.
+        """
+        try:
+            self._run()
+        except Exception as error:
+            raise SimulationFailed(self.world.seed, f"{type(error).__name__}: {error}") from error
+        return self.world.digest
+
+    def _run(self) -> None:
+        world = self.world
+        bound = self.quiet_at + LIVENESS
+        ended = world.run(lambda: world.now > self.quiet_at and all(one.done for one in self.clients), lambda: bound)
+        if not ended:
+            state = self.scheduler.machine.state
+            lines = [f"{one.line.name}: {key}" for one in self.clients for key in sorted(one.open)]
+            stories = [f"{task}: {state.story(task)}" for task in list(state.tasks.values())[:10]]
+            raise AssertionError(f"not ended after {LIVENESS} s of quiet: {lines}; {stories}")
+        self._judge()
+        for client in self.clients:
+            if client.alive:
+                client.release(list(client.futures))
+        if not world.run(self._clean, lambda: bound + LIVENESS):
+            raise AssertionError(f"left behind: {self._left()}")
+        world.trace("end")
+
+    def _judge(self) -> None:
+        allowed = self.scheduler.machine.state.policy.allowed_failures
+        deaths = DEATHS - self._deaths + max(0, self.scheduler.losses - (DEATHS - self._deaths))
+        for client in self.clients:
+            for key, end in client.futures.items():
+                wrong = self.oracle.judge(key, end, self.scheduler.losses > 0)
+                if wrong and not (deaths > allowed and "ied" in wrong):
+                    raise AssertionError(wrong)
+
+    def _clean(self) -> bool:
+        return not self.scheduler.machine.state.tasks and not any(
+            worker.files or len(worker.machine.store) or worker.machine.tasks for worker in self._living()
+        )
+
+    def _left(self) -> str:
+        state = self.scheduler.machine.state
+        left = [f"{task}: {state.story(task)}" for task in state.tasks.values()]
+        for worker in self._living():
+            left += [f"{worker.line.name}: {sorted(worker.files)}, {list(worker.machine.store)}, {worker.machine.tasks}"]
+        return "; ".join(left)

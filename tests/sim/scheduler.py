@@ -1,0 +1,137 @@
+"""The scheduler in the simulator: the real machine and sessions, the laws checked after every event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from futurebroker.scheduler import invariants
+from futurebroker.scheduler.commands import (
+    ClientGone,
+    ClientJoined,
+    ClientSaid,
+    Event,
+    Forget,
+    WorkerBeat,
+    WorkerJoined,
+    WorkerLost,
+    WorkerReturned,
+    WorkerSaid,
+    WorkerSuspected,
+)
+from futurebroker.scheduler.machine import SchedulerMachine
+from tests.sim.ledger import CommandLedger
+from tests.sim.network import End, Hub, Line
+from tests.sim.world import World
+
+SILENCE = 2.5
+WORKER_GRACE = 4.0
+CLIENT_GRACE = 12.0
+SWEEP_EVERY = 0.5
+
+
+class SimScheduler(Hub):
+    """Events of all lines go into one machine; its commands go out by line, an envelope a peer."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.machine = SchedulerMachine()
+        self.ledger = CommandLedger(self.machine.state)
+        self.lines: dict[str, Line] = {}
+        self.ends: dict[str, End] = {}
+        self.heard: dict[str, float] = {}
+        self.suspected: dict[str, float] = {}
+        #: workers lost that did not say goodbye
+        self.losses = 0
+        #: stops the laws from being checked, for planted bugs that must show in the outcome
+        self.checked = True
+        world.after(SWEEP_EVERY, self._sweep)
+
+    def apply(self, event: Event) -> None:
+        """One event, all laws, all commands."""
+        commands = self.machine.handle(event, self.world.now)
+        self.world.trace(f"{event} -> {commands}")
+        if self.checked:
+            invariants.check(self.machine.state)
+            self.ledger.check(event, commands)
+        self.losses += isinstance(event, WorkerLost) and not event.expected
+        outgoing: dict[str, list[Any]] = {}
+        for command in commands:
+            if isinstance(command, Forget):
+                self._forget(command.peer)
+                outgoing.pop(command.peer, None)
+            else:
+                outgoing.setdefault(command.peer, []).append(command.message)
+        for peer, messages in outgoing.items():
+            if (end := self.ends.get(peer)) is not None:
+                end.send(messages)
+
+    def _forget(self, name: str) -> None:
+        end = self.ends.pop(name, None)
+        if end is not None:
+            end.closed = True
+        self.heard.pop(name, None)
+        self.suspected.pop(name, None)
+
+    # -- what lines tell --------------------------------------------------------------------------------------------
+
+    def greet(self, line: Line, received: int) -> tuple[End, bool]:
+        """See `Hub.greet`."""
+        end = self.ends.get(line.name)
+        fresh = end is None
+        if end is None:
+            end = self.ends[line.name] = self._end(line)
+            self.lines[line.name] = line
+            self.world.trace(f"{line.name} is new")
+        self._hear(line)
+        if line.is_worker:
+            self.apply(WorkerJoined(line.name, line.info))
+        else:
+            self.apply(ClientJoined(line.name, line.info))
+        return end, fresh
+
+    def _end(self, line: Line) -> End:
+        direction = "from_worker" if line.is_worker else "from_client"
+        end = End(self.world, direction, lambda outgoing: line.transmit_far(end, outgoing))
+        said = WorkerSaid if line.is_worker else ClientSaid
+        end.deliver = lambda messages: self.apply(said(line.name, messages))
+        return end
+
+    def cut(self, line: Line) -> None:
+        """See `Hub.cut`."""
+        if line.name in self.ends:
+            self._suspect(line.name)
+
+    def beat(self, line: Line, status: str, round_trip: float) -> None:
+        """See `Hub.beat`."""
+        if line.name in self.ends:
+            self._hear(line)
+            if line.is_worker:
+                self.apply(WorkerBeat(line.name, status, {}, round_trip))
+
+    def gone(self, line: Line) -> None:
+        """A goodbye came."""
+        if line.name in self.ends:
+            self.apply(WorkerLost(line.name, True) if line.is_worker else ClientGone(line.name))
+
+    def _hear(self, line: Line) -> None:
+        self.heard[line.name] = self.world.now
+        if self.suspected.pop(line.name, None) is not None and line.is_worker:
+            self.apply(WorkerReturned(line.name))
+
+    def _suspect(self, name: str) -> None:
+        if name not in self.suspected:
+            self.suspected[name] = self.world.now
+            if self.lines[name].is_worker:
+                self.apply(WorkerSuspected(name))
+
+    def _sweep(self) -> None:
+        now = self.world.now
+        self.world.after(SWEEP_EVERY, self._sweep)
+        for name in list(self.ends):
+            line = self.lines[name]
+            since = self.suspected.get(name)
+            if since is None:
+                if now - self.heard[name] > SILENCE:
+                    self._suspect(name)
+            elif now - since > (WORKER_GRACE if line.is_worker else CLIENT_GRACE):
+                self.apply(WorkerLost(name) if line.is_worker else ClientGone(name))

@@ -1,0 +1,238 @@
+"""Workers in the simulator: the real machine, with executors, files and clocks that are played."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from futurebroker.protocol import messages as m
+from futurebroker.worker import commands as w
+from futurebroker.worker.machine import WorkerMachine
+from futurebroker.worker.packets import Packet, Result, Task, ValueFile
+from tests.sim.network import Hub, Line, Weather
+from tests.sim.oracle import Call, packed, unpacked, value_of
+from tests.sim.world import World
+
+BEAT_EVERY = 1.0
+PROBE_TIME = 0.001
+RESTART_TIME = 0.2
+
+
+class SimExecutor:
+    """Runs packets one after the other; what it was given and has not begun can be taken back."""
+
+    def __init__(self, worker: SimWorker, number: int) -> None:
+        self.worker = worker
+        self.number = number
+        self.packets: deque[Packet] = deque()
+        self.rest: deque[Task] = deque()
+        self.running: Task | None = None
+        self.results: dict[int, Result] = {}
+        self.alive = True
+
+    def go_on(self) -> None:
+        """Begin the next task, if there is one."""
+        if not self.alive or self.running is not None:
+            return
+        if not self.rest and self.packets:
+            self.rest.extend(self.packets.popleft().tasks)
+            self.results.clear()
+        if not self.rest:
+            return
+        task = self.running = self.rest.popleft()
+        call = Call.of(task.args)
+        seconds = call.seconds * self.worker.world.random.uniform(0.5, 1.5)
+        if call.poison:
+            self.worker.world.after(seconds, lambda: self.die("SIGSEGV", task))
+        else:
+            self.worker.world.after(seconds, lambda: self._end(task, call, seconds))
+
+    def _end(self, task: Task, call: Call, seconds: float) -> None:
+        if not self.alive or self.running is not task:
+            return
+        self.running = None
+        result = self._result(task, call, int(seconds * 1e6))
+        self.results[task.number] = result
+        self.worker.handle(w.Reported(self.number, [result]))
+        self.go_on()
+
+    def _result(self, task: Task, call: Call, duration: int) -> Result:
+        worker = self.worker
+        inputs: list[int] = []
+        missing: list[int] = []
+        for index, source in enumerate(task.inputs):
+            if isinstance(source, int):
+                made = self.results.get(source)
+                if made is None or made.failure is not None or made.not_run or made.missing is not None:
+                    return Result(task.number, 0, not_run=True)
+                inputs.append(unpacked(made.value if made.value is not None else worker.files[made.path]))
+            elif isinstance(source, ValueFile):
+                content = worker.readable(source.path)
+                if content is None:
+                    missing.append(index)
+                else:
+                    inputs.append(unpacked(content))
+            else:
+                inputs.append(unpacked(source))
+        if missing:
+            return Result(task.number, 0, missing=missing)
+        if worker.raises(call):
+            failure = m.Failure("ValueError", "no", "", call.key, worker.line.name)
+            return Result(task.number, duration, duration, failure=failure)
+        value = packed(value_of(call.key, inputs), call.size)
+        if not call.stored:
+            return Result(task.number, duration, duration, len(value), value)
+        path = worker.new_path()
+        worker.files[path] = value
+        return Result(task.number, duration, duration, len(value), path=path)
+
+    def die(self, how: str, during: Task | None = None) -> None:
+        """The process ends, in the middle of what it runs."""
+        if not self.alive or (during is not None and self.running is not during):
+            return
+        self.alive = False
+        running = [self.running.number] if self.running is not None else []
+        self.worker.handle(w.ExecutorEnded(self.number, running, how))
+        self.worker.world.after(RESTART_TIME, self.worker.start_executor)
+
+    def recall(self) -> None:
+        numbers = [packet.number for packet in self.packets]
+        self.packets.clear()
+        self.worker.handle(w.Recalled(self.number, numbers))
+
+    def return_rest(self) -> None:
+        if self.alive:
+            numbers = [task.number for task in self.rest]
+            self.rest.clear()
+            self.worker.handle(w.RestReturned(self.number, numbers))
+
+
+class SimWorker:
+    """One incarnation of a worker on one host."""
+
+    def __init__(
+        self, world: World, weather: Weather, hub: Hub, name: str, info: dict[str, Any], hosts: dict[str, dict[str, bytes]],
+        raised: Callable[[Call], bool],
+    ) -> None:  # fmt: skip
+        self.world = world
+        self.raises = raised
+        self.line = Line(world, weather, hub, name, True, info)
+        self.line.near.deliver = lambda messages: self.handle(w.Delivered(messages))
+        self.line.on_fresh = lambda: self.handle(w.Fresh())
+        #: by host, the files that processes there can open
+        self.host = hosts.setdefault(info["host"], {})
+        self.files: dict[str, bytes] = {}
+        self.executors: dict[int, SimExecutor] = {}
+        self.alive = True
+        self.status = "running"
+        self._made = 0
+        self._outgoing: list[Any] = []
+        self._events: deque[Any] = deque()
+        self._busy = False
+        self._tick_at: float | None = None
+        self.machine = WorkerMachine(name, self.new_path)
+        for _ in range(info["slots"]):
+            self.start_executor()
+        self.line.connect()
+        self._beat()
+
+    def new_path(self) -> str:
+        self._made += 1
+        return f"/{self.line.name}/{self._made}"
+
+    def readable(self, path: str) -> bytes | None:
+        """The content of a file on this host."""
+        return self.files.get(path) or self.host.get(path)
+
+    def start_executor(self) -> None:
+        if self.alive:
+            self._made += 1
+            self.executors[self._made] = SimExecutor(self, self._made)
+            self.handle(w.ExecutorReady(self._made, 1))
+
+    def crash(self) -> None:
+        """Everything ends at once, files included."""
+        self.alive = False
+        for executor in self.executors.values():
+            executor.alive = False
+        for path in self.files:
+            self.host.pop(path, None)
+        self.line.end()
+
+    def _beat(self) -> None:
+        if self.alive:
+            self.line.beat(self.status)
+            self.world.after(BEAT_EVERY, self._beat)
+
+    def handle(self, event: Any) -> None:
+        """One event for the machine, and all that its instructions lead to."""
+        if not self.alive:
+            return
+        self._events.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        while self._events:
+            one = self._events.popleft()
+            for instruction in self.machine.handle(one, self.world.now):
+                self._carry_out(instruction)
+        self._busy = False
+        outgoing, self._outgoing = self._outgoing, []
+        self.line.near.send(outgoing)
+        for path, content in self.files.items():
+            self.host[path] = content
+        self._arm()
+
+    def _arm(self) -> None:
+        wake = self.machine.wake_at
+        if wake is not None and (self._tick_at is None or wake < self._tick_at):
+            self._tick_at = wake
+            self.world.at(wake, self._tick)
+
+    def _tick(self) -> None:
+        if self._tick_at is not None and self.world.now >= self._tick_at:
+            self._tick_at = None
+            self.handle(w.Tick())
+
+    def _carry_out(self, instruction: Any) -> None:
+        match instruction:
+            case w.SendPacket():
+                self.world.after(0.0001, lambda: self._give(instruction))
+                self.executors[instruction.executor].packets.append(instruction.packet)
+            case w.Recall():
+                self.executors[instruction.executor].recall()
+            case w.AskRest():
+                executor = self.executors[instruction.executor]
+                self.world.after(0.0005, executor.return_rest)
+            case w.Probe():
+                found = w.Probed(instruction.key, instruction.path, self.readable(instruction.path) is not None)
+                self.world.after(PROBE_TIME, lambda: self.handle(found))
+            case w.TakeFile():
+                self.handle(self._take(instruction))
+            case w.WritePart():
+                self.files[instruction.path] = self.files.get(instruction.path, b"") + instruction.data
+            case w.SendPart():
+                content = self.files.get(instruction.path)
+                nbytes, data = (-1, b"") if content is None else (len(content), content)
+                transfer, key, asker = instruction.transfer, instruction.key, instruction.asker
+                self._outgoing.append(m.DataPart(transfer, key, instruction.offset, nbytes, data, asker))
+            case w.Unlink():
+                self.files.pop(instruction.path, None)
+                self.host.pop(instruction.path, None)
+            case w.CallOut():
+                self.handle(w.CallEnded(instruction.number, b"called", None))
+            case w.KeepFunction() | w.Drained() | w.LeaveNow():
+                pass
+            case _:
+                self._outgoing.append(instruction)
+
+    def _give(self, instruction: w.SendPacket) -> None:
+        self.executors[instruction.executor].go_on()
+
+    def _take(self, instruction: w.TakeFile) -> w.Taken:
+        content = self.readable(instruction.path)
+        if content is None:
+            return w.Taken(instruction.key, instruction.target, "it can't be opened")
+        self.files[instruction.target] = content
+        return w.Taken(instruction.key, instruction.target, "")
