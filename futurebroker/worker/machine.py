@@ -92,7 +92,10 @@ class WorkerMachine:
         if known is not None:
             if message.attempt <= known.attempt:
                 return
-            self._silence(known)
+            if known.dropped:
+                del self.tasks[key]  # it is still answered for when it ends
+            else:
+                self._silence(known)
         if self.draining:
             self._out.append(messages.GaveBack(key, message.attempt))
             return
@@ -343,7 +346,8 @@ class WorkerMachine:
                 self.dispatcher.costs.observe(task.function, result.cost)
                 self._out.append(messages.Erred(task.key, task.attempt, result.failure, result.duration))
         self._end(task)
-        self._forget_dependents(task.key)
+        if not task.dropped:  # else that was done, and a newer attempt may have others waiting for it
+            self._forget_dependents(task.key)
 
     def _whose(self, source: bytes | Held) -> tuple[Key, WorkerId]:
         assert isinstance(source, Held)

@@ -18,6 +18,7 @@ from futurebroker.protocol.messages import (
     InputsMissing,
 )
 from futurebroker.worker import commands
+from futurebroker.worker.packets import Result
 from tests.unit.worker.world import SLEEP, World, failure, run
 
 
@@ -213,7 +214,7 @@ def test_an_input_whose_file_is_gone_is_reported_with_its_holder(world: World) -
     world.deliver(run("a", Held("x", 9, [("w2", "/elsewhere/x")])))
     task = world.begin(1)
     assert task is not None
-    answer = world.do(commands.Reported(1, [commands.Result(task.number, 0, missing=[0])]))
+    answer = world.do(commands.Reported(1, [Result(task.number, 0, missing=[0])]))
     assert answer == [InputsMissing("a", 1, [("x", "w2")])]
 
 

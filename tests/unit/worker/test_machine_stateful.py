@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from collections.abc import Callable
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -130,5 +132,35 @@ class WorkerLife(RuleBasedStateMachine):
         assert world.machine.tasks == {}
 
 
-WorkerLife.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+def test_long_random_lives_end_with_every_attempt_answered() -> None:
+    """Hypothesis finds the shortest contradiction, but slowly; plain chance goes deeper in the same time."""
+    for seed in range(300):
+        chance = random.Random(seed)
+        life = WorkerLife()
+        for _ in range(60):
+            _random_step(life, chance)
+        life.teardown()
+
+
+def _random_step(life: WorkerLife, chance: random.Random) -> None:
+    steps: list[Callable[[], None]] = [
+        lambda: life.send(
+            chance.randint(1, 5),
+            [chance.randint(1, 8) for _ in range(chance.randint(0, 2))],
+            chance.choice([INC, INC, INC, SLEEP]),
+            chance.randint(0, 3),
+        ),
+        lambda: life.work(chance.randint(0, 3), chance.randint(1, 10)),
+        lambda: life.begin(chance.randint(0, 3)),
+        lambda: life.fail(chance.randint(0, 3)),
+        lambda: life.die(chance.randint(0, 3)),
+        lambda: life.wait(chance.choice([0.001, 0.03, 0.2])),
+        lambda: life.free(chance.randint(1, 20)),
+        lambda: life.take_back(chance.randint(1, 20)),
+        lambda: life.drop(chance.randint(1, 10), chance.random() < 0.5) if life.attempts else None,
+    ]
+    chance.choices(steps, [3, 2, 1, 1, 1, 1, 1, 1, 1])[0]()
+
+
+WorkerLife.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 TestWorkerLife = WorkerLife.TestCase
