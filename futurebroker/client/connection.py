@@ -22,7 +22,7 @@ from futurebroker.client.calls import Coalescer, PreparedCall
 from futurebroker.client.futures import CANCELLED, ERROR, FINISHED, LOST, PENDING, UNOPENED, KeyState
 from futurebroker.client.intake import Intake
 from futurebroker.client.replies import Replies, introduce
-from futurebroker.client.threads import CallbackThread, LoopThread
+from futurebroker.client.threads import CallbackThread, CallWhenSettled, LoopThread
 from futurebroker.client.waiters import Waiter, post
 from futurebroker.exceptions import (
     CancelledError,
@@ -106,6 +106,8 @@ class Connection:
         self._beating: asyncio.TimerHandle | None = None
         self._welcomed = False
         self._noticed = False
+        #: by key, how many of our own cancellations the scheduler has yet to confirm
+        self._echoes: dict[Key, int] = {}
         self._replies = Replies()
         self._io = LoopThread(f"futurebroker-client-{name}", loop)
         self._loop = self._io.loop
@@ -305,18 +307,26 @@ class Connection:
     def call_back(self, states: list[KeyState], call: Callable[[], object]) -> None:
         """Run ``call`` on the callback thread once all ``states`` are settled."""
         self.callbacks.start()
-        self.watch(states, _Callback(len(states), call, self.callbacks))
+        self.watch(states, CallWhenSettled(len(states), call, self.callbacks))
 
     def cancel(self, states: list[KeyState], force: bool, reason: str) -> None:
         """Cancel keys here at once, and at the scheduler."""
         with self.lock:
             self.check_open()
+            keys = []
             for state in states:
+                if state.status is CANCELLED:
+                    continue
+                keys.append(state.key)
+                self._echoes[state.key] = self._echoes.get(state.key, 0) + 1
                 text = f"{state.key} was cancelled" + (f": {reason}" if reason else "")
                 self._reopen(state)
                 state.cause = CancelledError(text)
                 self._settle(state, CANCELLED)
-            self.put(Cancel([state.key for state in states], force, reason))
+            if force:
+                keys = [state.key for state in states]
+            if keys:
+                self.put(Cancel(keys, force, reason))
 
     def retry(self, states: list[KeyState]) -> None:
         """Run failed keys again; others are left as they are."""
@@ -394,7 +404,8 @@ class Connection:
         if isinstance(message, KeyErred):
             self._end(message.key, ERROR, message.failure)
         elif isinstance(message, KeyCancelled):
-            self._end(message.key, *_meaning(message))
+            if not self._is_echo(message.key):
+                self._end(message.key, *_meaning(message))
         elif isinstance(message, KeyLost):
             self._lose(self.states.get(message.key))
         elif isinstance(message, Answer):
@@ -406,6 +417,13 @@ class Connection:
             route = self.routes.get(message.transfer)
             if route is not None:
                 route(message)
+
+    def _is_echo(self, key: Key) -> bool:
+        """Whether this answers a cancellation of ours; the key may mean a new task by now, which must not suffer."""
+        due = self._echoes.pop(key, 0)
+        if due > 1:
+            self._echoes[key] = due - 1
+        return due > 0
 
     def _lose(self, state: KeyState | None) -> None:
         """A key is computed again: its result was lost, or it failed and is retried. Results opened here stay."""
@@ -438,6 +456,7 @@ class Connection:
         self._coalescer.forget()
         with self.lock:
             self.outbox.clear()
+            self._echoes.clear()
             for state in list(self.states.values()):
                 if state.status is FINISHED and state.held is not None and state.result is UNOPENED:
                     self._end(state.key, CANCELLED, DataLostError(f"{state.key} went with the former scheduler"))
@@ -461,23 +480,6 @@ class Connection:
         if self.ended is None:
             self.ended = error
         self.fail(error)
-
-
-class _Callback:
-    """Queues a call once a number of keys is settled."""
-
-    __slots__ = ("_call", "_count", "_thread")
-
-    def __init__(self, count: int, call: Callable[[], object], thread: CallbackThread) -> None:
-        self._count = count
-        self._call = call
-        self._thread = thread
-
-    def ready(self, settled: Any) -> None:
-        """See `Waiter.ready`."""
-        self._count -= 1
-        if self._count == 0:
-            self._thread.put(self._call)
 
 
 def _meaning(message: KeyCancelled) -> tuple[Any, Exception]:

@@ -88,3 +88,20 @@ class CallbackThread:
                 logger.exception("a callback of a future raised")
             # Not to keep a future alive until the next callback.
             del call
+
+
+class CallWhenSettled:
+    """Queues a call once a number of keys is settled."""
+
+    __slots__ = ("_call", "_count", "_thread")
+
+    def __init__(self, count: int, call: Callable[[], object], thread: CallbackThread) -> None:
+        self._count = count
+        self._call = call
+        self._thread = thread
+
+    def ready(self, settled: Any) -> None:
+        """See `Waiter.ready`."""
+        self._count -= 1
+        if self._count == 0:
+            self._thread.put(self._call)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Protocol
 
 from futurebroker.states import FutureState
@@ -109,11 +110,22 @@ async def pause(countdown: Countdown, blocking: bool, timeout: float | None = No
     return await countdown.wait_async(timeout)
 
 
+def _without_ours(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback from the first line that isn't the client's, so that an error shows the task; all if none is."""
+    inner = trace
+    while inner is not None and inner.tb_frame.f_globals.get("__name__", "").startswith("futurebroker.client."):
+        inner = inner.tb_next
+    return inner or trace
+
+
 def run_blocking(coroutine: Any) -> Any:
     """The result of a coroutine that blocks instead of suspending; see `pause`."""
     try:
         coroutine.send(None)
     except StopIteration as finished:
         return finished.value
+    except BaseException as error:
+        error.__traceback__ = _without_ours(error.__traceback__)
+        raise
     coroutine.close()
     raise RuntimeError("a call that must block was suspended; this is a bug in futurebroker")

@@ -79,6 +79,7 @@ def test_an_error_is_raised_with_the_users_own_lines(scheduler: ScriptedSchedule
         depths.append(len(traceback.extract_tb(caught.value.__traceback__)))
         assert "users_own_line" in "".join(traceback.format_exception(caught.value))
     assert len(set(depths)) == 1
+    assert depths[0] <= 6
     assert future.status == "error"
     assert isinstance(future.exception(), OddError)
     assert "users_own_line" in "".join(traceback.format_tb(future.traceback()))
@@ -117,6 +118,21 @@ def test_a_cancelled_future_is_cancelled_at_once(scheduler: ScriptedScheduler, c
     assert other.result(5) == 6
     with pytest.raises(concurrent.futures.CancelledError):
         future.result()
+
+
+def test_a_cancelled_key_can_be_submitted_again(scheduler: ScriptedScheduler, client: Client) -> None:
+    """The scheduler's answer to the cancellation, which comes late, is not about the new task."""
+    scheduler.script[m.Cancel] = lambda s, cancel: s.say(*(m.KeyCancelled(key) for key in cancel.keys))
+    scheduler.script[m.Ask] = lambda s, ask: s.say(m.Answer(ask.number))
+    old = client.submit(len, "x", key="k")
+    old.cancel()
+    client.cancel([old])
+    new = client.submit(len, "x", key="k")
+    client.nthreads()
+    assert (old.status, new.status) == ("cancelled", "pending")
+    finish(scheduler, new, 1)
+    assert new.result(5) == 1
+    assert len(scheduler.wait_for(m.Cancel)) == 1
 
 
 def test_a_finished_future_cant_be_cancelled(scheduler: ScriptedScheduler, client: Client) -> None:
@@ -227,10 +243,9 @@ def test_a_lost_result_is_waited_for_again(scheduler: ScriptedScheduler, client:
     """The scheduler computes it again; the user sees nothing but time."""
     future = client.submit(len, "x")
     scheduler.say(m.KeyFinished(future.key, None, m.Held(future.key, 10, []), "int"), m.KeyLost(future.key))
-    scheduler.say(m.KeyFinished("fence", b"", None))
-    while future.status != "lost":
-        assert future.status in ("pending", "finished")
-    assert not future.done()
+    scheduler.script[m.Ask] = lambda s, ask: s.say(m.Answer(ask.number))
+    client.nthreads()
+    assert (future.status, future.done()) == ("lost", False)
     finish(scheduler, future, 3)
     assert future.result(5) == 3
 

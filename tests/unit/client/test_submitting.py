@@ -54,9 +54,9 @@ def test_calls_with_equal_options_share_a_message(scheduler: ScriptedScheduler, 
     """The columns of a Submit hold one function and one set of options."""
     futures = client.map(inc, range(10), priority=3, workers="alice")
     scheduler.wait_for_keys(10)
-    (submit,) = scheduler.wait_for(m.Submit)
-    assert submit.options == m.TaskOptions(workers=("alice",), priority=3)
-    assert len(futures) == 10
+    submits = scheduler.wait_for(m.Submit)
+    assert {submit.options for submit in submits} == {m.TaskOptions(workers=("alice",), priority=3)}
+    assert len(submits) < len(futures) == 10
 
 
 @pytest.mark.parametrize("container", [list, tuple, set, frozenset])
