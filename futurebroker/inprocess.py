@@ -27,6 +27,7 @@ class OneThread:
         self._scheduler: SchedulerService | None = None
         self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"futurebroker-{plan.name}", daemon=True)
+        self._ending: asyncio.Task[None] | None = None
         self._thread.start()
 
     def _run(self) -> None:
@@ -81,6 +82,11 @@ class OneThread:
 
     def close(self) -> None:
         if not self._thread.is_alive():
+            return
+        if threading.current_thread() is self._thread:
+            # The garbage collector may end a forgotten cluster in any thread; this one can't wait for itself.
+            self._ending = self.loop.create_task(self._close())
+            self._ending.add_done_callback(lambda _: self.loop.stop())
             return
         try:
             self._call(self._close())
