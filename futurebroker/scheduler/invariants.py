@@ -28,8 +28,9 @@ laws of timers and of what is written to disk.
 
 Where tasks lawfully differ from the plain reading: a PROCESSING task may have ``waiting_on``, because it was sent ahead
 of inputs that are made on the same worker, or because an input was lost after it was sent; the worker says so if it
-can't start. A RELEASED task may be needed by such tasks only. Scattered data (without a function) stays in MEMORY while
-anything that was made from it is known, because nothing could bring it back.
+can't start. A RELEASED task may be needed by such tasks only. Scattered data (without a function) and values that
+the scheduler keeps (their lineage is cut) stay in MEMORY while anything that was made from them is known, because
+nothing could bring them back.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ def _check_need(state: SchedulerState, task: TaskRecord) -> None:
             _broken(state, "I11", f"{task} is needed, and nothing is done about it", task)
     elif task.dependents is None:
         _broken(state, "I11", f"nobody needs {task}, now or later", task)
-    elif task.function is not None and task.state not in (RELEASED, ERRED):
+    elif task.function is not None and task.value is None and task.state not in (RELEASED, ERRED):
         _broken(state, "I11", f"nobody needs {task} now", task)
     for client in task.each_client():
         known = client if client is state.detached else state.clients.get(client.client_id)

@@ -160,6 +160,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     state.roomy.pop(worker, None)
     state.touched.pop(worker, None)
     reports.worker_leaves_calls(state, worker)
+    relay.holder_lost(state, worker)
     state.commands = [command for command in state.commands if command.peer != event.worker]
     state.commands.append(Forget(event.worker))
 

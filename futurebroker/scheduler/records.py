@@ -289,6 +289,7 @@ class WorkerRecord:
     """One connected worker: what it offers, does and holds."""
 
     __slots__ = (
+        "asked",
         "functions",
         "holds",
         "host",
@@ -320,6 +321,8 @@ class WorkerRecord:
         self.holds: dict[TaskRecord, None] = {}  #: results in its store
         self.functions: set[Digest] = set()  #: functions it has been sent
         self.pipeline: deque[TaskRecord] = deque()  #: tasks that may follow what is processing here, when there is room
+        #: parts of results that were asked of it and have not come: (asker, transfer, offset) -> key
+        self.asked: dict[tuple[str, int, int], Key] = {}
         self.latency = 0.001  #: seconds of a round trip
         self.metrics: dict[str, Any] = {}  #: of its last heartbeat
 

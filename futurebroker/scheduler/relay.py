@@ -25,6 +25,7 @@ def client_gives_data(state: SchedulerState, client: ClientRecord, message: Data
 
 def worker_gives_data(state: SchedulerState, worker: WorkerRecord, message: DataPart) -> None:
     """A worker answers with a part of what it holds."""
+    worker.asked.pop((message.asker, message.transfer, message.offset), None)
     _pass_on(state, message)
 
 
@@ -40,9 +41,17 @@ def _ask_holder(state: SchedulerState, asker: str, message: DataWanted) -> None:
         holder = living[0].worker_id if living else ""
     if holder in state.workers or holder in state.clients:
         wanted = DataWanted(message.transfer, message.key, message.offset, message.length, holder, asker)
+        if holder in state.workers:
+            state.workers[holder].asked[asker, message.transfer, message.offset] = message.key
         state.send(holder, wanted)
     else:
         state.send(asker, DataPart(message.transfer, message.key, message.offset, -1, b""))
+
+
+def holder_lost(state: SchedulerState, worker: WorkerRecord) -> None:
+    """A worker is gone: who waits for a part from it learns that it won't come."""
+    for (asker, transfer, offset), key in worker.asked.items():
+        _pass_on(state, DataPart(transfer, key, offset, -1, b"", asker))
 
 
 def _pass_on(state: SchedulerState, message: DataPart) -> None:

@@ -442,8 +442,8 @@ def settle(state: SchedulerState) -> None:
         task = check.pop()
         if task.wanted_by is not None or task.needed_by or task.state is FORGOTTEN:
             continue
-        if task.function is None and task.dependents is not None:
-            continue  # data can't be made again: it stays as long as something made from it may have to be
+        if task.dependents is not None and (task.function is None or task.value is not None):
+            continue  # data, or lineage that was cut: it stays as long as something made from it may have to be again
         if task.state is MEMORY:
             memory_released(state, task)
         elif task.state in UNFINISHED:

@@ -12,6 +12,7 @@ from tests.sim.world import World
 FUNCTION = b"f" * 16
 PART = 256 * 1024
 PATIENCE = 5.0
+BEAT_EVERY = 1.0
 AGAIN = 0.2
 
 
@@ -43,6 +44,12 @@ class SimClient:
         self._number = 0
         self.line.near.send([m.AddFunction(FUNCTION, "f", b"code")])
         self.line.connect()
+        self._beat()
+
+    def _beat(self) -> None:
+        if self.alive:
+            self.line.beat("running")
+            self.world.after(BEAT_EVERY, self._beat)
 
     # -- doing ------------------------------------------------------------------------------------------------------
 

@@ -99,8 +99,8 @@ class End:
 class Hub:
     """What a line needs of the scheduler's side."""
 
-    def greet(self, line: Line, received: int) -> tuple[End, bool]:
-        """A peer says hello; returns our end for it, and whether it is a new one."""
+    def greet(self, line: Line) -> End:
+        """A peer says hello; returns our end for it, a new one when the peer is not known."""
         raise NotImplementedError
 
     def cut(self, line: Line) -> None:
@@ -159,18 +159,17 @@ class Line:
 
     def _hello(self, generation: int) -> None:
         if generation == self.generation and self.up and not self.welcomed:
-            received = self.near.session.received
-            self._carry(lambda: self._greeted(generation, received))
+            received, known = self.near.session.received, self._known
+            self._carry(lambda: self._greeted(generation, received, known))
             self.world.after(HELLO_EVERY, lambda: self._hello(generation))
 
-    def _greeted(self, generation: int, received: int) -> None:
+    def _greeted(self, generation: int, received: int, known: End | None) -> None:
         if generation != self.generation or self.dead:
             return
-        end, fresh = self.hub.greet(self, received)
-        self.far = end
+        end = self.far = self.hub.greet(self)
         ours = end.session.received
         self._carry(lambda: self._welcome(generation, ours, end))
-        end.open(0 if fresh else received)
+        end.open(received if known is end else 0)
 
     def _welcome(self, generation: int, received: int, end: End) -> None:
         if generation != self.generation or self.welcomed or end is not self.far:

@@ -74,10 +74,9 @@ class SimScheduler(Hub):
 
     # -- what lines tell --------------------------------------------------------------------------------------------
 
-    def greet(self, line: Line, received: int) -> tuple[End, bool]:
+    def greet(self, line: Line) -> End:
         """See `Hub.greet`."""
         end = self.ends.get(line.name)
-        fresh = end is None
         if end is None:
             end = self.ends[line.name] = self._end(line)
             self.lines[line.name] = line
@@ -87,7 +86,7 @@ class SimScheduler(Hub):
             self.apply(WorkerJoined(line.name, line.info))
         else:
             self.apply(ClientJoined(line.name, line.info))
-        return end, fresh
+        return end
 
     def _end(self, line: Line) -> End:
         direction = "from_worker" if line.is_worker else "from_client"
