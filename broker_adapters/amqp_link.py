@@ -42,7 +42,7 @@ from futurebroker.broker_adapters.frames import (
     signature,
     split_route,
 )
-from futurebroker.broker_adapters.topology import COMMAND_PREFETCH
+from futurebroker.broker_adapters.topology import COMMAND_PREFETCH, DEAD_BYTES, DEAD_LENGTH
 from futurebroker.exceptions import LinkLostError, MessageTooLargeError
 from futurebroker.transport.base import Capabilities, Link, LinkEvents, Queue, QueueKind
 
@@ -74,6 +74,12 @@ _DECLARATIONS: dict[QueueKind, dict[str, Any]] = {
         "exclusive": False,
         "auto_delete": False,
         "arguments": {"x-queue-type": "classic", "x-single-active-consumer": True},
+    },
+    QueueKind.DEAD: {
+        "durable": True,
+        "exclusive": False,
+        "auto_delete": False,
+        "arguments": {"x-queue-type": "classic", "x-max-length": DEAD_LENGTH, "x-max-length-bytes": DEAD_BYTES},
     },
 }
 
@@ -109,6 +115,8 @@ def _open(address: Address, queues: Sequence[Queue], deadline: float, name: str)
         for number, queue in enumerate(queues):
             limit_time(connection, deadline)
             channel.queue_declare(queue=queue.name, **_DECLARATIONS[queue.kind])
+            if queue.kind is QueueKind.DEAD:
+                continue
             channel.basic_consume(
                 queue.name,
                 consumer_tag=f"q{number}",

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, PreconditionFailed, ResourceLocked
@@ -19,6 +19,8 @@ from kombu.connection import Connection as KombuConnection
 
 from futurebroker.broker_adapters.credentials import USER, derive_password
 from futurebroker.exceptions import BrokerRefusedError, BrokerUnreachableError, ClusterConnectionError, ConfigError
+
+_Place = TypeVar("_Place")
 
 HEARTBEAT_SECONDS = 15
 _PORTS = {"amqp": 5672, "amqps": 5671}
@@ -87,7 +89,7 @@ def _parse_address(url: str, secret: bytes) -> Address:
     )
 
 
-def connect_first(addresses: list[Address], deadline: float, open_one: Callable[[Address, float], Any]) -> Any:
+def connect_first(addresses: list[_Place], deadline: float, open_one: Callable[[_Place, float], Any]) -> Any:
     """What ``open_one`` makes of the first address that works, within ``deadline`` (monotonic seconds).
 
     Raises:

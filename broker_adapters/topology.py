@@ -4,3 +4,6 @@ from __future__ import annotations
 
 #: deliveries of a command queue that its reader may hold unacknowledged
 COMMAND_PREFETCH = 300
+#: what a queue of parked commands keeps; the oldest is dropped first
+DEAD_LENGTH = 1000
+DEAD_BYTES = 64 * 1024 * 1024

@@ -28,12 +28,13 @@ _LARGEST_SECRET = 4096
 def normalize_address(address: str, settings: Settings) -> str:
     """The URL of an address: ``scheduler`` and ``scheduler:8786`` stand for ``amqp://scheduler:8786``.
 
-    A URL passes as it is when its scheme is one of ``SCHEMES``; its missing port is its scheme's, not ours.
+    A URL passes as it is when its scheme is one of ``SCHEMES`` or begins with ``kombu+``; its missing port is its
+    scheme's, not ours.
     """
     address = address.strip()
     scheme, separator, _ = address.partition("://")
     if separator:
-        if scheme.lower() not in SCHEMES:
+        if scheme.lower() not in SCHEMES and not scheme.lower().startswith("kombu+"):
             raise ConfigError(f"{hide_password(address)}: the scheme {scheme} is not one of {', '.join(SCHEMES)}")
         return scheme.lower() + address[len(scheme) :]
     place, slash, path = address.partition("/")

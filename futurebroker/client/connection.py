@@ -112,7 +112,15 @@ class Connection:
         self._io = LoopThread(f"futurebroker-client-{name}", loop)
         self._loop = self._io.loop
         self._member = Member(
-            Role.CLIENT, name, url=url, cluster=cluster, secret=secret, events=self, loop=self._loop, info=introduce
+            Role.CLIENT,
+            name,
+            url=url,
+            cluster=cluster,
+            secret=secret,
+            events=self,
+            loop=self._loop,
+            info=introduce,
+            on_blocked=self.intake.block,
         )
         self._coalescer = Coalescer(self._member.send)
 
@@ -442,8 +450,7 @@ class Connection:
 
     def welcomed(self, welcome: Welcome, fresh: bool) -> None:
         """See `MemberEvents.welcomed`."""
-        self.intake.max_tasks = welcome.limits.get("tasks", sys.maxsize)
-        self.intake.max_bytes = welcome.limits.get("bytes", sys.maxsize)
+        self.intake.allow(welcome.limits.get("tasks", sys.maxsize), welcome.limits.get("bytes", sys.maxsize))
         if fresh and self._welcomed:
             self._start_over()
         self._welcomed = True

@@ -1,15 +1,18 @@
 """One process's place on the network: a link, a session with each peer, and the batches on their way.
 
 An endpoint belongs to one asyncio loop and is used from its thread only. Messages for a peer collect while the loop is
-busy and leave together when it comes round: nothing waits for a timer, and a burst becomes few envelopes. Envelopes that
-aren't ours (garbage, a wrong signature, another cluster) are counted, logged once a kind, and dropped unparsed.
+busy and leave together when it comes round: nothing waits for a timer, and a burst becomes few envelopes. Envelopes
+that aren't ours (garbage, a wrong signature, another cluster) are counted, logged once a kind, and dropped unparsed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +24,9 @@ from futurebroker.transport.base import Link
 from futurebroker.types import Peer, Role
 
 logger = logging.getLogger("futurebroker.endpoint")
+
+#: bytes of a parked envelope that are kept
+PARKED_BYTES = 1024 * 1024
 
 _ROLE_NAMES = {Role.WORKER: "worker", Role.CLIENT: "client", Role.WEB: "client"}
 
@@ -54,6 +60,8 @@ class _Conversation:
     batch: list[Message] = field(default_factory=list)
     batch_limit: int = BATCH_MESSAGES
     connected: bool = True
+    #: numbered and not sent, because the broker asked to stop
+    withheld: list[Outgoing] = field(default_factory=list)
 
 
 class Endpoint:
@@ -63,10 +71,20 @@ class Endpoint:
         me: this process.
         cluster: envelopes of other clusters are dropped.
         epoch: of the scheduler; carried by every envelope.
+        on_blocked: told when the broker asks to stop sending, and when it takes messages again.
+        dead_queue: where commands go that aren't ours or whose signature doesn't fit, if the link keeps such a queue.
     """
 
     def __init__(
-        self, me: Peer, cluster: str, keyring: Keyring, events: EndpointEvents, loop: asyncio.AbstractEventLoop
+        self,
+        me: Peer,
+        cluster: str,
+        keyring: Keyring,
+        events: EndpointEvents,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_blocked: Callable[[bool], None] | None = None,
+        dead_queue: str = "",
     ) -> None:
         self.me = me
         self.cluster = cluster
@@ -76,6 +94,9 @@ class Endpoint:
         self._keyring = keyring
         self._events = events
         self._loop = loop
+        self._on_blocked = on_blocked
+        self._dead_queue = dead_queue
+        self._is_blocked = False
         self._link: Link | None = None
         #: the link's socket, kept because a link that broke doesn't know it any more
         self._socket: int | None = None
@@ -88,9 +109,15 @@ class Endpoint:
 
     # -- the link ---------------------------------------------------------------------------------------------------
 
+    @property
+    def hears(self) -> bool:
+        """Whether peers could be heard: False without a link, and while the broker takes nothing from anybody."""
+        return self._link is not None and not self._is_blocked
+
     def attach(self, link: Link) -> None:
         """Use a freshly opened ``link``; sessions go on only when `open` says where their peers are now."""
         self._link = link
+        self._set_blocked(False)
         for conversation in self._conversations.values():
             conversation.connected = False
         link.start(self, self._wake)
@@ -133,6 +160,7 @@ class Endpoint:
             conversation = self._conversations[peer.name] = _Conversation(peer, destination)
         conversation.destination = destination
         conversation.connected = True
+        conversation.withheld.clear()
         for outgoing in conversation.session.resume(received, self._loop.time()):
             self._transmit(conversation, outgoing)
         if conversation.batch:
@@ -144,7 +172,10 @@ class Endpoint:
         try:
             role, header, content = self._keyring.open(body, self.me.role)
         except ProtocolError as error:
-            self._reject("signature" if isinstance(error, SignatureError) else "garbage", str(error))
+            reason = "signature" if isinstance(error, SignatureError) else "garbage"
+            self._reject(reason, str(error))
+            if tag:
+                self._park(queue, body, reason, str(error))
         else:
             if header.cluster != self.cluster or header.recipient != self.me.name:
                 self._reject("address", f"an envelope for {header.recipient} of cluster {header.cluster}")
@@ -186,9 +217,9 @@ class Endpoint:
                 self._schedule_flush()
 
     def send_meeting(self, peer: Peer, destination: str, message: Message) -> None:
-        """Send ``message`` outside any session; it may be lost."""
+        """Send ``message`` outside any session; it may be lost, and is while the broker asks to stop."""
         header = Header(Kind.MEETING, self.cluster, self.me.name, self.me.incarnation, peer.name, self.epoch)
-        if self._link is not None:
+        if self._link is not None and not self._is_blocked:
             self._link.send(destination, self._keyring.seal(self.me.role, peer.role, header, encode([message])))
             self._schedule_flush()
 
@@ -235,6 +266,11 @@ class Endpoint:
     def _transmit(self, conversation: _Conversation, outgoing: Outgoing) -> None:
         if self._link is None:
             return
+        if self._is_blocked:
+            # kept here: in the link's buffer every repetition would come on top
+            if outgoing.sequence:
+                conversation.withheld.append(outgoing)
+            return
         peer = conversation.peer
         header = Header(
             Kind.DATA if outgoing.sequence else Kind.ACK,
@@ -248,10 +284,9 @@ class Endpoint:
         )
         try:
             envelope = self._keyring.seal(self.me.role, peer.role, header, outgoing.body)
+            self._link.send(conversation.destination, envelope)
         except MessageTooLargeError as error:
             self._reject("oversize", f"not sent to {peer.name}: {error}")
-            return
-        self._link.send(conversation.destination, envelope)
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
@@ -295,6 +330,14 @@ class Endpoint:
         if self.rejected[reason] == 1:
             logger.warning("dropped %s; more of this kind are only counted", text)
 
+    def _park(self, queue: str, body: bytes, reason: str, text: str) -> None:
+        """Keep a command that was refused where an operator finds it: a line of JSON, then the envelope as it came."""
+        link = self._link
+        if link is None or not self._dead_queue or not link.capabilities.durable or self._is_blocked:
+            return
+        about = {"reason": reason, "text": text, "queue": queue, "bytes": len(body), "time": time.time()}
+        link.send(self._dead_queue, json.dumps(about).encode() + b"\n" + body[:PARKED_BYTES], durable=True)
+
     # -- link events ------------------------------------------------------------------------------------------------
 
     def returned(self, destination: str) -> None:
@@ -303,7 +346,24 @@ class Endpoint:
 
     def blocked(self, is_blocked: bool) -> None:
         """See `LinkEvents.blocked`."""
-        logger.warning("the broker %s", "asks to stop sending" if is_blocked else "takes messages again")
+        if is_blocked != self._is_blocked:
+            logger.warning("the broker %s", "asks to stop sending" if is_blocked else "takes messages again")
+            self._set_blocked(is_blocked)
+            self._schedule_flush()
+
+    def _set_blocked(self, is_blocked: bool) -> None:
+        if is_blocked == self._is_blocked:
+            return
+        self._is_blocked = is_blocked
+        if not is_blocked:
+            for conversation in self._conversations.values():
+                withheld, conversation.withheld = conversation.withheld, []
+                if conversation.connected:
+                    for outgoing in withheld:
+                        self._transmit(conversation, outgoing)
+            self._arm(self._loop.time())
+        if self._on_blocked is not None:
+            self._on_blocked(is_blocked)
 
     def disconnected(self, error: Exception | None) -> None:
         """See `LinkEvents.disconnected`."""
@@ -353,7 +413,7 @@ class Endpoint:
         now = self._loop.time()
         earliest = link.tick(now)
         for conversation in self._conversations.values():
-            if not conversation.connected:
+            if not conversation.connected or self._is_blocked:
                 continue
             session = conversation.session
             for outgoing in session.due(now):

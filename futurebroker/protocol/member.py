@@ -63,6 +63,7 @@ class Member:
 
     Args:
         info: asked at each hello for what to tell about this process.
+        on_blocked: told when the broker asks to stop sending, and when it takes messages again.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Member:
         events: MemberEvents,
         loop: asyncio.AbstractEventLoop,
         info: Callable[[], dict[str, Any]],
+        on_blocked: Callable[[bool], None] | None = None,
     ) -> None:
         self.url = url
         self.name = name
@@ -85,7 +87,7 @@ class Member:
         self._loop = loop
         self._info = info
         self._me = Peer(role, name, uuid.uuid4().hex[:12])
-        self._endpoint = Endpoint(self._me, cluster, Keyring(secret), self, loop)
+        self._endpoint = Endpoint(self._me, cluster, Keyring(secret), self, loop, on_blocked=on_blocked)
         self._generation = 0
         self._queue = ""
         self._welcome: asyncio.Future[None] | None = None

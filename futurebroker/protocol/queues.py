@@ -10,6 +10,11 @@ def command_queue(cluster: str) -> str:
     return f"fb{PROTOCOL}.{cluster}.cmd"
 
 
+def dead_queue(cluster: str) -> str:
+    """Where the scheduler parks commands that it can't trust, each with the reason; read by an operator."""
+    return f"fb{PROTOCOL}.{cluster}.dead"
+
+
 def event_queue(cluster: str, incarnation: str) -> str:
     """Where workers write to; belongs to one incarnation of the scheduler."""
     return f"fb{PROTOCOL}.{cluster}.evt.{incarnation}"

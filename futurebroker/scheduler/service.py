@@ -17,7 +17,7 @@ from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
 from futurebroker.protocol.endpoint import Endpoint
 from futurebroker.protocol.member import OPEN_TIMEOUT, RECONNECT_MAX, SCHEDULER
 from futurebroker.protocol.messages import PROTOCOL, Goodbye, Heard, Heartbeat, Hello, Refused, Welcome
-from futurebroker.protocol.queues import command_queue, event_queue
+from futurebroker.protocol.queues import command_queue, dead_queue, event_queue
 from futurebroker.protocol.wire import Keyring
 from futurebroker.scheduler import invariants
 from futurebroker.scheduler.commands import (
@@ -99,6 +99,7 @@ class SchedulerService:
             Queue(command_queue(cluster), QueueKind.COMMAND),
             Queue(event_queue(cluster, self._me.incarnation), QueueKind.INBOX),
         ]
+        self._dead = Queue(dead_queue(cluster), QueueKind.DEAD)
         self._broker: EmbeddedBroker | None = None
         self._endpoint: Endpoint
         self._loop: asyncio.AbstractEventLoop
@@ -122,7 +123,9 @@ class SchedulerService:
         """
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
-        self._endpoint = Endpoint(self._me, self.cluster, Keyring(self._secret), self, self._loop)
+        self._endpoint = Endpoint(
+            self._me, self.cluster, Keyring(self._secret), self, self._loop, dead_queue=self._dead.name
+        )
         self._endpoint.epoch = 1
         if self._broker_url is None:
             self._broker = EmbeddedBroker(self._secret, self._host, self._port)
@@ -150,7 +153,7 @@ class SchedulerService:
 
     async def _open(self, url: str) -> Link:
         return await asyncio.to_thread(
-            open_link, url, self._queues, secret=self._secret, timeout=OPEN_TIMEOUT, name=SCHEDULER
+            open_link, url, [*self._queues, self._dead], secret=self._secret, timeout=OPEN_TIMEOUT, name=SCHEDULER
         )
 
     # -- the machine ------------------------------------------------------------------------------------------------
@@ -281,6 +284,11 @@ class SchedulerService:
         """Suspect who is silent, and give up who stays suspected."""
         now = self._loop.time()
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
+        if not self._endpoint.hears:
+            # without the broker everybody is silent, which says nothing about them
+            for contact in self._contacts.values():
+                contact.heard_at = now
+            return
         for contact in list(self._contacts.values()):
             is_worker = contact.peer.role is Role.WORKER
             if contact.suspected_at is None:

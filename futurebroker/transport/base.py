@@ -18,6 +18,7 @@ class QueueKind(Enum):
 
     INBOX = "inbox"  #: one reader, exclusive to its connection and gone with it; deliveries need no ack
     COMMAND = "command"  #: durable, read by one consumer at a time; each delivery is acked by its reader
+    DEAD = "dead"  #: durable and bounded, the oldest goes first; not consumed. Links that aren't durable have none
 
 
 @dataclass(frozen=True, slots=True)

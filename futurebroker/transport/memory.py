@@ -85,6 +85,7 @@ class MemoryLink:
         #: delivered and not acknowledged, by command queue and tag
         self._unacked: dict[str, dict[int, bytes]] = {}
         self._last_tag = 0
+        queues = [wanted for wanted in queues if wanted.kind is not QueueKind.DEAD]
         for wanted in queues:
             held = broker.queues.get(wanted.name)
             if held is not None and held.kind is not wanted.kind:

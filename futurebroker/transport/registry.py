@@ -14,6 +14,10 @@ OPENERS: dict[str, str] = {
     "memory": "futurebroker.transport.memory:open_link",
     "amqp": "futurebroker.broker_adapters.amqp_link:open_link",
     "amqps": "futurebroker.broker_adapters.amqp_link:open_link",
+    "redis": "futurebroker.broker_adapters.kombu_link:open_link",
+    "rediss": "futurebroker.broker_adapters.kombu_link:open_link",
+    # kombu+SCHEME:// is any other virtual transport of Kombu's
+    "kombu": "futurebroker.broker_adapters.kombu_link:open_link",
 }
 
 
@@ -26,7 +30,7 @@ def open_link(url: str, queues: Sequence[Queue], *, secret: bytes, timeout: floa
     """
     scheme = url.partition("://")[0]
     try:
-        module, _, function = OPENERS[scheme].partition(":")
+        module, _, function = OPENERS["kombu" if scheme.startswith("kombu+") else scheme].partition(":")
     except KeyError:
         known = ", ".join(sorted(OPENERS))
         raise ConfigError(f"no adapter serves {scheme}:// addresses; the known schemes are {known}") from None
