@@ -224,7 +224,7 @@ class Dispatcher:
             return None
         for executor in executors:
             if executor.unread and len(executor.packets) > executor.threads:
-                if executor.expected > WORTH_RECALL or now - executor.heard > STALL:
+                if executor.expected > WORTH_RECALL or now - executor.heard >= STALL:
                     return executor
         return None
 
@@ -233,9 +233,10 @@ class Dispatcher:
         stalled: list[ExecutorRecord] = []
         look_at: float | None = None
         for executor in executors:
-            if not any(len(packet.tasks) > 1 for packet in executor.packets.values()):
+            several = any(len(packet.tasks) > 1 for packet in executor.packets.values())
+            if not several and len(executor.packets) <= executor.threads:
                 continue
-            if not executor.asked and now - executor.heard >= STALL:
+            if several and not executor.asked and now - executor.heard >= STALL:
                 executor.asked = True
                 stalled.append(executor)
             at = max(now, executor.heard) + STALL

@@ -423,7 +423,7 @@ class WorkerMachine:
         while (chosen := self.dispatcher.next_packet(executors, share, self._now)) is not None:
             executor, packet = chosen
             self._out.append(commands.SendPacket(executor.number, packet))
-            if len(packet.tasks) > 1:
+            if len(packet.tasks) > 1 or len(executor.packets) > executor.threads:
                 self._wake(self._now + STALL)
 
     def _rebalance(self) -> None:

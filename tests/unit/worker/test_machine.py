@@ -171,6 +171,21 @@ def test_the_rest_of_a_stalled_packet_is_asked_for_once_and_runs_elsewhere() -> 
     assert sum(len(keys) for keys in world.packets(2)) == 3
 
 
+def test_a_single_task_ahead_is_not_forgotten_behind_one_that_turned_out_long() -> None:
+    """No message comes while one task runs and everybody else is idle: the machine must wake by itself."""
+    world = World(executors=2)
+    world.learn()
+    for key in "abcd":
+        world.deliver(run(key))
+    world.begin(1)
+    while world.begin(2) is not None:
+        world.end(2)
+    for _ in range(3):
+        world.pass_time(0.03)
+    assert world.packets(1) == []
+    assert world.begin(2) is not None
+
+
 def test_a_dropped_task_that_has_not_begun_is_given_back(world: World) -> None:
     """The scheduler may send it elsewhere at once."""
     world.deliver(run("a"), run("b"))
