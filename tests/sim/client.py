@@ -152,7 +152,7 @@ class SimClient:
                 case m.KeyFinished(key=key) if key in self.futures:
                     if message.value is not None:
                         self._settle(key, unpacked(message.value))
-                    elif not isinstance(self.futures[key], int):
+                    elif message.held is not None and not isinstance(self.futures[key], int):
                         self._held[key] = message.held
                         self._fetch(key, message.held)
                 case m.KeyErred(key=key) if key in self.futures:

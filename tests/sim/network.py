@@ -207,12 +207,17 @@ class Line:
         if self.welcomed:
             trip = self.world.random.uniform(0.5, 2) * self.weather.delay * 2
             generation = self.generation
-            self._carry(lambda: generation == self.generation and self.hub.beat(self, status, trip))
 
-    def _carry(self, arrive: Callable[[], object]) -> None:
+            def arrive() -> None:
+                if generation == self.generation:
+                    self.hub.beat(self, status, trip)
+
+            self._carry(arrive)
+
+    def _carry(self, arrive: Callable[[], None]) -> None:
         world, weather = self.world, self.weather
         if not self.up or world.chance(weather.drop):
             return
         for _ in range(2 if world.chance(weather.double) else 1):
             delay = world.random.uniform(0.2, 2) * weather.delay
-            world.after(delay * SLOW if world.chance(weather.slow) else delay, lambda: arrive() and None)
+            world.after(delay * SLOW if world.chance(weather.slow) else delay, arrive)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from futurebroker.protocol.messages import KEEP_LIMIT, TaskOptions
 from tests.sim.client import SimClient
@@ -19,24 +20,36 @@ LIVENESS = 60.0
 #: workers and executors that may end at random: no more than a task survives
 DEATHS = 3
 PLAIN = TaskOptions()
+#: virtual seconds within which faults stop, usually and in harsh runs
+QUIET = 12.0
+HARSH_QUIET = 3.0
 
 
-class SimulationFailed(AssertionError):
+class SimulationFailed(AssertionError):  # noqa: N818 - it says what happened
     """What went wrong in a run, and how to see it again."""
 
-    def __init__(self, seed: int, what: str) -> None:
-        super().__init__(seed, what)
+    def __init__(self, seed: int, what: str, how: str = "") -> None:
+        super().__init__(seed, what, how)
         self.seed = seed
         self.what = what
+        self.how = how  #: arguments of the command beside the seed
 
     def __str__(self) -> str:
-        return f"seed {self.seed}: {self.what}\nreplay: python -m tests.sim --seed {self.seed} --trace"
+        return f"seed {self.seed}: {self.what}\nreplay: python -m tests.sim --seed {self.seed}{self.how} --trace"
 
 
 class Scenario:
-    """See the top of this file."""
+    """See the top of this file.
 
-    def __init__(self, seed: int, show: Callable[[str], None] | None = None) -> None:
+    Args:
+        show: is given each line of the trace.
+        quiet_within: virtual seconds within which faults stop.
+        harsh: as much trouble as there may be.
+    """
+
+    def __init__(
+        self, seed: int, show: Callable[[str], None] | None = None, quiet_within: float = QUIET, harsh: bool = False
+    ) -> None:
         self.world = World(seed, show)
         self.random = self.world.random
         self.weather = Weather()
@@ -45,7 +58,8 @@ class Scenario:
         self.workers: list[SimWorker] = []
         self.clients: list[SimClient] = []
         self.restarts = 0
-        self.quiet_at = self.random.uniform(1, 12)
+        self.quiet_at = self.random.uniform(0.3, quiet_within)
+        self._harsh = harsh
         self._raised: Counter[str] = Counter()
         self._deaths = DEATHS
         self._crashes = 0
@@ -60,7 +74,7 @@ class Scenario:
         self.oracle = Oracle({node.key: node for node in nodes})
         for number in range(random.randint(1, 4)):
             name = ("east", "west", "north", "south")[number]
-            info = {
+            info: dict[str, Any] = {
                 "name": name,
                 "host": random.choice(("h1", "h2")),
                 "slots": random.choice((1, 1, 2)),
@@ -74,12 +88,10 @@ class Scenario:
             )
         self._plans(nodes)
 
-    def _start_worker(self, info: dict[str, object]) -> None:
+    def _start_worker(self, info: dict[str, Any]) -> None:
         self.restarts += 1
         name = f"{info['name']}-{self.restarts}"
-        self.workers.append(
-            SimWorker(self.world, self.weather, self.scheduler, name, info, self.hosts, self._raises)
-        )
+        self.workers.append(SimWorker(self.world, self.weather, self.scheduler, name, info, self.hosts, self._raises))
 
     def _raises(self, call: Call) -> bool:
         self._raised[call.key] += 1
@@ -151,13 +163,13 @@ class Scenario:
     def _trouble(self) -> None:
         random, weather = self.random, self.weather
         weather.delay = random.choice((0.0005, 0.005, 0.05))
-        if random.random() < 0.7:
+        if self._harsh or random.random() < 0.7:
             weather.drop = random.choice((0.0, 0.02, 0.2))
             weather.double = random.choice((0.0, 0.05, 0.3))
             weather.slow = random.choice((0.0, 0.05, 0.3))
-        for _ in range(random.choice((0, 1, 3, 6))):
+        for _ in range(8 if self._harsh else random.choice((0, 1, 3, 6))):
             what = random.choice((self._cut, self._cut, self._crash, self._crash_executor, self._pause, self._long_cut))
-            self.world.after(random.uniform(0.2, self.quiet_at), what)
+            self.world.after(random.uniform(0.2, 1) * self.quiet_at, what)
         self.world.after(self.quiet_at, self._quiet)
 
     def _quiet(self) -> None:
@@ -169,7 +181,7 @@ class Scenario:
         return [worker for worker in self.workers if worker.alive]
 
     def _cut(self, seconds: float | None = None) -> None:
-        lines = [one.line for one in (*self._living(), *self.clients) if one.alive]
+        lines = [worker.line for worker in self._living()] + [one.line for one in self.clients if one.alive]
         line = self.random.choice(lines)
         self.world.trace(f"cut {line.name}")
         line.cut(self.random.random() < 0.7)
@@ -220,7 +232,8 @@ class Scenario:
         try:
             self._run()
         except Exception as error:
-            raise SimulationFailed(self.world.seed, f"{type(error).__name__}: {error}") from error
+            how = " --harsh" if self._harsh else ""
+            raise SimulationFailed(self.world.seed, f"{type(error).__name__}: {error}", how) from error
         return self.world.digest
 
     def _run(self) -> None:
@@ -258,5 +271,7 @@ class Scenario:
         state = self.scheduler.machine.state
         left = [f"{task}: {state.story(task)}" for task in state.tasks.values()]
         for worker in self._living():
-            left += [f"{worker.line.name}: {sorted(worker.files)}, {list(worker.machine.store)}, {worker.machine.tasks}"]
+            left += [
+                f"{worker.line.name}: {sorted(worker.files)}, {list(worker.machine.store)}, {worker.machine.tasks}"
+            ]
         return "; ".join(left)

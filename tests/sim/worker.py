@@ -112,9 +112,15 @@ class SimWorker:
     """One incarnation of a worker on one host."""
 
     def __init__(
-        self, world: World, weather: Weather, hub: Hub, name: str, info: dict[str, Any], hosts: dict[str, dict[str, bytes]],
+        self,
+        world: World,
+        weather: Weather,
+        hub: Hub,
+        name: str,
+        info: dict[str, Any],
+        hosts: dict[str, dict[str, bytes]],
         raised: Callable[[Call], bool],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.world = world
         self.raises = raised
         self.line = Line(world, weather, hub, name, True, info)
