@@ -13,6 +13,7 @@ import copy
 import logging
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -109,6 +110,7 @@ class Connection:
         #: by key, how many of our own cancellations the scheduler has yet to confirm
         self._echoes: dict[Key, int] = {}
         self._replies = Replies()
+        self._sent_here = 0.0
         self._io = LoopThread(f"futurebroker-client-{name}", loop)
         self._loop = self._io.loop
         self._member = Member(
@@ -187,11 +189,25 @@ class Connection:
         self._drain()
 
     def wake(self) -> None:
-        """Have the I/O thread look at the outbox, soon."""
-        if not self.awake:
+        """Send what the outbox holds: the first after a pause at once and here, further ones by the I/O thread."""
+        if not self.awake and not self._send_here():
             self.awake = True
             self._posted = True
             post(self._loop, self._drain)
+
+    def _send_here(self) -> bool:
+        """Send from this thread while the I/O thread sleeps; False when it doesn't, or a burst is under way."""
+        turn = self._io.turn
+        now = time.monotonic()
+        if turn is None or now - self._sent_here < LINGER or not turn.acquire(False):
+            return False
+        try:
+            self._sent_here = now
+            self._send()
+            self._member.flush()
+        finally:
+            turn.release()
+        return True
 
     def flush(self) -> None:
         """Have the I/O thread look now: somebody waits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import selectors
 import threading
 from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
@@ -12,6 +13,28 @@ from typing import Any, TypeVar
 logger = logging.getLogger("futurebroker.client")
 
 Result = TypeVar("Result")
+
+
+class _TurnSelector(selectors.DefaultSelector):
+    """Lets other threads have the loop's turn while it sleeps.
+
+    The loop's thread holds `turn` except while it waits for events. Who takes it meanwhile may use what belongs to the
+    loop as if it ran there, as long as the loop need not wake for it: so a user's thread can send what it has by
+    itself, without a change of threads.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = threading.Lock()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout <= 0:
+            return super().select(timeout)
+        self.turn.release()
+        try:
+            return super().select(timeout)
+        finally:
+            self.turn.acquire()
 
 
 class LoopThread:
@@ -23,16 +46,22 @@ class LoopThread:
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._own = loop is None
         self._thread: threading.Thread | None = None
+        #: taken without waiting by a thread that uses the loop's things while it sleeps; None for a shared loop
+        self.turn: threading.Lock | None = None
         if loop is not None:
             self.loop = loop
         else:
-            self.loop = asyncio.new_event_loop()
+            selector = _TurnSelector()
+            self.turn = selector.turn
+            self.loop = asyncio.SelectorEventLoop(selector)
             self._thread = threading.Thread(target=self._run, name=name, daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        assert self.turn is not None
+        with self.turn:
+            self.loop.run_forever()
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """The result of a coroutine that runs in the loop; blocks the calling thread."""

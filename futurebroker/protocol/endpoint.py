@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -104,6 +105,7 @@ class Endpoint:
         self._conversations: dict[str, _Conversation] = {}
         self._waiting: dict[str, _Conversation] = {}
         self._flush_due = False
+        self._thread = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
@@ -117,6 +119,7 @@ class Endpoint:
     def attach(self, link: Link) -> None:
         """Use a freshly opened ``link``; sessions go on only when `open` says where their peers are now."""
         self._link = link
+        self._thread = threading.get_ident()
         self._set_blocked(False)
         for conversation in self._conversations.values():
             conversation.connected = False
@@ -148,8 +151,16 @@ class Endpoint:
         self._watching_writes = False
         return link
 
-    def _wake(self, call: Any) -> None:
-        self._loop.call_soon_threadsafe(call)
+    def _wake(self, call: Callable[[], None]) -> None:
+        """Run a link's ``call`` soon; from our own thread without the system calls that interrupt a sleeping loop."""
+        if threading.get_ident() == self._thread:
+            self._loop.call_soon(self._run_woken, call)
+        else:
+            self._loop.call_soon_threadsafe(self._run_woken, call)
+
+    def _run_woken(self, call: Callable[[], None]) -> None:
+        call()
+        self._flush_if_due()
 
     # -- sending ----------------------------------------------------------------------------------------------------
 
@@ -230,7 +241,11 @@ class Endpoint:
     def _schedule_flush(self) -> None:
         if not self._flush_due and self._link is not None:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush_if_due)
+
+    def _flush_if_due(self) -> None:
+        if self._flush_due:
+            self._flush()
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -376,6 +391,8 @@ class Endpoint:
         link = self._link
         if link is not None:
             link.on_readable()
+            # All that came has been answered; going round the loop first would only cost time.
+            self._flush_if_due()
 
     def _writable(self) -> None:
         link = self._link

@@ -285,7 +285,7 @@ class Store(Message, tag=44):
 
 
 class AdoptFile(Message, tag=45):
-    """Take over the file a client wrote as the result of ``key``; answered by Stored, or NotStored if it can't open it."""
+    """Take over the file a client wrote as the result of ``key``; answered by Stored, or NotStored if it can't."""
 
     key: Key
     path: str

@@ -198,9 +198,8 @@ def load_failure(failure: Failure) -> BaseException:
         try:
             error, trace = pickle.loads(failure.payload)
         except Exception as reason:  # noqa: BLE001 - the user's class decides what its opening raises
-            return RemoteError(
-                f"{failure.type}: {failure.message}\n(the exception can't be opened here: {reason})\n{failure.traceback}"
-            )
+            why = f"(the exception can't be opened here: {reason})"
+            return RemoteError(f"{failure.type}: {failure.message}\n{why}\n{failure.traceback}")
         if isinstance(error, BaseException):
             return error.with_traceback(trace if isinstance(trace, TracebackType) else None)
     return RemoteError(f"{failure.type}: {failure.message}\n{failure.traceback}")
