@@ -58,6 +58,10 @@ class ObjectStore:
     def __len__(self) -> int:
         return len(self._values)
 
+    def paths(self) -> set[str]:
+        """The files of all values."""
+        return {value.path for value in self._values.values() if value.path}
+
     def put(self, key: Key, value: StoredValue) -> None:
         """Hold ``value``; one held before under this key goes, and its pins pass over."""
         before = self._values.get(key)

@@ -84,6 +84,14 @@ class ValueFiles:
         finally:
             os.close(number)
 
+    def sweep(self, folder: Path, kept: set[str]) -> None:
+        """Delete what ``folder`` holds but for ``kept``: its writer is gone, and nobody will hear of the rest."""
+        for path in folder.iterdir():
+            if str(path) not in kept:
+                path.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
     def unlink(self, path: str) -> None:
         """Delete a file that may be gone already."""
         with contextlib.suppress(FileNotFoundError):

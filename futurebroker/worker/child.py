@@ -36,6 +36,7 @@ from futurebroker.worker.packets import (
     FUNCTIONS,
     PACKET_BYTES,
     REPORT_BYTES,
+    REPORT_LIMIT,
     Call,
     Called,
     Control,
@@ -107,7 +108,8 @@ class Executor:
         self._setup = setup
         self._owns_process = owns_process
         self._place = Place(setup.worker, setup.worker_id, setup.resources)
-        self._folder = Path(setup.store)
+        self._folder = Path(setup.folder)
+        self._code_folder = Path(setup.store) / FUNCTIONS
         self._functions: dict[Digest, Callable[..., Any]] = {}
         self._coroutines = CoroutineRunner()
         self._slots = [_Slot(number) for number in range(setup.threads)]
@@ -195,7 +197,7 @@ class Executor:
             pass
         if batch:
             data = encode_results(batch)
-            if len(data) > PACKET_BYTES:
+            if len(data) > REPORT_LIMIT:
                 data = encode_results(str(write_value(self._folder, [data])))
             self._data.send(data)
 
@@ -257,7 +259,7 @@ class Executor:
 
     def _open_function(self, digest: Digest) -> Callable[..., Any]:
         functions = self._functions
-        code = (self._folder / FUNCTIONS / digest.hex()).read_bytes()
+        code = (self._code_folder / digest.hex()).read_bytes()
         function: Callable[..., Any] = loads(code)
         if len(functions) >= FUNCTIONS_KEPT:
             functions.pop(next(iter(functions)), None)

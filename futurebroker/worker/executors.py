@@ -26,6 +26,7 @@ import futurebroker
 from futurebroker.worker.packets import (
     CRUMB,
     PACKET_BYTES,
+    REPORT_LIMIT,
     SOCKET_BUFFER,
     Called,
     Control,
@@ -51,8 +52,6 @@ _PROGRAM = f"import sys; sys.path.append(sys.argv.pop()); from {CHILD} import ma
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(futurebroker.__file__)))
 #: reports read at a time before other executors get their turn
 _REPORTS = 16
-#: bytes a report in a packet may have at most; the socket's buffer bounds it too
-_REPORT_BYTES = PACKET_BYTES + 64
 #: seconds an executor that was told to stop may take before it is killed
 _STOP_TIMEOUT = 3.0
 
@@ -102,7 +101,11 @@ class Executor:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
         self._data.setblocking(False)
         self._control.setblocking(False)
-        self._crumbs = Path(setup.store) / f"crumbs-{secrets.token_hex(8)}"
+        #: for the files it writes and is given; what is in it when it has ended may be half written
+        self.folder = Path(setup.store) / f"executor-{number}"
+        self.folder.mkdir(mode=0o700)
+        setup.folder = str(self.folder)
+        self._crumbs = self.folder / "crumbs"
 
     # -- starting ---------------------------------------------------------------------------------------------------
 
@@ -150,7 +153,7 @@ class Executor:
         """Give it a packet, through a file if it is large. Never blocks."""
         data = encode_packet(packet)
         if len(data) > PACKET_BYTES:
-            path = Path(self._setup.store) / secrets.token_hex(16)
+            path = self.folder / secrets.token_hex(16)
             path.write_bytes(data)
             data = encode_packet(Packet(packet.number, [], str(path)))
         if self._unsent:
@@ -216,7 +219,7 @@ class Executor:
     def _read_reports(self, limit: int) -> None:
         for _ in range(limit):
             try:
-                data = self._data.recv(_REPORT_BYTES)
+                data = self._data.recv(REPORT_LIMIT)
             except (BlockingIOError, ConnectionError):
                 return
             if not data:

@@ -100,8 +100,10 @@ class WorkerMachine:
             self._out.append(messages.GaveBack(key, message.attempt))
             return
         value = self.store.get(key)
-        if value is not None and value.attempt >= message.attempt:
-            return
+        if value is not None:
+            if value.attempt >= message.attempt:
+                return
+            self.store.free(key)  # made by an attempt that was given up: nobody else will free it
         task = TaskRecord(key, message.attempt, message.function, message.args, message.inputs, message.order)
         self.tasks[key] = task
         if message.inputs:

@@ -20,6 +20,8 @@ PACKET_BYTES = 128 * 1024
 SOCKET_BUFFER = 1024 * 1024
 #: bytes of results after which an executor reports before its packet is done
 REPORT_BYTES = 64 * 1024
+#: bytes a report may have; a larger one goes through a file. What two calls to report leave fits without.
+REPORT_LIMIT = 192 * 1024
 #: name of the folder, inside the store's, that holds one file a function
 FUNCTIONS = "functions"
 #: a breadcrumb: the number of the task a thread runs
@@ -81,6 +83,7 @@ class Setup(Control, tag=1):
     worker_id: str
     store: str
     threads: int
+    folder: str  #: for this executor's files, inside the store
     crumbs: str  #: path of the breadcrumb file; empty: none, because it is a thread of the agent
     resources: dict[str, float] = {}
     path: list[str] = []  #: for the end of sys.path

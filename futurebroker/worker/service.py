@@ -171,6 +171,8 @@ class WorkerService:
 
     async def close(self, drain: bool = True) -> None:
         """Hand back what hasn't begun, let the rest finish (with ``drain``), and clean up. May be called twice."""
+        if self._all_ready is None:
+            return
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close(drain, "closed"))
         await asyncio.shield(self._closing)
@@ -202,7 +204,9 @@ class WorkerService:
     def _start_executor(self) -> None:
         self._last_executor += 1
         number = self._last_executor
-        setup = Setup(self.name, self.id, str(self._folder.path), self.threads, "", self.resources, _handed_down_path())
+        setup = Setup(
+            self.name, self.id, str(self._folder.path), self.threads, "", "", self.resources, _handed_down_path()
+        )
         executor = self._running[number] = Executor(number, setup, self, self._loop)
         if self.processes:
             executor.start_process(self._environment())
@@ -239,6 +243,7 @@ class WorkerService:
         del self._running[executor.number]
         if executor.is_ready:
             self._feed(commands.ExecutorEnded(executor.number, executor.running(), how))
+        self._files.sweep(executor.folder, self._machine.store.paths())
         if self._status is WorkerStatus.CLOSING:
             return
         logger.warning("worker %s: executor %d ended with %s; starting another", self.name, executor.pid, how)

@@ -64,6 +64,26 @@ def test_a_crash_is_blamed_on_the_task_that_ran_and_on_no_other(end: Callable[[]
     asyncio.run(scenario())
 
 
+def test_what_a_dead_executor_left_half_written_is_deleted() -> None:
+    """On tmpfs it would take memory until the worker ends; finished results stay."""
+
+    def die_writing() -> None:
+        for descriptor in Path("/proc/self/maps").read_text().splitlines():
+            if descriptor.endswith("crumbs"):
+                Path(descriptor.split()[-1]).with_name("half").write_bytes(bytes(1000))
+        os._exit(3)
+
+    async def scenario() -> None:
+        async with working(executors=1) as box:
+            box.submit("big", bytes, 200_000)
+            path = Path((await box.answer("big")).path)
+            box.submit("a", die_writing)
+            assert isinstance(await box.answer("a"), ExecutorDied)
+            assert list(path.parent.iterdir()) == [path]
+
+    asyncio.run(scenario())
+
+
 def test_every_thread_that_ran_a_task_is_named(tmp_path: Path) -> None:
     """With threads nobody can tell which of them ended the process; those that had not begun are innocent."""
 
