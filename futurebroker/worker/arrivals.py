@@ -242,7 +242,7 @@ class Arrivals:
 
     def tick(self, now: float) -> None:
         """Try the next holder where one has been silent for too long."""
-        for fetch in [f for f in self._fetches.values() if f.transfer and now - f.heard > PATIENCE]:
+        for fetch in [f for f in self._fetches.values() if f.transfer and now - f.heard >= PATIENCE]:
             self._try_next(fetch, now)
 
     def clear(self) -> None:

@@ -173,6 +173,8 @@ class CommandLedger:
                     broken("I13", f"{client_id} was told twice of the end of {key}: {message}")
                 told[key] = True
             case m.KeyLost(key=key):
+                if key not in told and key in self._named:
+                    return
                 if key not in told:
                     broken("I13", f"{client_id} gave up {key} and got {message}")
                 told[key] = False
