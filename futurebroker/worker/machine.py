@@ -177,9 +177,6 @@ class WorkerMachine:
             return
         self._fetch(message.source, kept=True)
 
-    def _add_function(self, message: messages.AddFunction) -> None:
-        self._out.append(commands.KeepFunction(message.digest, message.code))
-
     def _call(self, message: messages.CallFunction) -> None:
         if not self.executors:
             self._waiting_calls.append(message)
@@ -187,9 +184,6 @@ class WorkerMachine:
         number = next(iter(self.executors))
         self._calls[message.number] = number
         self._out.append(commands.CallOut(number, message.number, message.code, message.args))
-
-    def _leave(self, message: messages.Leave) -> None:
-        self._out.append(commands.LeaveNow(message.reason))
 
     def _data_wanted(self, message: messages.DataWanted) -> None:
         value = self.store.get(message.key)
@@ -478,9 +472,9 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.AdoptFile: lambda machine, message: machine._arrivals.adopt(message),
     messages.StorePart: lambda machine, message: machine._arrivals.store_part(message),
     messages.Replicate: WorkerMachine._replicate,
-    messages.AddFunction: WorkerMachine._add_function,
+    messages.AddFunction: lambda machine, m: machine._emit(commands.KeepFunction(m.digest, m.code)),
     messages.CallFunction: WorkerMachine._call,
-    messages.Leave: WorkerMachine._leave,
+    messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason)),
     messages.DataWanted: WorkerMachine._data_wanted,
     messages.DataPart: lambda machine, message: machine._arrivals.part(message, machine._now),
 }
