@@ -123,7 +123,7 @@ def want(state: SchedulerState, client: ClientRecord, task: TaskRecord) -> None:
     task.add_client(client)
     if task.state is MEMORY:
         value = task.value
-        held = None if value is not None else transitions.held(task)
+        held = None if value is not None else task.held()
         state.send(client.client_id, KeyFinished(task.key, value, held))
     elif task.state is ERRED and task.failure is not None:
         state.send(client.client_id, KeyErred(task.key, task.failure))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Any
 
-from futurebroker.protocol.messages import Failure, TaskOptions
+from futurebroker.protocol.messages import Failure, Held, TaskOptions
 from futurebroker.states import TaskState, WorkerStatus
 from futurebroker.types import ClientId, Digest, Key, WorkerId
 
@@ -176,6 +176,10 @@ class TaskRecord:
         paths = self.holder_paths()
         if worker in paths:
             self.holders = {other: path for other, path in paths.items() if other is not worker} or None
+
+    def held(self) -> Held:
+        """Where the stored result lies."""
+        return Held(self.key, self.nbytes, [(worker.worker_id, path) for worker, path in self.holder_paths().items()])
 
     @property
     def needed(self) -> bool:

@@ -168,12 +168,7 @@ def _input(dependency: TaskRecord, worker: WorkerRecord) -> bytes | Held:
     paths = dependency.holder_paths()
     if not paths or (worker in paths and not paths[worker]):
         return Held(dependency.key, dependency.nbytes)
-    return held(dependency)
-
-
-def held(task: TaskRecord) -> Held:
-    """Where a stored result lies."""
-    return Held(task.key, task.nbytes, [(worker.worker_id, path) for worker, path in task.holder_paths().items()])
+    return dependency.held()
 
 
 def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished) -> None:
@@ -234,7 +229,7 @@ def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None,
     """What follows when a result has come, however it came."""
     wanted = task.wanted_by
     if wanted is not None:
-        message = KeyFinished(task.key, value, None if value is not None else held(task), type_name)
+        message = KeyFinished(task.key, value, None if value is not None else task.held(), type_name)
         if type(wanted) is ClientRecord and wanted is not state.detached:
             state.send(wanted.client_id, message)
         else:

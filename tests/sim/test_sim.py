@@ -13,7 +13,7 @@ from tests.sim.scenario import HARSH_QUIET, Scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 CHUNK = 25
-SEEDS = int(os.environ.get("FUTUREBROKER_TEST_SEEDS", "600"))
+SEEDS = int(os.environ.get("FUTUREBROKER_TEST_SEEDS", "1000"))
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))

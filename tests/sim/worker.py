@@ -28,7 +28,7 @@ class SimExecutor:
         self.packets: deque[Packet] = deque()
         self.rest: deque[Task] = deque()
         self.running: Task | None = None
-        self.results: dict[int, Result] = {}
+        self.values: dict[int, int] = {}  #: what earlier tasks of the packet came to
         self.alive = True
 
     def go_on(self) -> None:
@@ -37,7 +37,7 @@ class SimExecutor:
             return
         if not self.rest and self.packets:
             self.rest.extend(self.packets.popleft().tasks)
-            self.results.clear()
+            self.values.clear()
         if not self.rest:
             return
         task = self.running = self.rest.popleft()
@@ -53,7 +53,6 @@ class SimExecutor:
             return
         self.running = None
         result = self._result(task, call, int(seconds * 1e6))
-        self.results[task.number] = result
         self.worker.handle(w.Reported(self.number, [result]))
         self.go_on()
 
@@ -63,10 +62,9 @@ class SimExecutor:
         missing: list[int] = []
         for index, source in enumerate(task.inputs):
             if isinstance(source, int):
-                made = self.results.get(source)
-                if made is None or made.failure is not None or made.not_run or made.missing is not None:
+                if source not in self.values:
                     return Result(task.number, 0, not_run=True)
-                inputs.append(unpacked(made.value if made.value is not None else worker.files[made.path]))
+                inputs.append(self.values[source])
             elif isinstance(source, ValueFile):
                 content = worker.readable(source.path)
                 if content is None:
@@ -80,7 +78,8 @@ class SimExecutor:
         if worker.raises(call):
             failure = m.Failure("ValueError", "no", "", call.key, worker.line.name)
             return Result(task.number, duration, duration, failure=failure)
-        value = packed(value_of(call.key, inputs), call.size)
+        number = self.values[task.number] = value_of(call.key, inputs)
+        value = packed(number, call.size)
         if not call.stored:
             return Result(task.number, duration, duration, len(value), value)
         path = worker.new_path()

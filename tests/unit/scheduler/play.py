@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from futurebroker.protocol import messages as m
@@ -49,9 +50,9 @@ class Play:
         for name in workers:
             self.join(name, slots)
 
-    def handle(self, *events: Event) -> list[Command]:
+    def handle(self, *events: Event) -> list[Any]:
         """Apply the events; returns all their commands."""
-        commands: list[Command] = []
+        commands: list[Any] = []
         for event in events:
             some = self.machine.handle(event, 0.0)
             invariants.check(self.state)
@@ -59,19 +60,19 @@ class Play:
             commands += some
         return [one for one in commands if not (isinstance(one, Send) and isinstance(one.message, m.AddFunction))]
 
-    def join(self, name: str, slots: int = 8, host: str = "h", **resources: float) -> list[Command]:
+    def join(self, name: str, slots: int = 8, host: str = "h", **resources: float) -> list[Any]:
         """A worker named ``name`` joins."""
         return self.handle(WorkerJoined(name, {"name": name, "host": host, "slots": slots, "resources": resources}))
 
-    def ann(self, *messages: m.Message) -> list[Command]:
+    def ann(self, *messages: m.Message) -> list[Any]:
         """The client ann says this, in one envelope."""
         return self.handle(ClientSaid("ann", list(messages)))
 
-    def bob(self, *messages: m.Message) -> list[Command]:
+    def bob(self, *messages: m.Message) -> list[Any]:
         """The client bob says this, in one envelope."""
         return self.handle(ClientSaid("bob", list(messages)))
 
-    def worker(self, name: str, *messages: m.Message) -> list[Command]:
+    def worker(self, name: str, *messages: m.Message) -> list[Any]:
         """A worker reports this, in one envelope."""
         return self.handle(WorkerSaid(name, list(messages)))
 
@@ -93,7 +94,7 @@ class Play:
         return Send(worker, m.Run(key, attempt, FUNCTION, task.args, inputs, task.order))
 
 
-def runs(commands: list[Command]) -> list[tuple[str, str]]:
+def runs(commands: Sequence[Command]) -> list[tuple[str, str]]:
     """Who was sent which task."""
     return [(one.peer, one.message.key) for one in commands if isinstance(one, Send) and isinstance(one.message, m.Run)]
 

@@ -244,4 +244,4 @@ class SchedulerAgainstModel(RuleBasedStateMachine):
 
 
 TestSchedulerAgainstModel = SchedulerAgainstModel.TestCase
-TestSchedulerAgainstModel.settings = settings(max_examples=100, stateful_step_count=50)
+TestSchedulerAgainstModel.settings = settings(max_examples=200, stateful_step_count=50)
