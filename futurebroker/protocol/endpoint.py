@@ -26,6 +26,9 @@ from futurebroker.types import Peer, Role
 
 logger = logging.getLogger("futurebroker.endpoint")
 
+#: seconds that what isn't urgent waits for something to go with
+LAZY = 0.02
+
 #: bytes of a parked envelope that are kept
 PARKED_BYTES = 1024 * 1024
 
@@ -104,6 +107,8 @@ class Endpoint:
         self._watching_writes = False
         self._conversations: dict[str, _Conversation] = {}
         self._waiting: dict[str, _Conversation] = {}
+        self._lazy: dict[str, _Conversation] = {}
+        self._lazy_timer: asyncio.TimerHandle | None = None
         self._flush_due = False
         self._thread = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -137,9 +142,10 @@ class Endpoint:
             link = self._detach()
             if link is not None:
                 link.close()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._lazy_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._lazy_timer = None
 
     def _detach(self) -> Link | None:
         link, self._link = self._link, None
@@ -226,6 +232,24 @@ class Endpoint:
             self._waiting[name] = conversation
             if not self._flush_due:
                 self._schedule_flush()
+
+    def send_lazily(self, name: str, message: Message) -> None:
+        """As `send`, for what isn't urgent: it goes with the next message to that peer, or alone after a moment."""
+        conversation = self._conversations.get(name)
+        if conversation is None:
+            return
+        conversation.batch.append(message)
+        self._lazy[name] = conversation
+        if self._lazy_timer is None:
+            self._lazy_timer = self._loop.call_later(LAZY, self._send_lazy)
+
+    def _send_lazy(self) -> None:
+        self._lazy_timer = None
+        lazy, self._lazy = self._lazy, {}
+        for name, conversation in lazy.items():
+            if conversation.batch and self._conversations.get(name) is conversation:
+                self._waiting[name] = conversation
+        self._schedule_flush()
 
     def send_meeting(self, peer: Peer, destination: str, message: Message) -> None:
         """Send ``message`` outside any session; it may be lost, and is while the broker asks to stop."""

@@ -7,6 +7,7 @@ before a byte of header or body is parsed. Algorithm and layout are fixed by the
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import struct
 from enum import IntEnum
@@ -56,12 +57,33 @@ _decode = msgspec.msgpack.Decoder(Header).decode
 _DIRECTIONS = [(a, b) for a in Role for b in Role if Role.SCHEDULER in (a, b) and a != b]
 
 
+class _Signer:
+    """HMAC-SHA256 with one key. The key's two hashed blocks are kept, which makes a short message three times cheaper
+    than `hmac.digest`; a test holds the two to each other."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        block = key.ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def sign(self, *parts: bytes | memoryview) -> bytes:
+        inner = self._inner.copy()
+        for part in parts:
+            inner.update(part)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()
+
+
 class Keyring:
     """Signing keys of one cluster, one for each direction, derived from its secret."""
 
     def __init__(self, secret: bytes) -> None:
-        self._keys = {
-            (a << 4) | b: hmac.digest(secret, b"futurebroker envelope %d %d" % (a, b), "sha256") for a, b in _DIRECTIONS
+        self._signers = {
+            (a << 4) | b: _Signer(hmac.digest(secret, b"futurebroker envelope %d %d" % (a, b), "sha256"))
+            for a, b in _DIRECTIONS
         }
 
     def seal(self, sender: Role, recipient: Role, header: Header, body: bytes) -> bytes:
@@ -75,8 +97,7 @@ class Keyring:
         if len(body) + len(packed) + _PREFIX.size > MAX_ENVELOPE:
             raise MessageTooLargeError("an envelope", len(body), MAX_ENVELOPE)
         start = _SIGNED.pack(MAGIC, VERSION, direction, len(packed))
-        rest = packed + body
-        return b"".join((start, hmac.digest(self._keys[direction], start + rest, "sha256"), rest))
+        return b"".join((start, self._signers[direction].sign(start, packed, body), packed, body))
 
     def open(self, data: bytes, recipient: Role) -> tuple[Role, Header, memoryview]:
         """The sender's role, the header and the body of an envelope sent to ``recipient``.
@@ -93,12 +114,11 @@ class Keyring:
             raise ProtocolError("not an envelope")
         if version != VERSION:
             raise ProtocolError(f"an envelope of version {version}; this side speaks version {VERSION}")
-        key = self._keys.get(direction)
-        if key is None or direction & 15 != recipient:
+        signer = self._signers.get(direction)
+        if signer is None or direction & 15 != recipient:
             raise ProtocolError("an envelope for another role")
         view = memoryview(data)
-        signed = b"".join((view[: _SIGNED.size], view[_PREFIX.size :]))
-        if not hmac.compare_digest(signature, hmac.digest(key, signed, "sha256")):
+        if not hmac.compare_digest(signature, signer.sign(view[: _SIGNED.size], view[_PREFIX.size :])):
             raise SignatureError("an envelope with a wrong signature: its sender has another secret, or it was altered")
         try:
             header = _decode(view[_PREFIX.size : _PREFIX.size + length])

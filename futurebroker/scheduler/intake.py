@@ -201,9 +201,10 @@ def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
             transitions.erred_released(state, task)
             again.append(task)
             spreading.extend(task.each_dependent())
-    for task in again:
+    for task in again:  # all of them before the first can fail again
         for one in task.each_client():
             state.send(one.client_id, KeyLost(task.key))
+    for task in again:
         if task.needed:
             transitions.compute(state, task)
 

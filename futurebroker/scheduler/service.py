@@ -16,7 +16,7 @@ from typing import Any
 from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
 from futurebroker.protocol.endpoint import Endpoint
 from futurebroker.protocol.member import OPEN_TIMEOUT, RECONNECT_MAX, SCHEDULER
-from futurebroker.protocol.messages import PROTOCOL, Goodbye, Heard, Heartbeat, Hello, Refused, Welcome
+from futurebroker.protocol.messages import PROTOCOL, Free, Goodbye, Heard, Heartbeat, Hello, Refused, Welcome
 from futurebroker.protocol.queues import command_queue, dead_queue, event_queue
 from futurebroker.protocol.wire import Keyring
 from futurebroker.scheduler import invariants
@@ -163,7 +163,10 @@ class SchedulerService:
         send = self._endpoint.send
         for command in self.machine.handle(event, self._loop.time()):
             if type(command) is Send:
-                send(command.peer, command.message)
+                if type(command.message) is Free:
+                    self._endpoint.send_lazily(command.peer, command.message)
+                else:
+                    send(command.peer, command.message)
             else:
                 self._forget(command.peer)
         if self._validate:
