@@ -66,7 +66,7 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
         return
     pool = placement.pool_for(state, message.options)
     tasks = state.tasks
-    room = state.policy.client_tasks - len(client.wants)
+    room = state.policy.client_keys - len(client.wants)
     for key, args, names in zip(message.keys, message.args, rows, strict=True):
         if key in tasks:
             _submit_known(state, client, tasks[key], function, args, names)
@@ -213,22 +213,24 @@ def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
 
 
 def _new_data(
-    state: SchedulerState, client: ClientRecord, key: Key, workers: tuple[str, ...]
+    state: SchedulerState, client: ClientRecord, message: PutValue | PutFile | PutPart
 ) -> tuple[TaskRecord | None, Pool]:
     """A record for scattered data; None if the key is known, which then is wanted by one more."""
-    known = state.tasks.get(key)
+    known = state.tasks.get(message.key)
     if known is not None:
         want(state, client, known)
         return None, known.pool
-    pool = placement.pool_for(state, TaskOptions(workers=workers) if workers else None)
-    task = state.add_task(key, state.kind(DATA), None, b"", (), pool)
+    pool = placement.pool_for(state, TaskOptions(workers=message.workers) if message.workers else None)
+    task = state.add_task(message.key, state.kind(DATA), None, b"", (), pool)
     task.add_client(client)
+    if message.broadcast:
+        state.broadcasts[task] = None
     return task, pool
 
 
 def put_value(state: SchedulerState, client: ClientRecord, message: PutValue) -> None:
     """Small data: the scheduler keeps it while it is tiny or no worker is there, else a worker does."""
-    task, pool = _new_data(state, client, message.key, message.workers)
+    task, pool = _new_data(state, client, message)
     if task is None:
         return
     worker = _storing_worker(state, pool)
@@ -241,7 +243,7 @@ def put_value(state: SchedulerState, client: ClientRecord, message: PutValue) ->
 
 def put_file(state: SchedulerState, client: ClientRecord, message: PutFile) -> None:
     """Data in a file of the client's: a worker on its host takes the file over."""
-    task, pool = _new_data(state, client, message.key, message.workers)
+    task, pool = _new_data(state, client, message)
     if task is None:
         return
     worker = _storing_worker(state, pool)
@@ -256,7 +258,7 @@ def put_part(state: SchedulerState, client: ClientRecord, message: PutPart) -> N
     """A piece of large data; all pieces go to the worker that got the first."""
     task = state.tasks.get(message.key)
     if message.offset == 0:
-        task, pool = _new_data(state, client, message.key, message.workers)
+        task, pool = _new_data(state, client, message)
         if task is None:
             return
         worker = _storing_worker(state, pool)

@@ -41,7 +41,8 @@ class Policy:
     ahead: int = 512  #: tasks a slot is given ahead, at the most
     bandwidth: float = 100e6  #: bytes a second between hosts, until measured
     local_bandwidth: float = 4e9  #: bytes a second between workers of one host, which map each other's files
-    client_tasks: int = 2_000_000  #: keys a client may want at a time
+    client_tasks: int = 2_000_000  #: unfinished tasks a client may have; it blocks by itself beyond them
+    client_keys: int = 20_000_000  #: keys a client may want at a time, finished or not
     client_bytes: int = 1 << 30  #: bytes of arguments a client may have unfinished
 
 
@@ -72,6 +73,8 @@ class SchedulerState:
         self.touched: dict[WorkerRecord, None] = {}
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
+        #: scattered data on its way to one worker, to be copied to all others from there
+        self.broadcasts: dict[TaskRecord, None] = {}
         self.commands: list[Command] = []
         self.frees: dict[WorkerRecord, list[Key]] = {}
         self.calls: dict[int, PendingCall] = {}
@@ -154,7 +157,9 @@ class SchedulerState:
         if not pool.tasks:
             del self.pools[pool.token]
             self.ready.pop(pool, None)
-        if function is not None:
+        if function is None:
+            self.broadcasts.pop(task, None)
+        else:
             function.tasks -= 1
             if not function.tasks:
                 self.drop_function_if_unused(function)

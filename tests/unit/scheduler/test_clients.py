@@ -307,3 +307,20 @@ def test_equal_events_give_equal_commands() -> None:
     assert first.handle(event) == second.handle(event)
     done = [finished(task.key, task.attempt) for task in first.state.workers["w"].processing]
     assert runs(first.worker("w", *done)) == runs(second.worker("w", *done))
+
+
+def test_broadcast_data_is_copied_to_every_worker_once_the_first_has_it() -> None:
+    """Who broadcasts wants no task to wait for a transfer; the copies are made among workers, not by the client."""
+    play = Play("v", "w", "x")
+    play.ann(m.PutFile("data", "/client/file", LARGE, (), True))
+    first = play.task("data").worker
+    assert first is not None
+    commands = play.worker(first.worker_id, m.Stored("data", LARGE, "/store/file"))
+    source = m.Held("data", LARGE, [(first.worker_id, "/store/file")])
+    others = [name for name in ("v", "w", "x") if name != first.worker_id]
+    assert [one for one in commands if isinstance(one.message, m.Replicate)] == [
+        Send(name, m.Replicate(source)) for name in others
+    ]
+    for name in others:
+        play.worker(name, m.Stored("data", LARGE, "/store/copy"))
+    assert len(play.task("data").holder_paths()) == 3

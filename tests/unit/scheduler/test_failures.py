@@ -92,6 +92,19 @@ def test_retry_gives_back_all_retries() -> None:
     assert runs(play.worker("w", m.Erred("x", 3, failure("x")))) == [("w", "x")]
 
 
+def test_a_retry_that_fails_again_at_once_is_told_last() -> None:
+    """Told in the other order a client would wait for what has failed."""
+    play = Play("w")
+    play.ann(m.PutValue("d", BIG))
+    play.worker("w", m.Stored("d", len(BIG), "/d"))
+    play.ann(submit("a"), submit("y", "d"), submit("z", "y", "a"))
+    play.handle(WorkerLost("w"))
+    play.join("v")
+    commands = play.ann(m.Retry(["z"]))
+    last = {one.message.key: one.message for one in commands if one.peer == "ann"}
+    assert {key: type(message) for key, message in last.items()} == {"y": m.KeyErred, "z": m.KeyErred}
+
+
 def test_retry_of_what_did_not_fail_does_nothing() -> None:
     """It is safe to ask twice."""
     play = Play("w")

@@ -193,7 +193,7 @@ def test_a_call_that_makes_no_sense_is_refused_whole(message: m.Submit, reason: 
 
 def test_a_client_may_hold_only_so_many_futures() -> None:
     """Memory of the scheduler is everybody's."""
-    play = Play("w", client_tasks=1)
+    play = Play("w", client_keys=1)
     play.ann(submit("x"))
     (command,) = play.ann(submit("y"))
     assert command.message.kind == "rejected"
