@@ -95,6 +95,7 @@ class _Half:
             "health_check_interval": 10,
             "client_name": name.replace(" ", "-"),
             "priority_steps": [0],  # more would be a key each, asked for at every turn
+            "ack_emulation": False,  # nothing is acknowledged, and its upkeep needs writes that a full Redis refuses
         }
         tls = {"ssl_cert_reqs": "required", "ssl_check_hostname": True} if url.startswith("rediss:") else False
         try:
@@ -376,8 +377,11 @@ class KombuLink:
 
 
 def _declaration(name: str) -> Any:
-    arguments = {"x-expires": QUEUE_SECONDS * 1000}
-    return KombuQueue(name, exchange=Exchange(""), routing_key=name, queue_arguments=arguments)  # type: ignore[no-untyped-call]
+    """The queue as its reader declares it; only writers give it a time to live, at each message.
+
+    For a reader Kombu would run a script now and then, which Redis refuses when it is full, and nobody would make room.
+    """
+    return KombuQueue(name, exchange=Exchange(""), routing_key=name)  # type: ignore[no-untyped-call]
 
 
 def _raw_message(base: Any) -> Any:
@@ -410,7 +414,7 @@ def _reason(error: Exception) -> str:
 
 
 def _is_full(error: Exception) -> bool:
-    return any(_reason(one).startswith("OOM ") for one in _chain(error) if isinstance(one, Exception))
+    return any(kind.__name__ == "OutOfMemoryError" for one in _chain(error) for kind in type(one).__mro__)
 
 
 def _missing(error: Exception) -> str:
