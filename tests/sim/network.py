@@ -111,6 +111,10 @@ class Hub:
         """A heartbeat came."""
         raise NotImplementedError
 
+    def gone(self, line: Line) -> None:
+        """A goodbye came."""
+        raise NotImplementedError
+
 
 class Line:
     """The way between one peer and the scheduler."""

@@ -42,6 +42,8 @@ class SimScheduler(Hub):
         self.suspected: dict[str, float] = {}
         #: workers lost that did not say goodbye
         self.losses = 0
+        #: workers gone, in whatever way, with what they held
+        self.departures = 0
         #: stops the laws from being checked, for planted bugs that must show in the outcome
         self.checked = True
         world.after(SWEEP_EVERY, self._sweep)
@@ -53,6 +55,7 @@ class SimScheduler(Hub):
         if self.checked:
             invariants.check(self.machine.state)
             self.ledger.check(event, commands)
+        self.departures += isinstance(event, WorkerLost)
         self.losses += isinstance(event, WorkerLost) and not event.expected
         outgoing: dict[str, list[Any]] = {}
         for command in commands:
@@ -108,7 +111,7 @@ class SimScheduler(Hub):
                 self.apply(WorkerBeat(line.name, status, {}, round_trip))
 
     def gone(self, line: Line) -> None:
-        """A goodbye came."""
+        """See `Hub.gone`."""
         if line.name in self.ends:
             self.apply(WorkerLost(line.name, True) if line.is_worker else ClientGone(line.name))
 

@@ -165,6 +165,16 @@ class SimWorker:
             self.host.pop(path, None)
         self.line.end()
 
+    def drain(self) -> None:
+        """Leave in good order: hand back what has not begun, finish the rest, say goodbye."""
+        self.status = "closing"
+        self.handle(w.Drain())
+
+    def _leave(self) -> None:
+        if self.alive:
+            self.crash()
+            self.line.hub.gone(self.line)
+
     def _beat(self) -> None:
         if self.alive:
             self.line.beat(self.status)
@@ -227,7 +237,9 @@ class SimWorker:
                 self.host.pop(instruction.path, None)
             case w.CallOut():
                 self.handle(w.CallEnded(instruction.number, b"called", None))
-            case w.KeepFunction() | w.Drained() | w.LeaveNow():
+            case w.Drained():
+                self.world.after(self.world.random.uniform(0, 0.2), self._leave)
+            case w.KeepFunction() | w.LeaveNow():
                 pass
             case _:
                 self._outgoing.append(instruction)

@@ -97,12 +97,12 @@ def test_a_retry_that_fails_again_at_once_is_told_last() -> None:
     play = Play("w")
     play.ann(m.PutValue("d", BIG))
     play.worker("w", m.Stored("d", len(BIG), "/d"))
-    play.ann(submit("a"), submit("y", "d"), submit("z", "y", "a"))
+    play.ann(submit("a"), submit("y", "a", "d"), submit("z", "y", "a"))
+    play.worker("w", m.Erred("a", 2, failure("a")))
     play.handle(WorkerLost("w"))
-    play.join("v")
-    commands = play.ann(m.Retry(["z"]))
-    last = {one.message.key: one.message for one in commands if one.peer == "ann"}
-    assert {key: type(message) for key, message in last.items()} == {"y": m.KeyErred, "z": m.KeyErred}
+    last = {one.message.key: type(one.message) for one in play.ann(m.Retry(["z"]))}
+    assert last == {"a": m.KeyLost, "y": m.KeyErred, "z": m.KeyErred}
+    assert play.states() == {"d": "erred", "a": "no_worker", "y": "erred", "z": "erred"}
 
 
 def test_retry_of_what_did_not_fail_does_nothing() -> None:
