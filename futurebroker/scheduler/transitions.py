@@ -220,7 +220,7 @@ def processing_stored(state: SchedulerState, task: TaskRecord, report: Stored) -
         del state.broadcasts[task]
         for other in task.pool.eligible:
             if other is not worker:
-                state.send(other.worker_id, Replicate(held(task)))
+                state.send(other.worker_id, Replicate(task.held()))
     memory_reached(state, task, None, "")
 
 
