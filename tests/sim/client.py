@@ -71,7 +71,7 @@ class SimClient:
             self._expect(node.key)
             if node.call is None:
                 value = str(self.oracle.value(node.key)).encode().ljust(node.size)
-                messages.append(m.PutValue(node.key, value, node.options.workers))
+                messages.append(m.PutValue(node.key, value, node.options.workers, node.broadcast))
                 continue
             args, last = encode_call(node.call), messages[-1] if messages else None
             if isinstance(last, m.Submit) and last.options == node.options and last.dependencies is not None:

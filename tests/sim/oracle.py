@@ -60,6 +60,7 @@ class Node:
     call: Call | None
     options: m.TaskOptions
     size: int = 20
+    broadcast: bool = False
 
 
 class Oracle:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from futurebroker.protocol.messages import KEEP_LIMIT, TaskOptions
+from futurebroker.protocol.messages import INLINE_LIMIT, KEEP_LIMIT, TaskOptions
 from tests.sim.client import SimClient
 from tests.sim.network import Weather
 from tests.sim.oracle import ALWAYS, Call, Node, Oracle
@@ -103,8 +103,9 @@ class Scenario:
         count = random.randint(4, 32)
         nodes: list[Node] = []
         for number in range(random.choice((0, 0, 1, 2))):
-            size = random.choice((20, KEEP_LIMIT + 1))
-            nodes.append(Node(f"data-{number}", (), None, random.choice((PLAIN, TaskOptions(workers=("east",)))), size))
+            options = random.choice((PLAIN, TaskOptions(workers=("east",))))
+            size = random.choice((20, KEEP_LIMIT + 1, INLINE_LIMIT + 1))
+            nodes.append(Node(f"data-{number}", (), None, options, size, random.random() < 0.3))
         for number in range(count):
             keys = [node.key for node in nodes]
             if not keys:
