@@ -17,6 +17,7 @@ from futurebroker.protocol.messages import (
     KeyCancelled,
     NotStored,
     RanOnWorkers,
+    Replicate,
     Stored,
 )
 from futurebroker.scheduler import transitions
@@ -110,6 +111,11 @@ def stored(state: SchedulerState, worker: WorkerRecord, report: Stored) -> None:
     task = state.tasks.get(report.key)
     if task is not None and task.function is None and task.worker is worker:
         transitions.processing_stored(state, task, report)
+        if task in state.broadcasts:
+            del state.broadcasts[task]
+            for other in task.pool.eligible:
+                if other is not worker:
+                    state.send(other.worker_id, Replicate(task.held()))
     elif task is not None and task.state is MEMORY and task.value is None:
         task.add_holder(worker, report.path)
     else:

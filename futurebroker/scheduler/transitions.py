@@ -23,7 +23,6 @@ from futurebroker.protocol.messages import (
     KeyFinished,
     KeyLost,
     Message,
-    Replicate,
     Run,
     Stored,
 )
@@ -216,11 +215,6 @@ def processing_stored(state: SchedulerState, task: TaskRecord, report: Stored) -
     state.move(task, MEMORY)
     task.nbytes = report.nbytes
     task.add_holder(worker, report.path)
-    if task in state.broadcasts:
-        del state.broadcasts[task]
-        for other in task.pool.eligible:
-            if other is not worker:
-                state.send(other.worker_id, Replicate(task.held()))
     memory_reached(state, task, None, "")
 
 
