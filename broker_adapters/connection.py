@@ -160,7 +160,8 @@ def explain(error: Exception, address: Address) -> ClusterConnectionError:
     if isinstance(error, AccessRefused):
         if "Login was refused" in str(error.reply_text) or error.method_sig in ((0, 0), (10, 11)):
             return BrokerRefusedError(where, _login_hint(address))
-        return BrokerRefusedError(where, str(error.reply_text))
+        text = f"the user {address.user!r} needs configure, write and read permission for queues ({error.reply_text})"
+        return BrokerRefusedError(where, text)
     if isinstance(error, NotAllowed):
         return BrokerRefusedError(where, f"the virtual host {address.vhost!r} is not there or not open to this user")
     if isinstance(error, PreconditionFailed):

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from futurebroker.config import hide_password
-from futurebroker.exceptions import ClusterConnectionError, NoSchedulerError, RefusedError
+from futurebroker.exceptions import BrokerRefusedError, ClusterConnectionError, NoSchedulerError, RefusedError
 from futurebroker.protocol.endpoint import Endpoint
 from futurebroker.protocol.messages import PROTOCOL, Goodbye, Heard, Heartbeat, Hello, Message, Refused, Welcome
 from futurebroker.protocol.queues import command_queue, inbox
@@ -122,7 +122,7 @@ class Member:
                     try:
                         await self._join()
                         return
-                    except RefusedError:
+                    except (RefusedError, BrokerRefusedError):
                         raise
                     except ClusterConnectionError as error:
                         reason = str(error)
