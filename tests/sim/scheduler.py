@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from futurebroker.protocol.messages import Free
 from futurebroker.scheduler import invariants
 from futurebroker.scheduler.commands import (
     ClientGone,
@@ -27,6 +29,7 @@ SILENCE = 2.5
 WORKER_GRACE = 4.0
 CLIENT_GRACE = 12.0
 SWEEP_EVERY = 0.5
+LAZY = 0.02
 
 
 class SimScheduler(Hub):
@@ -38,6 +41,7 @@ class SimScheduler(Hub):
         self.ledger = CommandLedger(self.machine.state)
         self.lines: dict[str, Line] = {}
         self.ends: dict[str, End] = {}
+        self.lazy: dict[str, list[Any]] = {}
         self.heard: dict[str, float] = {}
         self.suspected: dict[str, float] = {}
         #: workers lost that did not say goodbye
@@ -65,13 +69,23 @@ class SimScheduler(Hub):
             else:
                 outgoing.setdefault(command.peer, []).append(command.message)
         for peer, messages in outgoing.items():
-            if (end := self.ends.get(peer)) is not None:
-                end.send(messages)
+            waiting = self.lazy.setdefault(peer, [])
+            waiting += messages
+            if any(not isinstance(message, Free) for message in messages):
+                self._send(peer)
+            else:  # frees ride along, as in the service
+                self.world.after(LAZY, partial(self._send, peer))
+
+    def _send(self, peer: str) -> None:
+        messages = self.lazy.pop(peer, [])
+        if (end := self.ends.get(peer)) is not None:
+            end.send(messages)
 
     def _forget(self, name: str) -> None:
         end = self.ends.pop(name, None)
         if end is not None:
             end.closed = True
+        self.lazy.pop(name, None)
         self.heard.pop(name, None)
         self.suspected.pop(name, None)
 
