@@ -91,7 +91,7 @@ class _Half:
         seconds = max(deadline - time.monotonic(), 0.01)
         options: dict[str, Any] = {
             "socket_connect_timeout": seconds,
-            "socket_timeout": 10.0,
+            "socket_timeout": max(min(seconds, 10.0), 1.0),
             "health_check_interval": 10,
             "client_name": name.replace(" ", "-"),
             "priority_steps": [0],  # more would be a key each, asked for at every turn

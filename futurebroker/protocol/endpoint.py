@@ -251,6 +251,20 @@ class Endpoint:
                 self._waiting[name] = conversation
         self._schedule_flush()
 
+    def probe(self, name: str) -> None:
+        """Ask the broker whether the inbox of ``name`` is still there; `EndpointEvents.returned` tells if it isn't.
+
+        Without effect on links whose broker can't tell.
+        """
+        conversation, link = self._conversations.get(name), self._link
+        if conversation is None or link is None or self._is_blocked or not link.capabilities.mandatory:
+            return
+        peer = conversation.peer
+        header = Header(Kind.ACK, self.cluster, self.me.name, self.me.incarnation, peer.name, self.epoch)
+        header.ack = conversation.session.received
+        link.send(conversation.destination, self._keyring.seal(self.me.role, peer.role, header, b""), mandatory=True)
+        self._schedule_flush()
+
     def send_meeting(self, peer: Peer, destination: str, message: Message) -> None:
         """Send ``message`` outside any session; it may be lost, and is while the broker asks to stop."""
         header = Header(Kind.MEETING, self.cluster, self.me.name, self.me.incarnation, peer.name, self.epoch)

@@ -43,6 +43,8 @@ logger = logging.getLogger("futurebroker.scheduler")
 
 #: seconds between looks at who has fallen silent
 SWEEP_EVERY = 0.5
+#: heartbeats after which the broker is asked whether a silent peer's inbox is still there
+BEATS_LATE = 1.5
 #: heartbeats a peer may miss before it is suspected
 BEATS_MISSED = 10
 
@@ -297,6 +299,8 @@ class SchedulerService:
             if contact.suspected_at is None:
                 if now - contact.heard_at > max(BEATS_MISSED * self._heartbeat_interval, 5.0):
                     self._suspect(contact)
+                elif now - contact.heard_at > BEATS_LATE * self._heartbeat_interval:
+                    self._endpoint.probe(contact.peer.name)
             elif now - contact.suspected_at > (self._suspect_grace if is_worker else self._client_grace):
                 logger.warning("%s %s is gone", contact.peer.role.name.lower(), contact.peer.name)
                 self.apply(WorkerLost(contact.peer.name) if is_worker else ClientGone(contact.peer.name))

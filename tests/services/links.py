@@ -38,12 +38,32 @@ LINKS = {
 _SERVICES = ("rabbitmq", "redis")
 
 
-def on(*names: str, without: str = "") -> pytest.MarkDecorator:
-    """Run a test at these links; ``without`` says why it isn't run at the others, for the matrix."""
-    del without
+@dataclass(frozen=True)
+class Row:
+    """One test of the matrix."""
+
+    title: str
+    places: tuple[str, ...]
+    without: str  #: why it isn't run at the others
+
+
+#: name of a test -> its row
+ROWS: dict[str, Row] = {}
+
+
+def on(*names: str, without: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run a test at these links, and give it a row in the matrix; ``without`` says why it isn't run at the others."""
     assert set(names) <= set(LINKS)
+    assert bool(without) is (len(names) < len(LINKS))
     places = [pytest.param(name, marks=[pytest.mark.service(name)] if name in _SERVICES else []) for name in names]
-    return pytest.mark.parametrize("place", places, indirect=True)
+
+    def register(test: Callable[..., None]) -> Callable[..., None]:
+        title = " ".join((test.__doc__ or "").split()).rstrip(".")
+        ROWS[test.__name__] = Row(title, names, without)
+        marked: Callable[..., None] = pytest.mark.parametrize("place", places, indirect=True)(test)
+        return marked
+
+    return register
 
 
 @dataclass

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from futurebroker.protocol.wire import Header, Keyring, Kind
 from futurebroker.transport.base import Queue, QueueKind
 from futurebroker.types import Role
 from tests.integration.brokers import Owner, connect, run
-from tests.integration.programs import FUTUREBROKER, ROOT
+from tests.integration.programs import FUTUREBROKER, ROOT, lines_until, running
 from tests.integration.programs import run as run_program
 from tests.services.clusters import Deployment, scheduler_at, up_at
 from tests.services.links import rabbitmqctl, refused
@@ -255,3 +257,27 @@ def test_tls_is_spoken_with_rabbitmq_and_its_host_name_is_checked(rabbitmq_url: 
         assert "certificate is not valid here" in await refused(f"amqps://{login}@localhost:{port}//")
 
     run(test)
+
+
+def stays_the_first_time(sign: str) -> int:
+    """Ends its own agent with SIGKILL where ``sign`` isn't there yet; the second run returns."""
+    if not os.path.exists(sign):
+        Path(sign).write_text(str(time.time()))
+        os.kill(os.getppid(), signal.SIGKILL)
+        threading.Event().wait(60)
+    return os.getpid()
+
+
+def test_a_killed_worker_is_noticed_within_three_seconds(rabbitmq_url: str, tmp_path: Path) -> None:
+    """Its inbox is gone with it and RabbitMQ says so when asked; silence alone would take ten seconds."""
+    with up_at(rabbitmq_url, tmp_path, FUTUREBROKER_SUSPECT_GRACE="0") as deployment:
+        command = [*FUTUREBROKER, "worker", rabbitmq_url, "--executors", "1", "--name", "victim"]
+        with running(command, tmp_path, **deployment.variables) as victim, deployment.client() as client:
+            lines_until(victim, "serves the scheduler")
+            sign = tmp_path / "sign"
+            future = client.submit(stays_the_first_time, str(sign), workers="victim", allow_other_workers=True)
+            future.result(timeout=30)
+            seconds = time.time() - float(sign.read_text())
+            assert victim.wait(10) == -signal.SIGKILL
+    # a second until a heartbeat is missed, half of one between two looks, and one for a busy machine
+    assert seconds < 3
