@@ -14,13 +14,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import replace
 
-from futurebroker.exceptions import MessageTooLargeError, ProtocolError, SignatureError
+from futurebroker.exceptions import ProtocolError, SignatureError
+from futurebroker.protocol.conversation import Conversation
+from futurebroker.protocol.events import EndpointEvents
 from futurebroker.protocol.messages import Message, decode, encode
-from futurebroker.protocol.session import Outgoing, Session
-from futurebroker.protocol.wire import BATCH_BYTES, BATCH_MESSAGES, Header, Keyring, Kind
+from futurebroker.protocol.session import Outgoing
+from futurebroker.protocol.wire import Header, Keyring, Kind
 from futurebroker.transport.base import Link
 from futurebroker.types import Peer, Role
 
@@ -29,43 +30,13 @@ logger = logging.getLogger("futurebroker.endpoint")
 #: seconds that what isn't urgent waits for something to go with
 LAZY = 0.02
 
+#: bytes a message outside of sessions may have
+MEETING_BYTES = 1024 * 1024
+
 #: bytes of a parked envelope that are kept
 PARKED_BYTES = 1024 * 1024
 
 _ROLE_NAMES = {Role.WORKER: "worker", Role.CLIENT: "client", Role.WEB: "client"}
-
-
-class EndpointEvents(Protocol):
-    """What an endpoint tells its owner, on the loop's thread."""
-
-    def deliver(self, peer: Peer, messages: list[Any]) -> None:
-        """Numbered messages, in order, each once."""
-
-    def meet(self, peer: Peer, message: Any) -> None:
-        """A message outside the session: hello, welcome, heartbeat, goodbye."""
-
-    def stranger(self, peer: Peer) -> None:
-        """Numbered messages came from a peer without a session; it has to say hello (again). They were dropped."""
-
-    def returned(self, destination: str) -> None:
-        """The inbox ``destination`` has ended with its owner's connection."""
-
-    def disconnected(self, error: Exception | None) -> None:
-        """The link is gone; sessions keep what isn't acknowledged until `Endpoint.attach` and `Endpoint.open`."""
-
-
-@dataclass(slots=True)
-class _Conversation:
-    """A session, where to send it, and what waits to be put into envelopes."""
-
-    peer: Peer
-    destination: str
-    session: Session = field(default_factory=Session)
-    batch: list[Message] = field(default_factory=list)
-    batch_limit: int = BATCH_MESSAGES
-    connected: bool = True
-    #: numbered and not sent, because the broker asked to stop
-    withheld: list[Outgoing] = field(default_factory=list)
 
 
 class Endpoint:
@@ -105,9 +76,9 @@ class Endpoint:
         #: the link's socket, kept because a link that broke doesn't know it any more
         self._socket: int | None = None
         self._watching_writes = False
-        self._conversations: dict[str, _Conversation] = {}
-        self._waiting: dict[str, _Conversation] = {}
-        self._lazy: dict[str, _Conversation] = {}
+        self._conversations: dict[str, Conversation] = {}
+        self._waiting: dict[str, Conversation] = {}
+        self._lazy: dict[str, Conversation] = {}
         self._lazy_timer: asyncio.TimerHandle | None = None
         self._flush_due = False
         self._thread = 0
@@ -115,6 +86,11 @@ class Endpoint:
         self._timer_at = 0.0
 
     # -- the link ---------------------------------------------------------------------------------------------------
+
+    @property
+    def has_link(self) -> bool:
+        """Whether a link is attached and has not ended."""
+        return self._link is not None
 
     @property
     def hears(self) -> bool:
@@ -171,14 +147,21 @@ class Endpoint:
     # -- sending ----------------------------------------------------------------------------------------------------
 
     def open(self, peer: Peer, destination: str, received: int) -> None:
-        """Begin or go on with the session of ``peer``, who has everything up to envelope ``received``."""
+        """Begin or go on with the session of ``peer``, who has everything up to envelope ``received``.
+
+        Raises:
+            ProtocolError: that many were never sent.
+        """
         conversation = self._conversations.get(peer.name)
         if conversation is None or conversation.peer != peer:
-            conversation = self._conversations[peer.name] = _Conversation(peer, destination)
+            self.forget(peer.name)
+            conversation = Conversation(peer, destination)
+        again = conversation.session.resume(received, self._loop.time())
+        self._conversations[peer.name] = conversation
         conversation.destination = destination
         conversation.connected = True
         conversation.withheld.clear()
-        for outgoing in conversation.session.resume(received, self._loop.time()):
+        for outgoing in again:
             self._transmit(conversation, outgoing)
         if conversation.batch:
             self._waiting[peer.name] = conversation
@@ -207,6 +190,16 @@ class Endpoint:
         conversation = self._conversations.get(name)
         return conversation.session.received if conversation is not None else 0
 
+    def sent_up_to(self, name: str) -> int:
+        """Number of the last envelope sent to ``name``; 0 without a session."""
+        conversation = self._conversations.get(name)
+        return conversation.session.sent if conversation is not None else 0
+
+    def is_open(self, name: str) -> bool:
+        """Whether there is a session with ``name``, and `open` said where it is since the link was attached."""
+        conversation = self._conversations.get(name)
+        return conversation is not None and conversation.connected
+
     def peer(self, name: str) -> Peer | None:
         """The incarnation of ``name`` that a session is open with."""
         conversation = self._conversations.get(name)
@@ -221,6 +214,13 @@ class Endpoint:
         """End the session of ``name``; what it hasn't acknowledged is dropped."""
         self._conversations.pop(name, None)
         self._waiting.pop(name, None)
+
+    def renew(self, incarnation: str) -> None:
+        """Be another incarnation from now on: all sessions end, and what they held is dropped."""
+        self.me = replace(self.me, incarnation=incarnation)
+        self.epoch = 0
+        self._conversations.clear()
+        self._waiting.clear()
 
     def send(self, name: str, message: Message) -> None:
         """Send ``message`` to the peer ``name`` in its session; dropped if there is none."""
@@ -265,11 +265,16 @@ class Endpoint:
         link.send(conversation.destination, self._keyring.seal(self.me.role, peer.role, header, b""), mandatory=True)
         self._schedule_flush()
 
-    def send_meeting(self, peer: Peer, destination: str, message: Message) -> None:
-        """Send ``message`` outside any session; it may be lost, and is while the broker asks to stop."""
+    def send_meeting(self, peer: Peer, destination: str, message: Message, *, mandatory: bool = False) -> None:
+        """Send ``message`` outside any session; it may be lost, and is while the broker asks to stop.
+
+        Args:
+            mandatory: have `EndpointEvents.returned` told, where links can, when there is no such destination.
+        """
         header = Header(Kind.MEETING, self.cluster, self.me.name, self.me.incarnation, peer.name, self.epoch)
         if self._link is not None and not self._is_blocked:
-            self._link.send(destination, self._keyring.seal(self.me.role, peer.role, header, encode([message])))
+            envelope = self._keyring.seal(self.me.role, peer.role, header, encode([message]))
+            self._link.send(destination, envelope, mandatory=mandatory)
             self._schedule_flush()
 
     def flush(self) -> None:
@@ -298,25 +303,15 @@ class Endpoint:
         link.flush()
         self._watch_writes(link)
 
-    def _flush_conversation(self, conversation: _Conversation, now: float) -> None:
+    def _flush_conversation(self, conversation: Conversation, now: float) -> None:
         if not conversation.connected:
             return
-        batch, conversation.batch = conversation.batch, []
         session = conversation.session
-        start = 0
-        while start < len(batch):
-            part = batch[start : start + conversation.batch_limit]
-            body = encode(part)
-            if len(body) > BATCH_BYTES and len(part) > 1:
-                conversation.batch_limit = max(1, len(part) * BATCH_BYTES // (len(body) * 2))
-                continue
-            if len(body) * 4 < BATCH_BYTES:
-                conversation.batch_limit = min(BATCH_MESSAGES, conversation.batch_limit * 2)
-            start += len(part)
+        for body in conversation.bodies(self._reject):
             self._transmit(conversation, session.send(body, now))
         self._arm(session.deadline())
 
-    def _transmit(self, conversation: _Conversation, outgoing: Outgoing) -> None:
+    def _transmit(self, conversation: Conversation, outgoing: Outgoing) -> None:
         if self._link is None:
             return
         if self._is_blocked:
@@ -335,11 +330,7 @@ class Endpoint:
             outgoing.sequence,
             outgoing.ack,
         )
-        try:
-            envelope = self._keyring.seal(self.me.role, peer.role, header, outgoing.body)
-            self._link.send(conversation.destination, envelope)
-        except MessageTooLargeError as error:
-            self._reject("oversize", f"not sent to {peer.name}: {error}")
+        self._link.send(conversation.destination, self._keyring.seal(self.me.role, peer.role, header, outgoing.body))
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
@@ -348,35 +339,61 @@ class Endpoint:
             f"from_{_ROLE_NAMES[peer.role]}" if self.me.role is Role.SCHEDULER else f"to_{_ROLE_NAMES[self.me.role]}"
         )
         if header.kind == Kind.MEETING:
+            if len(content) > MEETING_BYTES:
+                self._reject("oversize", f"{len(content):,} bytes of {peer.name} outside of its session")
+                return
             try:
                 messages = decode(direction, content)
             except ProtocolError as error:
                 self._reject("garbage", str(error))
                 return
             for message in messages:
-                self._events.meet(peer, message)
+                self._tell(self._events.meet, peer, message)
             return
         conversation = self._conversations.get(peer.name)
         if conversation is None or conversation.peer != peer:
             self.rejected["stranger"] += 1
-            self._events.stranger(peer)
+            self._tell(self._events.stranger, peer)
             return
         session = conversation.session
-        now = self._loop.time()
         try:
-            bodies = session.receive(header.sequence, header.ack, content, now)
-            for body in bodies:
-                self._events.deliver(peer, decode(direction, body))
+            bodies = session.receive(header.sequence, header.ack, content, self._loop.time())
         except ProtocolError as error:
             self._reject("garbage", str(error))
             return
-        if session.ack_overdue():
-            self._waiting[peer.name] = conversation
-            for outgoing in session.due(now):
-                self._transmit(conversation, outgoing)
-            self._schedule_flush()
-        else:
+        for body in bodies:
+            try:
+                messages = conversation.open(direction, body)
+            except ProtocolError as error:
+                self._reject("garbage", str(error))
+                continue
+            if messages:
+                self._tell(self._events.deliver, peer, messages)
+            if self._conversations.get(peer.name) is not conversation:
+                return
+        self._acknowledge(conversation)
+
+    def _acknowledge(self, conversation: Conversation) -> None:
+        """See to it that the peer learns in time what arrived."""
+        session = conversation.session
+        if not session.ack_overdue() or not conversation.connected or self._is_blocked:
             self._arm(session.deadline())
+            return
+        if conversation.batch:
+            self._waiting[conversation.peer.name] = conversation  # its envelope carries the acknowledgement
+        else:
+            for outgoing in session.due(self._loop.time()):
+                self._transmit(conversation, outgoing)
+        self._schedule_flush()
+
+    def _tell(self, call: Callable[..., None], *arguments: object) -> None:
+        """Call our owner. Its mistakes are not the link's: that goes on with what came after."""
+        try:
+            call(*arguments)
+        except Exception as error:  # noqa: BLE001 - handed on
+            self._loop.call_exception_handler(
+                {"message": f"{call.__name__} of {type(self._events).__name__} raised", "exception": error}
+            )
 
     def _reject(self, reason: str, text: str) -> None:
         self.rejected[reason] += 1
@@ -395,7 +412,7 @@ class Endpoint:
 
     def returned(self, destination: str) -> None:
         """See `LinkEvents.returned`."""
-        self._events.returned(destination)
+        self._tell(self._events.returned, destination)
 
     def blocked(self, is_blocked: bool) -> None:
         """See `LinkEvents.blocked`."""

@@ -2,7 +2,9 @@
 
 A `Member` opens the link (in a thread of its own, because that may block), says hello until it is welcomed, and from
 then on sends and delivers in the session. When the link is lost it opens another with growing pauses and goes on where
-the session stood. It belongs to one asyncio loop and is used from its thread only.
+the session stood. A scheduler that fell silent, or asks for it, gets another hello on the link that is there; one that
+doesn't know the session (any more) makes the member come as another incarnation. A member belongs to one asyncio loop
+and is used from its thread only.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import asyncio
 import logging
 import random
 import sys
-import threading
 import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -19,11 +20,21 @@ from typing import Any, Protocol
 from futurebroker.config import hide_password
 from futurebroker.exceptions import BrokerRefusedError, ClusterConnectionError, NoSchedulerError, RefusedError
 from futurebroker.protocol.endpoint import Endpoint
-from futurebroker.protocol.messages import PROTOCOL, Goodbye, Heard, Heartbeat, Hello, Message, Refused, Welcome
+from futurebroker.protocol.messages import (
+    PROTOCOL,
+    Goodbye,
+    Heard,
+    Heartbeat,
+    Hello,
+    MeetAgain,
+    Message,
+    Refused,
+    Welcome,
+)
 from futurebroker.protocol.queues import command_queue, inbox
 from futurebroker.protocol.wire import Keyring
-from futurebroker.transport.base import Link, Queue, QueueKind
-from futurebroker.transport.registry import open_link
+from futurebroker.transport.base import Queue, QueueKind
+from futurebroker.transport.opening import open_in_thread
 from futurebroker.types import Peer, Role
 
 logger = logging.getLogger("futurebroker.member")
@@ -32,6 +43,8 @@ logger = logging.getLogger("futurebroker.member")
 SCHEDULER = "scheduler"
 #: seconds between hellos that go unanswered
 HELLO_EVERY = 1.0
+#: heartbeats in a row that go unanswered before the member says hello again
+BEATS_UNANSWERED = 5
 #: seconds one attempt to open a link may take
 OPEN_TIMEOUT = 5.0
 #: seconds before the first and at most before any attempt to reconnect; the pause doubles in between
@@ -86,13 +99,20 @@ class Member:
         self._events = events
         self._loop = loop
         self._info = info
-        self._me = Peer(role, name, uuid.uuid4().hex[:12])
-        self._endpoint = Endpoint(self._me, cluster, Keyring(secret), self, loop, on_blocked=on_blocked)
+        me = Peer(role, name, _incarnation())
+        self._endpoint = Endpoint(me, cluster, Keyring(secret), self, loop, on_blocked=on_blocked)
         self._generation = 0
+        #: where we read, and where the scheduler does
+        self._inbox = ""
         self._queue = ""
+        #: set when the scheduler answers the hello of this link; None while there is none
         self._welcome: asyncio.Future[None] | None = None
+        #: whether somebody waits for `_welcome`, and will see to a link that is lost
+        self._joining = False
+        self._was_welcomed = False
         self._unsent: list[Message] = []
         self._heartbeat_sent = 0.0
+        self._unanswered = 0
         self._reconnecting: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -104,7 +124,7 @@ class Member:
     @property
     def connected(self) -> bool:
         """Whether the scheduler has welcomed this connection."""
-        return self._welcome is not None and self._welcome.done() and not self._welcome.cancelled()
+        return self._welcome is not None and self._welcome.done() and self._welcome.exception() is None
 
     async def connect(self, timeout: float) -> None:
         """Join the cluster.
@@ -125,6 +145,8 @@ class Member:
                     except (RefusedError, BrokerRefusedError):
                         raise
                     except ClusterConnectionError as error:
+                        if self._closed:
+                            raise
                         reason = str(error)
                     await asyncio.sleep(pause)
                     pause = min(pause * 1.5, 0.5)
@@ -148,9 +170,16 @@ class Member:
 
     def heartbeat(self, status: str, metrics: dict[str, Any]) -> None:
         """Tell the scheduler that we are alive; `MemberEvents.heard` follows when it answers."""
-        if self.connected:
-            self._heartbeat_sent = self._loop.time()
-            self._endpoint.send_meeting(self._scheduler(), self._queue, Heartbeat(status, metrics))
+        if not self.connected or not self._endpoint.hears:
+            return
+        if self._unanswered >= BEATS_UNANSWERED:
+            logger.warning("the scheduler at %s doesn't answer; saying hello again", hide_password(self.url))
+            self._meet_again()
+            return
+        self._unanswered += 1
+        self._heartbeat_sent = self._loop.time()
+        heartbeat = Heartbeat(status, metrics, self._inbox)
+        self._endpoint.send_meeting(self._scheduler(), self._queue, heartbeat, mandatory=True)
 
     async def close(self, reason: str = "") -> None:
         """Send what waits, say goodbye and close the link. May be called twice."""
@@ -164,64 +193,68 @@ class Member:
             self._endpoint.flush()
             self._endpoint.send_meeting(self._scheduler(), self._queue, Goodbye(reason))
         self._endpoint.close()
+        self._fail_welcome(ClusterConnectionError("it was closed while it connected"))
 
     # -- joining ----------------------------------------------------------------------------------------------------
 
     async def _join(self) -> None:
         """Open a link and say hello until the scheduler answers."""
-        self._generation += 1
-        generation = self._generation
-        queue = Queue(inbox(self._cluster, f"{self.name}-{self._me.incarnation}", generation), QueueKind.INBOX)
-        link = await self._open(queue)
-        self._welcome = self._loop.create_future()
-        self._welcome.add_done_callback(_retrieve)
-        self._endpoint.attach(link)
-        greeting = Hello(
-            queue.name,
+        self._joining = True
+        try:
+            self._generation += 1
+            name = inbox(self._cluster, f"{self.name}-{self._endpoint.me.incarnation}", self._generation)
+            queues = [Queue(name, QueueKind.INBOX)]
+            link = await open_in_thread(self.url, queues, secret=self._secret, timeout=OPEN_TIMEOUT, name=self.name)
+            if self._closed:
+                link.close()
+                raise ClusterConnectionError("it was closed while it connected")
+            self._inbox = name
+            self._endpoint.attach(link)
+            await self._greet()
+        finally:
+            self._joining = False
+
+    async def _greet(self) -> None:
+        """Say hello on the link that is there until the scheduler answers."""
+        welcome = self._welcome = self._loop.create_future()
+        welcome.add_done_callback(_retrieve)
+        while not welcome.done():
+            self._say_hello()
+            await asyncio.wait([welcome], timeout=HELLO_EVERY)
+        welcome.result()
+        if not self._endpoint.has_link:
+            raise ClusterConnectionError("the connection was closed right after it was welcomed")
+
+    def _say_hello(self) -> None:
+        hello = Hello(
+            self._inbox,
             PROTOCOL,
             f"{sys.version_info.major}.{sys.version_info.minor}",
             self._endpoint.received_up_to(SCHEDULER),
             self._endpoint.epoch,
             self._info(),
         )
-        welcome = self._welcome
-        while not welcome.done():
-            self._endpoint.send_meeting(self._scheduler(), command_queue(self._cluster), greeting)
-            await asyncio.wait([welcome], timeout=HELLO_EVERY)
-        welcome.result()
+        self._endpoint.send_meeting(self._scheduler(), command_queue(self._cluster), hello)
 
-    async def _open(self, queue: Queue) -> Link:
-        """Open a link in a thread that ends with it; the loop goes on meanwhile."""
-        done: asyncio.Future[Link] = self._loop.create_future()
+    def _meet_again(self) -> None:
+        """Say hello on the link that is there: now if that is going on anyway, else until it is answered."""
+        if self._welcome is not None and not self._welcome.done():
+            self._say_hello()
+        elif self.connected and not self._joining and not self._closed:
+            self._joining = True
+            self._unanswered = 0
+            self._reconnecting = self._loop.create_task(self._greet_again())
 
-        def settle(link: Link | None, error: BaseException | None) -> None:
-            if done.cancelled():
-                if link is not None:
-                    link.close()
-            elif error is not None:
-                done.set_exception(error)
-            elif link is not None:
-                done.set_result(link)
-
-        def work() -> None:
-            try:
-                link = open_link(self.url, [queue], secret=self._secret, timeout=OPEN_TIMEOUT, name=self.name)
-            except BaseException as error:  # noqa: BLE001 - it is raised again where the link was asked for
-                self._post(settle, None, error)
-            else:
-                if not self._post(settle, link, None):
-                    link.close()
-
-        threading.Thread(target=work, name=f"futurebroker-open-{self.name}", daemon=True).start()
-        return await done
-
-    def _post(self, call: Callable[..., None], *arguments: object) -> bool:
-        """Run ``call`` on the loop's thread; False when the loop has ended."""
+    async def _greet_again(self) -> None:
         try:
-            self._loop.call_soon_threadsafe(call, *arguments)
-        except RuntimeError:
-            return False
-        return True
+            await self._greet()
+        except RefusedError as error:
+            await self._stop(error.reason)
+        except ClusterConnectionError as error:
+            self._lose(error)
+            await self._reconnect()
+        finally:
+            self._joining = False
 
     async def _reconnect(self) -> None:
         pause = RECONNECT_FIRST
@@ -234,7 +267,7 @@ class Member:
             except RefusedError as error:
                 await self._stop(error.reason)
                 return
-            except (ClusterConnectionError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, giving up would leave us cut off for ever
                 logger.info("%s can't reconnect yet: %s", self.name, error)
                 self._endpoint.close()
             pause = min(pause * 2, RECONNECT_MAX)
@@ -259,7 +292,13 @@ class Member:
             return
         if isinstance(message, Welcome):
             self._accept(peer, message)
+        elif isinstance(message, MeetAgain):
+            if message.incarnation == self._endpoint.me.incarnation:
+                if message.forgotten:
+                    self._endpoint.renew(_incarnation())
+                self._meet_again()
         elif isinstance(message, Heard):
+            self._unanswered = 0
             self._events.heard(self._loop.time() - self._heartbeat_sent)
         elif isinstance(message, Refused):
             if self._welcome is not None and not self._welcome.done():
@@ -271,6 +310,10 @@ class Member:
         if self._welcome is None or self._welcome.done():
             return
         fresh = self._endpoint.peer(SCHEDULER) != peer
+        if fresh and self._was_welcomed:
+            self._unsent.clear()  # it was meant for a session that is gone
+        self._was_welcomed = True
+        self._unanswered = 0
         self._queue = welcome.inbox
         self._endpoint.epoch = welcome.epoch
         self._endpoint.open(peer, welcome.inbox, welcome.received)
@@ -284,18 +327,28 @@ class Member:
         """See `EndpointEvents.stranger`: envelopes of a scheduler that hasn't welcomed us; its welcome comes first."""
 
     def returned(self, destination: str) -> None:
-        """See `EndpointEvents.returned`: the scheduler's queue ended; the link or a new scheduler will tell."""
+        """See `EndpointEvents.returned`: the scheduler's queue has ended, and perhaps there is another scheduler."""
+        if destination == self._queue:
+            self._meet_again()
 
     def disconnected(self, error: Exception | None) -> None:
         """See `EndpointEvents.disconnected`."""
-        if self._welcome is not None and not self._welcome.done():
-            self._welcome.set_exception(ClusterConnectionError(str(error or "the connection was closed")))
-            return
-        if self._closed or (self._reconnecting is not None and not self._reconnecting.done()):
-            return
+        self._fail_welcome(ClusterConnectionError(str(error or "the connection was closed")))
+        if not self._closed and not self._joining:
+            self._lose(error)
+            self._reconnecting = self._loop.create_task(self._reconnect())
+
+    def _lose(self, error: Exception | None) -> None:
         self._welcome = None
         self._events.lost(error)
-        self._reconnecting = self._loop.create_task(self._reconnect())
+
+    def _fail_welcome(self, error: ClusterConnectionError) -> None:
+        if self._welcome is not None and not self._welcome.done():
+            self._welcome.set_exception(error)
+
+
+def _incarnation() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:

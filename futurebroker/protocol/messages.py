@@ -102,6 +102,7 @@ class Heartbeat(Message, tag=4):
 
     status: str = "running"  #: a `WorkerStatus` value
     metrics: dict[str, Any] = {}
+    inbox: str = ""  #: queue to answer to, for a scheduler that doesn't know this peer
 
 
 class Heard(Message, tag=5):
@@ -112,6 +113,13 @@ class Goodbye(Message, tag=6):
     """This peer leaves for good; what it held is gone."""
 
     reason: str = ""
+
+
+class MeetAgain(Message, tag=7):
+    """The scheduler asks for another hello: it was cut off, or it doesn't know this incarnation (any more)."""
+
+    incarnation: str  #: of the peer that is meant
+    forgotten: bool = False  #: its session is gone with all that belonged to it; it has to come as another incarnation
 
 
 # -- client to scheduler -------------------------------------------------------------------------------------------
@@ -450,11 +458,11 @@ FromWorker = (
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction | Leave
-    | DataWanted | DataPart | Welcome | Refused | Heard
+    | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain
 )  # fmt: skip
 ToClient = (
     KeyFinished | KeyErred | KeyCancelled | KeyLost | Answer | RanOnWorkers
-    | DataWanted | DataPart | Welcome | Refused | Heard
+    | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
@@ -488,5 +496,5 @@ def decode(direction: str, body: bytes | memoryview) -> list[Any]:
     """
     try:
         return DECODERS[direction].decode(body)  # type: ignore[no-any-return]
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ProtocolError(f"a body that is no list of messages {direction.replace('_', ' ')}: {error}") from error

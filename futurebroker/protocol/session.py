@@ -21,8 +21,10 @@ ACK_EVERY = 16
 #: seconds without an acknowledgement after which unacknowledged envelopes are sent again; doubles up to the maximum
 RESEND_AFTER = 2.0
 RESEND_AFTER_MAX = 30.0
-#: envelopes that may wait for an earlier one; later ones are dropped and come again
+#: how far ahead of the next due an envelope may be to wait for those between; others are dropped and come again
 EARLY_LIMIT = 1024
+#: bytes of envelopes that may wait for an earlier one
+EARLY_BYTES = 64 * 1024 * 1024
 #: envelopes sent again at a time
 RESEND_BURST = 64
 
@@ -44,6 +46,7 @@ class Session:
         self._unacked: deque[tuple[int, bytes]] = deque()
         self._received = 0
         self._early: dict[int, bytes] = {}
+        self._early_bytes = 0
         self._owed = 0
         self._ack_at: float | None = None
         self._resend_at: float | None = None
@@ -57,6 +60,11 @@ class Session:
     def received(self) -> int:
         """Number of the last envelope delivered; what a hello tells the other side."""
         return self._received
+
+    @property
+    def sent(self) -> int:
+        """Number of the last envelope sent."""
+        return self._sent
 
     @property
     def unacked(self) -> int:
@@ -87,8 +95,7 @@ class Session:
             self._owed = ACK_EVERY
             return []
         if sequence > self._received + 1:
-            if len(self._early) < EARLY_LIMIT:
-                self._early[sequence] = bytes(body)
+            self._keep_early(sequence, body)
             return []
         self._received = sequence
         due: list[bytes | memoryview] = [body]
@@ -97,8 +104,16 @@ class Session:
             if following is None:
                 break
             self._received += 1
+            self._early_bytes -= len(following)
             due.append(following)
         return due
+
+    def _keep_early(self, sequence: int, body: bytes | memoryview) -> None:
+        if sequence in self._early:
+            self.duplicates += 1
+        elif sequence <= self._received + EARLY_LIMIT and self._early_bytes + len(body) <= EARLY_BYTES:
+            self._early[sequence] = bytes(body)
+            self._early_bytes += len(body)
 
     def acknowledge(self, ack: int, now: float) -> None:
         """The other side has everything up to ``ack``."""

@@ -21,6 +21,8 @@ MAGIC = b"fb"
 VERSION = 1
 #: bytes an envelope may have at most; well below the 16 MiB some brokers allow a message
 MAX_ENVELOPE = 8 * 1024 * 1024
+#: bytes of names and numbers a header may have; two bytes tell how many they are
+MAX_HEADER = 0xFFFF
 #: bytes of messages after which a batch is closed and sent
 BATCH_BYTES = 128 * 1024 - 1024
 #: messages after which a batch is closed and sent
@@ -90,12 +92,13 @@ class Keyring:
         """The envelope's bytes.
 
         Raises:
-            MessageTooLargeError: the whole is over `MAX_ENVELOPE`.
+            MessageTooLargeError: the whole is over `MAX_ENVELOPE`, or the names in its header over `MAX_HEADER`.
         """
         direction = (sender << 4) | recipient
         packed = _encode(header)
-        if len(body) + len(packed) + _PREFIX.size > MAX_ENVELOPE:
-            raise MessageTooLargeError("an envelope", len(body), MAX_ENVELOPE)
+        size = len(body) + len(packed) + _PREFIX.size
+        if size > MAX_ENVELOPE or len(packed) > MAX_HEADER:
+            raise MessageTooLargeError("an envelope", size, MAX_ENVELOPE)
         start = _SIGNED.pack(MAGIC, VERSION, direction, len(packed))
         return b"".join((start, self._signers[direction].sign(start, packed, body), packed, body))
 
@@ -122,7 +125,7 @@ class Keyring:
             raise SignatureError("an envelope with a wrong signature: its sender has another secret, or it was altered")
         try:
             header = _decode(view[_PREFIX.size : _PREFIX.size + length])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProtocolError(f"a header that can't be read: {error}") from error
         return Role(direction >> 4), header, view[_PREFIX.size + length :]
 

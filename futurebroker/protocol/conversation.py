@@ -1,0 +1,60 @@
+"""What an endpoint keeps of its talk with one peer: session, destination, and the batch that waits to leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from futurebroker.protocol import pieces
+from futurebroker.protocol.messages import Message, decode, encode
+from futurebroker.protocol.session import Outgoing, Session
+from futurebroker.protocol.wire import BATCH_BYTES, BATCH_MESSAGES
+from futurebroker.types import Peer
+
+
+@dataclass(slots=True)
+class Conversation:
+    """A session, where to send it, and what waits to be put into envelopes."""
+
+    peer: Peer
+    destination: str
+    session: Session = field(default_factory=Session)
+    batch: list[Message] = field(default_factory=list)
+    batch_limit: int = BATCH_MESSAGES
+    connected: bool = True
+    #: numbered and not sent, because the broker asked to stop
+    withheld: list[Outgoing] = field(default_factory=list)
+    joiner: pieces.Joiner = field(default_factory=pieces.Joiner)
+
+    def bodies(self, refuse: Callable[[str, str], None]) -> Iterator[bytes]:
+        """What waits, as bodies of envelopes; ``refuse`` is told of messages too large for anything."""
+        batch, self.batch = self.batch, []
+        start = 0
+        while start < len(batch):
+            part = batch[start : start + self.batch_limit]
+            body = encode(part)
+            if len(body) > BATCH_BYTES and len(part) > 1:
+                self.batch_limit = max(1, len(part) * BATCH_BYTES // (len(body) * 2))
+                continue
+            if len(body) * 4 < BATCH_BYTES:
+                self.batch_limit = min(BATCH_MESSAGES, self.batch_limit * 2)
+            start += len(part)
+            if len(body) <= pieces.PIECE_BYTES:
+                yield body
+            elif len(body) <= pieces.WHOLE_BYTES:
+                yield from pieces.cut(body)
+            else:
+                # Not numbered: the other side would wait for it for ever.
+                refuse("oversize", f"a {type(part[0]).__name__} of {len(body):,} bytes for {self.peer.name}")
+
+    def open(self, direction: str, body: bytes | memoryview) -> list[Any]:
+        """The messages of a body that is due; none while more pieces of it have to come.
+
+        Raises:
+            ProtocolError: it isn't one.
+        """
+        if body and body[0] == pieces.MARK:
+            whole = self.joiner.add(body)
+            return decode(direction, whole) if whole is not None else []
+        return decode(direction, body)
