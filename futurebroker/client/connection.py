@@ -25,6 +25,7 @@ from futurebroker.client.intake import Intake
 from futurebroker.client.replies import Replies, introduce
 from futurebroker.client.threads import CallbackThread, CallWhenSettled, LoopThread
 from futurebroker.client.waiters import Waiter, post
+from futurebroker.config import hide_password
 from futurebroker.exceptions import (
     CancelledError,
     ClientClosedError,
@@ -475,7 +476,7 @@ class Connection:
 
     def _start_over(self) -> None:
         """Another scheduler answers, which knows nothing of us: what the former one had is gone."""
-        logger.warning("the scheduler at %s was restarted; what was pending is lost", self.url)
+        logger.warning("the scheduler at %s was restarted; what was pending is lost", hide_password(self.url))
         self._coalescer.forget()
         with self.lock:
             self.outbox.clear()
@@ -495,7 +496,9 @@ class Connection:
 
     def lost(self, error: Exception | None) -> None:
         """See `MemberEvents.lost`."""
-        logger.warning("the connection to %s is lost, reconnecting: %s", self.url, error or "it was closed")
+        logger.warning(
+            "the connection to %s is lost, reconnecting: %s", hide_password(self.url), error or "it was closed"
+        )
 
     def refused(self, reason: str) -> None:
         """See `MemberEvents.refused`."""

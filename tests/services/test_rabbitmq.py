@@ -281,3 +281,20 @@ def test_a_killed_worker_is_noticed_within_three_seconds(rabbitmq_url: str, tmp_
             assert victim.wait(10) == -signal.SIGKILL
     # a second until a heartbeat is missed, half of one between two looks, and one for a busy machine
     assert seconds < 3
+
+
+def test_a_restarted_rabbitmq_takes_nothing_with_it(
+    rabbitmq_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everybody connects again and sends again what was on its way, within seconds; no password is logged."""
+    with up_at(rabbitmq_url, tmp_path) as deployment, deployment.client() as client:
+        futures = client.map(abs, range(-5000, 0))
+        futures[0].result(timeout=20)
+        rabbitmqctl("stop_app")
+        futures += client.map(abs, range(-1000, 0))
+        rabbitmqctl("start_app")
+        started = time.monotonic()
+        assert sum(client.gather(futures)) == 12_502_500 + 500_500
+        assert time.monotonic() - started < 10
+    assert "is lost, reconnecting" in caplog.text
+    assert str(urlsplit(rabbitmq_url).password) not in caplog.text
