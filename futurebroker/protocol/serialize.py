@@ -8,10 +8,12 @@ they get; the scheduler and the agents pass the bytes on.
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import struct
 import traceback
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,6 +30,8 @@ MAGIC = b"FBV1"
 ALIGNMENT = 4096
 #: characters of a traceback's text that travel; the middle is cut out
 TRACEBACK_LIMIT = 10_000
+#: bytes of a pickled exception that travel; of a larger one only the text does
+PAYLOAD_LIMIT = 1024 * 1024
 
 _COUNT = struct.Struct("<4sI")
 _LENGTH = struct.Struct("<Q")
@@ -52,13 +56,13 @@ def dump_frames(value: Any, what: str = "the value") -> list[Buffer]:
         plain = b"__main__" not in head
     except Exception:  # noqa: BLE001 - whatever pickle can't do, cloudpickle gets to try
         plain = False
-    if not plain:
-        buffers.clear()
-        try:
+    try:
+        if not plain:
+            buffers.clear()
             head = cloudpickle.dumps(value, 5, buffer_callback=buffers.append)
-        except Exception as error:
-            raise SerializationError(what, f"{type(error).__name__}: {error}") from error
-    return [head, *(buffer.raw() for buffer in buffers)]
+        return [head, *(buffer.raw() for buffer in buffers)]
+    except Exception as error:
+        raise SerializationError(what, f"{type(error).__name__}: {_text_of(error)}") from error
 
 
 def dumps(value: Any, what: str = "the value") -> bytes:
@@ -110,6 +114,8 @@ def loads(data: Buffer) -> Any:
         position += -position % (ALIGNMENT if length >= ALIGNMENT else 64)
         frames.append(view[position : position + length])
         position += length
+    if position > len(view):
+        raise SerializationError("a stored value", f"{len(view):,} of its {position:,} bytes are left")
     return pickle.loads(frames[0], buffers=frames[1:])
 
 
@@ -151,7 +157,7 @@ def dump_function(function: Callable[..., Any]) -> tuple[Digest, bytes]:
 def name_of(function: Callable[..., Any]) -> str:
     """What keys of calls to ``function`` start with: its own name, through partials and methods."""
     inner = function
-    while hasattr(inner, "func"):
+    while isinstance(inner, partial):
         inner = inner.func
     name = getattr(inner, "__name__", None) or type(inner).__name__
     return "lambda" if name == "<lambda>" else str(name)
@@ -181,7 +187,7 @@ def dump_failure(error: BaseException, key: str, worker: str, skip: int = 0) -> 
         if trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
     error.__traceback__ = trace
-    text = "".join(traceback.format_exception(error))
+    text = _traceback_of(error)
     if len(text) > TRACEBACK_LIMIT:
         text = text[: TRACEBACK_LIMIT // 2] + "\n  [...]\n" + text[-TRACEBACK_LIMIT // 2 :]
     message = _text_of(error)
@@ -193,29 +199,64 @@ def load_failure(failure: Failure) -> BaseException:
     if failure.fields is not None:
         kind = getattr(exceptions, failure.type, None)
         if isinstance(kind, type) and issubclass(kind, exceptions.FuturebrokerError):
-            return kind(*failure.fields)
+            try:
+                return kind(*failure.fields)
+            except TypeError:  # made by another version, which has other fields
+                pass
     if failure.payload is not None:
         try:
-            error, trace = pickle.loads(failure.payload)
+            error = loads(failure.payload)
         except Exception as reason:  # noqa: BLE001 - the user's class decides what its opening raises
-            why = f"(the exception can't be opened here: {reason})"
+            why = f"(the exception can't be opened here: {_text_of(reason)})"
             return RemoteError(f"{failure.type}: {failure.message}\n{why}\n{failure.traceback}")
         if isinstance(error, BaseException):
-            return error.with_traceback(trace if isinstance(trace, TracebackType) else None)
+            return error
     return RemoteError(f"{failure.type}: {failure.message}\n{failure.traceback}")
 
 
+class _FailurePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles exceptions with their tracebacks, causes and contexts, which Python's own way leaves behind."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, BaseException):
+            return _reduce_exception(obj)
+        if isinstance(obj, TracebackType):
+            return pickling_support.pickle_traceback(obj)
+        return super().reducer_override(obj)
+
+
+def _reduce_exception(error: BaseException) -> tuple[Any, ...]:
+    if isinstance(type(error).__init__, FunctionType):
+        # Its arguments need not be those of its ``__init__``, so that isn't called again.
+        reduced: tuple[Any, ...] = pickling_support.pickle_exception(error)
+        return reduced
+    how: Any = error.__reduce__()
+    function, arguments, *rest = how
+    notes = getattr(error, "__notes__", None)
+    chain = (error.__cause__, error.__traceback__, error.__context__, error.__suppress_context__, notes)
+    return pickling_support.unpickle_exception, (function, arguments, *chain), *rest
+
+
 def _dump_exception(error: BaseException) -> bytes | None:
-    """The pickled exception and traceback, opened once to see that it can be; None if it can't."""
-    for trace in (error.__traceback__, None):
-        try:
-            payload = dumps((error, trace))
-            opened, _ = pickle.loads(payload)
-        except Exception:  # noqa: BLE001 - any failure means the text must do
-            continue
-        if type(opened).__name__ == type(error).__name__:
-            return payload
-    return None
+    """The pickled exception, opened once to see that the same comes out; None if it doesn't, or if it is huge."""
+    file = io.BytesIO()
+    try:
+        _FailurePickler(file, 5).dump(error)
+        payload = file.getvalue()
+        if len(payload) > PAYLOAD_LIMIT:
+            return None
+        opened = loads(payload)
+    except Exception:  # noqa: BLE001 - any failure means the text must do
+        return None
+    same = type(opened).__qualname__ == type(error).__qualname__ and _text_of(opened) == _text_of(error)
+    return payload if same else None
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - as in `_text_of`
+        return f"{type(error).__qualname__}: {_text_of(error)}"
 
 
 def _text_of(error: BaseException) -> str:
@@ -223,6 +264,3 @@ def _text_of(error: BaseException) -> str:
         return str(error)[:TRACEBACK_LIMIT]
     except Exception:  # noqa: BLE001 - a broken __str__ must not hide that the task failed
         return "<its text can't be made>"
-
-
-pickling_support.install()

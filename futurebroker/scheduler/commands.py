@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from futurebroker.protocol.messages import Message
@@ -25,7 +26,7 @@ class ClientSaid(NamedTuple):
     """Messages of one envelope of a client."""
 
     client: ClientId
-    messages: list[Any]
+    messages: Iterable[Any]
 
 
 class WorkerJoined(NamedTuple):
@@ -58,7 +59,7 @@ class WorkerSaid(NamedTuple):
     """Messages of one envelope of a worker."""
 
     worker: WorkerId
-    messages: list[Any]
+    messages: Iterable[Any]
 
 
 class WorkerBeat(NamedTuple):

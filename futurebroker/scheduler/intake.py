@@ -26,6 +26,7 @@ from futurebroker.protocol.messages import (
     Want,
 )
 from futurebroker.scheduler import placement, transitions
+from futurebroker.scheduler.admission import KEY_LENGTH, KEYS_PER_MESSAGE, NAME_LENGTH, bad_key, bad_options
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     DATA,
@@ -46,7 +47,7 @@ def add_function(state: SchedulerState, client: ClientRecord, message: AddFuncti
     """Keep a function for the calls that follow; the same digest is the same function."""
     function = state.functions.get(message.digest)
     if function is None:
-        function = FunctionRecord(message.digest, message.code, state.kind(message.name))
+        function = FunctionRecord(message.digest, message.code, state.kind(message.name[:NAME_LENGTH]))
         state.functions[message.digest] = function
     function.users[client] = None
     client.functions[message.digest] = None
@@ -64,6 +65,13 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
         for key in message.keys:
             _reject(state, client, key, "its message has more keys than calls, or fewer")
         return
+    fault = bad_options(message.options)
+    if not fault and len(message.keys) > KEYS_PER_MESSAGE:
+        fault = f"its message submits {len(message.keys):,} calls, and may submit {KEYS_PER_MESSAGE:,}"
+    if fault:
+        for key in message.keys:
+            _reject(state, client, key, fault)
+        return
     pool = placement.pool_for(state, message.options)
     tasks = state.tasks
     room = state.policy.client_keys - len(client.wants)
@@ -73,6 +81,9 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             continue
         if room <= 0:
             _reject(state, client, key, f"the client already holds {len(client.wants):,} futures, the most it may")
+            continue
+        if not 0 < len(key) <= KEY_LENGTH:
+            _reject(state, client, key, bad_key(key))
             continue
         room -= 1
         dependencies: tuple[TaskRecord, ...] = ()
@@ -212,28 +223,31 @@ def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
 # -- scattered data ------------------------------------------------------------------------------------------------
 
 
-def _new_data(
-    state: SchedulerState, client: ClientRecord, message: PutValue | PutFile | PutPart
-) -> tuple[TaskRecord | None, Pool]:
-    """A record for scattered data; None if the key is known, which then is wanted by one more."""
+def _new_data(state: SchedulerState, client: ClientRecord, message: PutValue | PutFile | PutPart) -> TaskRecord | None:
+    """A record for scattered data; None if the key is known, which then is wanted by one more, or can't be one."""
     known = state.tasks.get(message.key)
     if known is not None:
         want(state, client, known)
-        return None, known.pool
-    pool = placement.pool_for(state, TaskOptions(workers=message.workers) if message.workers else None)
+        return None
+    options = TaskOptions(workers=message.workers) if message.workers else None
+    fault = bad_key(message.key) or bad_options(options)
+    if fault:
+        _reject(state, client, message.key, fault)
+        return None
+    pool = placement.pool_for(state, options)
     task = state.add_task(message.key, state.kind(DATA), None, b"", (), pool)
     task.add_client(client)
     if message.broadcast:
         state.broadcasts[task] = None
-    return task, pool
+    return task
 
 
 def put_value(state: SchedulerState, client: ClientRecord, message: PutValue) -> None:
     """Small data: the scheduler keeps it while it is tiny or no worker is there, else a worker does."""
-    task, pool = _new_data(state, client, message)
+    task = _new_data(state, client, message)
     if task is None:
         return
-    worker = _storing_worker(state, pool)
+    worker = _storing_worker(state, task.pool)
     if len(message.value) <= KEEP_LIMIT or worker is None:
         transitions.keep_value(state, task, message.value)
         return
@@ -243,10 +257,10 @@ def put_value(state: SchedulerState, client: ClientRecord, message: PutValue) ->
 
 def put_file(state: SchedulerState, client: ClientRecord, message: PutFile) -> None:
     """Data in a file of the client's: a worker on its host takes the file over."""
-    task, pool = _new_data(state, client, message)
+    task = _new_data(state, client, message)
     if task is None:
         return
-    worker = _storing_worker(state, pool)
+    worker = _storing_worker(state, task.pool)
     if worker is None:
         _refuse_data(state, task, "no worker is connected that could hold it")
         return
@@ -258,10 +272,10 @@ def put_part(state: SchedulerState, client: ClientRecord, message: PutPart) -> N
     """A piece of large data; all pieces go to the worker that got the first."""
     task = state.tasks.get(message.key)
     if message.offset == 0:
-        task, pool = _new_data(state, client, message)
+        task = _new_data(state, client, message)
         if task is None:
             return
-        worker = _storing_worker(state, pool)
+        worker = _storing_worker(state, task.pool)
         if worker is None:
             _refuse_data(state, task, "no worker is connected that could hold it")
             return

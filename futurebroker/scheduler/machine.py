@@ -189,7 +189,7 @@ def worker_said(state: SchedulerState, event: WorkerSaid) -> None:
     """Apply a worker's messages, in order."""
     worker = state.workers.get(event.worker)
     if worker is None:
-        state.counters["stranger"] += len(event.messages)
+        state.counters["stranger"] += sum(1 for _ in event.messages)
         return
     for message in event.messages:
         apply = _FROM_WORKER.get(type(message))

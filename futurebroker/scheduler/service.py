@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import uuid
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
 from futurebroker.protocol.endpoint import Endpoint
 from futurebroker.protocol.member import OPEN_TIMEOUT, RECONNECT_MAX, SCHEDULER
-from futurebroker.protocol.messages import PROTOCOL, Free, Goodbye, Heard, Heartbeat, Hello, Refused, Welcome
+from futurebroker.protocol.messages import Free, Goodbye, Heard, Heartbeat, Hello, MeetAgain, Refused, Welcome
 from futurebroker.protocol.queues import command_queue, dead_queue, event_queue
 from futurebroker.protocol.wire import Keyring
-from futurebroker.scheduler import invariants
+from futurebroker.scheduler import admission, invariants
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
     ClientSaid,
+    Command,
     Event,
     Send,
     WorkerBeat,
@@ -36,7 +37,7 @@ from futurebroker.scheduler.commands import (
 from futurebroker.scheduler.machine import SchedulerMachine
 from futurebroker.scheduler.state import Policy
 from futurebroker.transport.base import Link, Queue, QueueKind
-from futurebroker.transport.registry import open_link
+from futurebroker.transport.opening import open_in_thread
 from futurebroker.types import Peer, Role
 
 logger = logging.getLogger("futurebroker.scheduler")
@@ -105,6 +106,8 @@ class SchedulerService:
         self._broker: EmbeddedBroker | None = None
         self._endpoint: Endpoint
         self._loop: asyncio.AbstractEventLoop
+        #: events that raised inside the machine, which is a bug, by what they were
+        self.faults: Counter[str] = Counter()
         self._contacts: dict[str, _Contact] = {}
         self._inboxes: dict[str, str] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -154,16 +157,42 @@ class SchedulerService:
         self._done.set()
 
     async def _open(self, url: str) -> Link:
-        return await asyncio.to_thread(
-            open_link, url, [*self._queues, self._dead], secret=self._secret, timeout=OPEN_TIMEOUT, name=SCHEDULER
-        )
+        queues = [*self._queues, self._dead]
+        return await open_in_thread(url, queues, secret=self._secret, timeout=OPEN_TIMEOUT, name=SCHEDULER)
 
     # -- the machine ------------------------------------------------------------------------------------------------
 
     def apply(self, event: Event) -> None:
-        """Give the machine an event and carry its commands out."""
+        """Give the machine an event and carry its commands out.
+
+        An event that raises is a bug: it is counted and logged, and the scheduler goes on; with ``validate`` it raises.
+        """
+        error = self._handle(event)
+        if error is not None:
+            self._note_fault(type(event).__name__, error)
+
+    def _handle(self, event: Event) -> Exception | None:
+        fault = None
+        try:
+            commands = self.machine.handle(event, self._loop.time())
+        except Exception as error:
+            if self._validate:
+                raise
+            fault = error
+            commands = self.machine.state.take_commands()
+        self._carry_out(commands)
+        if self._validate:
+            invariants.check(self.machine.state)
+        return fault
+
+    def _note_fault(self, what: str, error: Exception) -> None:
+        self.faults[what] += 1
+        if self.faults[what] == 1:
+            logger.error("%s raised, which is a bug; more of this kind are only counted", what, exc_info=error)
+
+    def _carry_out(self, commands: list[Command]) -> None:
         send = self._endpoint.send
-        for command in self.machine.handle(event, self._loop.time()):
+        for command in commands:
             if type(command) is Send:
                 if type(command.message) is Free:
                     self._endpoint.send_lazily(command.peer, command.message)
@@ -171,8 +200,6 @@ class SchedulerService:
                     send(command.peer, command.message)
             else:
                 self._forget(command.peer)
-        if self._validate:
-            invariants.check(self.machine.state)
 
     def _forget(self, name: str) -> None:
         self._endpoint.forget(name)
@@ -184,10 +211,17 @@ class SchedulerService:
 
     def deliver(self, peer: Peer, messages: list[Any]) -> None:
         """See `EndpointEvents.deliver`."""
-        if peer.role is Role.WORKER:
-            self.apply(WorkerSaid(peer.name, messages))
-        else:
-            self.apply(ClientSaid(peer.name, messages))
+        said = WorkerSaid if peer.role is Role.WORKER else ClientSaid
+        while messages:
+            rest = iter(messages)
+            error = self._handle(said(peer.name, rest))
+            if error is None:
+                return
+            untouched = list(rest)
+            # The last one taken is to blame, or what followed from all of them.
+            culprit = messages[len(messages) - len(untouched) - 1]
+            self._note_fault(f"{type(culprit).__name__} of a {peer.role.name.lower()}", error)
+            messages = untouched if len(untouched) < len(messages) else []
 
     def meet(self, peer: Peer, message: Any) -> None:
         """See `EndpointEvents.meet`."""
@@ -196,18 +230,21 @@ class SchedulerService:
             return
         contact = self._contacts.get(peer.name)
         if contact is None or contact.peer != peer:
+            if isinstance(message, Heartbeat) and message.inbox:
+                self._endpoint.send_meeting(peer, message.inbox, MeetAgain(peer.incarnation, forgotten=True))
             return
         if isinstance(message, Heartbeat):
             self._heard(contact)
             if peer.role is Role.WORKER:
-                trip = message.metrics.get("round_trip")
+                trip = admission.round_trip(message.metrics)
                 self.apply(WorkerBeat(peer.name, message.status, message.metrics, trip))
-            self._endpoint.send_meeting(peer, contact.inbox, Heard())
+            is_open = self._endpoint.is_open(peer.name)
+            self._endpoint.send_meeting(peer, contact.inbox, Heard() if is_open else MeetAgain(peer.incarnation))
         elif isinstance(message, Goodbye):
-            self.apply(WorkerLost(peer.name, expected=True) if peer.role is Role.WORKER else ClientGone(peer.name))
+            self._part(peer, expected=True)
 
     def stranger(self, peer: Peer) -> None:
-        """See `EndpointEvents.stranger`: it was forgotten while it was away; its hello makes it known again."""
+        """See `EndpointEvents.stranger`: its next heartbeat says where it can be told to say hello again."""
 
     def returned(self, destination: str) -> None:
         """See `EndpointEvents.returned`: the connection that owned this inbox has ended."""
@@ -226,25 +263,32 @@ class SchedulerService:
         while self._broker_url is not None:
             try:
                 link = await self._open(self._broker_url)
-            except ConnectionError as error:
+            except OSError as error:
                 logger.warning("the broker is not back yet: %s", error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RECONNECT_MAX)
             else:
                 self._endpoint.attach(link)
+                for contact in self._contacts.values():
+                    # Their links may have stayed: nothing else tells them that ours did not.
+                    self._endpoint.send_meeting(contact.peer, contact.inbox, MeetAgain(contact.peer.incarnation))
                 return
 
     # -- who is there -----------------------------------------------------------------------------------------------
 
     def _greet(self, peer: Peer, hello: Hello) -> None:
-        reason = _misfit(hello)
+        reason = admission.misfit(peer.role, hello)
         if reason:
             logger.warning("refused %s: %s", peer.name, reason)
             self._endpoint.send_meeting(peer, hello.inbox, Refused(reason))
             return
         known = self._endpoint.peer(peer.name)
+        if (known != peer and hello.epoch) or hello.received > self._endpoint.sent_up_to(peer.name):
+            # It goes on with a session that isn't there any more; envelopes of that one may still be on their way.
+            self._endpoint.send_meeting(peer, hello.inbox, MeetAgain(peer.incarnation, forgotten=True))
+            return
         if known is not None and known != peer:
-            self.apply(WorkerLost(peer.name) if known.role is Role.WORKER else ClientGone(peer.name))
+            self._part(known)
         contact = self._contacts.get(peer.name)
         if contact is None:
             contact = self._contacts[peer.name] = _Contact(peer, hello.inbox, self._loop.time())
@@ -303,18 +347,9 @@ class SchedulerService:
                     self._endpoint.probe(contact.peer.name)
             elif now - contact.suspected_at > (self._suspect_grace if is_worker else self._client_grace):
                 logger.warning("%s %s is gone", contact.peer.role.name.lower(), contact.peer.name)
-                self.apply(WorkerLost(contact.peer.name) if is_worker else ClientGone(contact.peer.name))
+                self._part(contact.peer)
 
-
-def _misfit(hello: Hello) -> str:
-    """Why this peer can't take part; empty if it can."""
-    if hello.protocol != PROTOCOL:
-        return (
-            f"it speaks protocol {hello.protocol} and the scheduler {PROTOCOL}; install the same futurebroker on both"
-        )
-    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if hello.python != ours:
-        return (
-            f"it runs Python {hello.python} and the scheduler Python {ours}; pickled code needs the same minor version"
-        )
-    return ""
+    def _part(self, peer: Peer, *, expected: bool = False) -> None:
+        """This peer is gone for good."""
+        self.apply(WorkerLost(peer.name, expected) if peer.role is Role.WORKER else ClientGone(peer.name))
+        self._forget(peer.name)
