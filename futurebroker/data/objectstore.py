@@ -6,33 +6,23 @@ is pinned to it; `doomed` then names its file for the owner of the folder to del
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+import msgspec
 
 from futurebroker.types import Key
 
 
-class StoredValue:
+class StoredValue(msgspec.Struct, eq=False):
     """One value: its bytes, or the path of its file."""
 
-    __slots__ = ("attempt", "data", "freed", "holder", "nbytes", "path", "pins")
-
-    def __init__(
-        self,
-        nbytes: int,
-        data: bytes | None,
-        path: str = "",
-        *,
-        attempt: int = 0,
-        freed: bool = False,
-        holder: str = "",
-    ) -> None:
-        self.nbytes = nbytes
-        self.data = data
-        self.path = path
-        self.attempt = attempt  #: of the task that made it; 0 for what came otherwise
-        self.freed = freed  #: goes with its last pin
-        self.pins = 0  #: how many inputs of local tasks it is
-        self.holder = holder  #: the worker whose file it is; empty: ours
+    nbytes: int
+    data: bytes | None
+    path: str = ""
+    attempt: int = 0  #: of the task that made it; 0 for what came otherwise
+    freed: bool = False  #: goes with its last pin
+    holder: str = ""  #: the worker whose file it is; empty: ours
+    pins: int = 0  #: how many inputs of local tasks it is
 
 
 class ObjectStore:
@@ -64,23 +54,34 @@ class ObjectStore:
 
     def put(self, key: Key, value: StoredValue) -> None:
         """Hold ``value``; one held before under this key goes, and its pins pass over."""
-        before = self._values.get(key)
-        if before is not None:
+        values = self._values
+        if key in values:
+            before = values[key]
             value.pins += before.pins
             self._discard(before)
-        self._values[key] = value
+        values[key] = value
         if not value.holder:
             self.managed += value.nbytes
 
     def free(self, key: Key) -> None:
         """Nobody elsewhere needs it any more; unknown keys are ignored."""
-        value = self._values.get(key)
-        if value is not None:
+        self.free_all((key,))
+
+    def free_all(self, keys: Iterable[Key]) -> None:
+        """As `free` of each."""
+        values = self._values
+        pop = values.pop
+        for key in keys:
+            value = pop(key, None)
+            if value is None:
+                continue
             if value.pins:
                 value.freed = True
-            else:
-                del self._values[key]
+                values[key] = value
+            elif value.path:
                 self._discard(value)
+            else:
+                self.managed -= value.nbytes
 
     def unpin(self, key: Key) -> None:
         """A local task doesn't need it any more."""

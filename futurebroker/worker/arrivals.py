@@ -1,5 +1,7 @@
 """Values on their way into this worker's store: fetched from other workers, sent in pieces, taken over (sans-IO).
 
+What others ask of this store is answered here too.
+
 Of a fetch's holders each is tried once, in order: first its file, where that can be opened on this host, else in pieces
 that the scheduler passes on.
 """
@@ -9,10 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from futurebroker.data.objectstore import StoredValue
+from futurebroker.data.objectstore import ObjectStore, StoredValue
 from futurebroker.protocol.messages import INLINE_LIMIT, AdoptFile, DataPart, DataWanted, Held, Store, StorePart
 from futurebroker.types import Key, WorkerId
-from futurebroker.worker.commands import Instruction, Probe, Probed, TakeFile, Taken, Unlink, WriteFailed, WritePart
+from futurebroker.worker.commands import (
+    Instruction,
+    Probe,
+    Probed,
+    SendPart,
+    TakeFile,
+    Taken,
+    Unlink,
+    WriteFailed,
+    WritePart,
+)
 
 #: bytes asked for at a time, and how many such pieces ahead
 PART_BYTES = 256 * 1024
@@ -255,3 +267,15 @@ class Arrivals:
         self._transfers.clear()
         self._pieces.clear()
         self._taking.clear()
+
+
+def answer(message: DataWanted, store: ObjectStore) -> DataPart | SendPart:
+    """The piece that another worker or a client asks for; what we only use in place isn't ours to give."""
+    value = store.get(message.key)
+    transfer, key, offset, asker = message.transfer, message.key, message.offset, message.asker
+    length = max(0, min(message.length, PART_BYTES))
+    if value is None or value.holder:
+        return DataPart(transfer, key, offset, -1, b"", asker)
+    if value.data is not None:
+        return DataPart(transfer, key, offset, value.nbytes, value.data[offset : offset + length], asker)
+    return SendPart(transfer, key, asker, value.path, offset, length, value.nbytes)

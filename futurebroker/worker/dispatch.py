@@ -9,14 +9,13 @@ of a packet that is being run by asking.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
 
 from futurebroker.data.objectstore import ObjectStore
 from futurebroker.protocol.messages import Held
 from futurebroker.types import Digest, Key
-from futurebroker.worker.packets import PACKET_BYTES, Packet, Task, ValueFile
-from futurebroker.worker.records import ExecutorRecord, PacketRecord, RunState, TaskRecord
+from futurebroker.worker.packets import PACKET_BYTES, Packet, Result, Task, ValueFile
+from futurebroker.worker.records import READY, SENT, WAITING, ExecutorRecord, PacketRecord, ReadyQueue, TaskRecord
 
 #: tasks a packet may have
 PACKET_TASKS = 64
@@ -45,10 +44,10 @@ class Costs:
         self._means: dict[Digest, float] = {}
         self.get = self._means.get
 
-    def observe(self, function: Digest, cost: int) -> None:
-        """A task of ``function`` took ``cost`` microseconds."""
+    def observe(self, function: Digest, cost: float, count: int = 1) -> None:
+        """``count`` tasks of ``function`` took ``cost`` microseconds each."""
         mean = self._means.get(function)
-        self._means[function] = cost if mean is None else mean + (cost - mean) * NEWEST
+        self._means[function] = cost if mean is None else mean + (cost - mean) * (1 - (1 - NEWEST) ** count)
 
 
 class Dispatcher:
@@ -64,8 +63,7 @@ class Dispatcher:
         self.sent: dict[int, TaskRecord] = {}
         #: how many tasks are ready
         self.ready = 0
-        self._heap: list[tuple[int, int, TaskRecord]] = []
-        self._entries = 0
+        self._queue = ReadyQueue()
         self._store = store
         self._dependents = dependents
         self._packets = 0
@@ -73,10 +71,9 @@ class Dispatcher:
 
     def add(self, task: TaskRecord) -> None:
         """``task`` can run."""
-        task.state = RunState.READY
+        task.state = READY
         self.ready += 1
-        self._entries += 1
-        heapq.heappush(self._heap, (task.order, self._entries, task))
+        self._queue.push(task)
 
     def remove(self, task: TaskRecord) -> None:
         """A ready task that won't run; the caller gives it its next state."""
@@ -90,10 +87,8 @@ class Dispatcher:
         self, executors: Iterable[ExecutorRecord], share: int, now: float
     ) -> tuple[ExecutorRecord, Packet] | None:
         """A packet and who gets it; None when nothing is ready or nobody has room."""
-        heap = self._heap
-        while heap and heap[0][2].state is not RunState.READY:
-            heapq.heappop(heap)
-        if not heap:
+        first = self._queue.peek()
+        if first is None:
             return None
         best: ExecutorRecord | None = None
         best_rank = (AHEAD, 0)
@@ -104,61 +99,85 @@ class Dispatcher:
                 best, best_rank = executor, rank
         if best is None:
             return None
-        packet = self._fill(best, best_rank[0] < 0, share, now)
-        return None if packet is None else (best, packet)
+        cost = self.costs.get(first.function)
+        if cost is None or cost > PACKET_TIME:
+            return (best, self._alone(best, first, now)) if best_rank[0] < 0 else None
+        return best, self._fill(best, min(PACKET_TASKS, share), now)
 
     def _may_get_ahead(self, executor: ExecutorRecord, now: float) -> bool:
         return not executor.unknown and executor.expected < AHEAD_TIME and now - executor.heard < SILENCE
 
-    def _fill(self, executor: ExecutorRecord, is_free: bool, share: int, now: float) -> Packet | None:
-        heap = self._heap
-        tasks: list[TaskRecord] = []
-        made: dict[Key, int] = {}
-        parts: list[Task] = []
-        time = size = 0
-        budget = PACKET_TIME
-        limit = min(PACKET_TASKS, share)
-        taken = 0
-        while heap and taken < limit and len(tasks) < PACKET_TASKS:
-            task = heap[0][2]
-            if task.state is not RunState.READY:
-                heapq.heappop(heap)
-                continue
-            cost = self.costs.get(task.function)
-            if cost is None or cost > PACKET_TIME:
-                if tasks or not is_free:
-                    break
-                heapq.heappop(heap)
-                self.ready -= 1
-                self._put(task, -1, tasks, parts, made)
-                break
-            if tasks and time + cost > budget:
-                break
-            task_size = len(task.args) + (_size(task.inputs, self._store) if task.inputs else 0)
-            if tasks and size + task_size > PACKET_FILL:
-                break
-            heapq.heappop(heap)
-            self.ready -= 1
-            taken += 1
-            size += task_size
-            time += int(cost) + 1
-            self._put(task, int(cost) + 1, tasks, parts, made)
-            if self._dependents and task.key in self._dependents:
-                time, size = self._follow(task, tasks, parts, made, time, size)
-        if not tasks:
-            return None
-        return self._record(executor, tasks, parts, now)
+    def _begin(self, executor: ExecutorRecord, now: float) -> PacketRecord:
+        """A packet for ``executor``; what follows is `_put` into it, and at least one task is."""
+        self._packets += 1
+        packet = PacketRecord(self._packets, executor, self._numbers + 1)
+        if not executor.packets:
+            executor.heard = now
+            executor.asked = False
+        executor.packets[packet.number] = packet
+        executor.unread = True
+        return packet
 
-    def _put(
-        self, task: TaskRecord, cost: int, tasks: list[TaskRecord], parts: list[Task], made: dict[Key, int]
-    ) -> None:
-        self._numbers += 1
-        number = task.number = self._numbers
+    def _alone(self, executor: ExecutorRecord, task: TaskRecord, now: float) -> Packet:
+        """A packet of one task that takes long, or nobody knows how long."""
+        packet = self._begin(executor, now)
+        parts: list[Task] = []
+        self._queue.pop()
+        self.ready -= 1
+        self._put(task, -1, packet, parts, {})
+        packet.count = packet.left = 1
+        executor.unknown += 1
+        return Packet(packet.number, parts)
+
+    def _fill(self, executor: ExecutorRecord, limit: int, now: float) -> Packet:
+        """A packet of the short tasks that are next: ``limit`` of them, and what depends only on those."""
+        queue, dependents, put = self._queue, self._dependents, self._put
+        line, in_order = queue.line, not queue.heap
+        packet = self._begin(executor, now)
+        parts: list[Task] = []
+        made: dict[Key, int] = {}
+        function = b""
+        time = size = taken = cost = 0
+        while taken < limit and len(parts) < PACKET_TASKS:
+            task = (line[0] if line else None) if in_order else queue.peek()
+            if task is None:
+                break
+            if task.state is not READY:
+                line.popleft()
+                continue
+            if task.function != function:
+                function = task.function
+                mean = self.costs.get(function)
+                if mean is None or mean > PACKET_TIME:
+                    break
+                cost = int(mean) + 1
+            if parts and time + cost > PACKET_TIME:
+                break
+            size += len(task.args) + (_size(task.inputs, self._store) if task.inputs else 0)
+            if size > PACKET_FILL and parts:
+                break
+            if in_order:
+                line.popleft()
+            else:
+                queue.pop()
+            taken += 1
+            time += cost
+            put(task, cost, packet, parts, made)
+            if dependents and task.key in dependents:
+                time, size = self._follow(task, packet, parts, made, time, size)
+        self.ready -= taken
+        packet.count = packet.left = len(parts)
+        executor.expected += time
+        return Packet(packet.number, parts)
+
+    def _put(self, task: TaskRecord, cost: int, packet: PacketRecord, parts: list[Task], made: dict[Key, int]) -> None:
+        number = self._numbers = self._numbers + 1
+        task.number = number
         task.cost = cost
-        task.state = RunState.SENT
+        task.state = SENT
+        task.packet = packet
         self.sent[number] = task
         inputs = task.inputs
-        tasks.append(task)
         parts.append(Task(number, task.key, task.function, task.args, self._resolve(inputs, made) if inputs else ()))
         if self._dependents:
             made[task.key] = number
@@ -177,16 +196,16 @@ class Dispatcher:
         return tuple(resolved)
 
     def _follow(
-        self, first: TaskRecord, tasks: list[TaskRecord], parts: list[Task], made: dict[Key, int], time: int, size: int
+        self, first: TaskRecord, packet: PacketRecord, parts: list[Task], made: dict[Key, int], time: int, size: int
     ) -> tuple[int, int]:
         """Put what depends only on the packet's tasks behind them, as far as it is short."""
         stack = [first]
-        while stack and len(tasks) < PACKET_TASKS:
+        while stack and len(parts) < PACKET_TASKS:
             for task in self._dependents.get(stack.pop().key, ()):
-                if task.state is not RunState.WAITING:
+                if task.state is not WAITING:
                     continue
                 cost = self.costs.get(task.function)
-                if cost is None or time + cost > PACKET_TIME or len(tasks) >= PACKET_TASKS:
+                if cost is None or time + cost > PACKET_TIME or len(parts) >= PACKET_TASKS:
                     return time, size
                 task_size = len(task.args) + _size(task.inputs, self._store)
                 if size + task_size > PACKET_FILL:
@@ -198,25 +217,9 @@ class Dispatcher:
                     continue
                 time += int(cost) + 1
                 size += task_size
-                self._put(task, int(cost) + 1, tasks, parts, made)
+                self._put(task, int(cost) + 1, packet, parts, made)
                 stack.append(task)
         return time, size
-
-    def _record(self, executor: ExecutorRecord, tasks: list[TaskRecord], parts: list[Task], now: float) -> Packet:
-        self._packets += 1
-        record = PacketRecord(self._packets, executor, tasks, now)
-        if not executor.packets:
-            executor.heard = now
-            executor.asked = False
-        executor.packets[record.number] = record
-        executor.unread = True
-        for task in tasks:
-            task.packet = record
-            if task.cost < 0:
-                executor.unknown += 1
-            else:
-                executor.expected += task.cost
-        return Packet(record.number, parts)
 
     def to_recall(self, executors: Iterable[ExecutorRecord], now: float) -> ExecutorRecord | None:
         """Whose unread packets an idle executor should get; None when nobody is idle or there is nothing worth it."""
@@ -233,7 +236,7 @@ class Dispatcher:
         stalled: list[ExecutorRecord] = []
         look_at: float | None = None
         for executor in executors:
-            several = any(len(packet.tasks) > 1 for packet in executor.packets.values())
+            several = any(packet.count > 1 for packet in executor.packets.values())
             if not several and len(executor.packets) <= executor.threads:
                 continue
             if several and not executor.asked and now - executor.heard >= STALL:
@@ -243,14 +246,25 @@ class Dispatcher:
             look_at = at if look_at is None else min(at, look_at)
         return stalled, look_at
 
+    def take_reported(self, results: list[Result]) -> list[TaskRecord | None]:
+        """The tasks of these results leave their packets; None for an unknown number."""
+        pop = self.sent.pop
+        tasks = [pop(result.number, None) for result in results]
+        for task in tasks:
+            if task is not None:
+                self._leave(task)
+        return tasks
+
     def take_back(self, number: int) -> TaskRecord | None:
-        """The task with this number leaves its packet: reported, handed back or lost. None for an unknown number."""
+        """The task with this number leaves its packet: handed back or lost. None for an unknown number."""
         task = self.sent.pop(number, None)
-        if task is None:
-            return None
+        if task is not None:
+            self._leave(task)
+        return task
+
+    def _leave(self, task: TaskRecord) -> None:
         packet = task.packet
         assert packet is not None
-        task.packet = None
         executor = packet.executor
         if task.cost < 0:
             executor.unknown -= 1
@@ -259,7 +273,6 @@ class Dispatcher:
         packet.left -= 1
         if not packet.left:
             del executor.packets[packet.number]
-        return task
 
 
 def _size(inputs: tuple[bytes | Held, ...], store: ObjectStore) -> int:

@@ -55,7 +55,8 @@ def _check_packets(machine: WorkerMachine) -> None:
         for number, packet in executor.packets.items():
             assert packet.number == number
             assert packet.executor is executor
-            left = [task for task in packet.tasks if task.packet is packet]
+            left = [sent[number] for number in packet.numbers if number in sent]
+            assert all(task.packet is packet for task in left)
             assert len(left) == packet.left > 0, f"packet {number} counts {packet.left} tasks, has {len(left)}"
             inside.update(task.number for task in left)
             expected += sum(task.cost for task in left if task.cost >= 0)

@@ -7,19 +7,20 @@ into what a user sent. Times are monotonic seconds and always given by the calle
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from futurebroker.data.objectstore import ObjectStore, StoredValue
 from futurebroker.protocol import messages
-from futurebroker.protocol.messages import Failure, Held
+from futurebroker.protocol.messages import Finished, Held
 from futurebroker.types import Key, WorkerId
 from futurebroker.worker import commands
-from futurebroker.worker.arrivals import PART_BYTES, PATIENCE, Arrivals
+from futurebroker.worker.arrivals import PATIENCE, Arrivals, answer
+from futurebroker.worker.calls import Calls
 from futurebroker.worker.commands import Event, Instruction
 from futurebroker.worker.dispatch import STALL, Dispatcher
 from futurebroker.worker.packets import Result
-from futurebroker.worker.records import ExecutorRecord, RunState, TaskRecord
+from futurebroker.worker.records import GONE, READY, SENT, WAITING, ExecutorRecord, TaskRecord
 
 
 class WorkerMachine:
@@ -46,8 +47,7 @@ class WorkerMachine:
         self._now = 0.0
         self._new_path = new_path
         self._arrivals = Arrivals(self, self._emit, new_path)
-        self._calls: dict[int, int] = {}
-        self._waiting_calls: list[messages.CallFunction] = []
+        self._calls = Calls(name, self._emit)
         self._drained = False
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -83,37 +83,45 @@ class WorkerMachine:
     # -- messages of the scheduler ----------------------------------------------------------------------------------
 
     def _delivered(self, event: commands.Delivered) -> None:
+        run, run_message = self._run, messages.Run
         for message in event.messages:
-            _MESSAGES[type(message)](self, message)
+            if type(message) is run_message:
+                run(message)
+            else:
+                _MESSAGES[type(message)](self, message)
 
     def _run(self, message: messages.Run) -> None:
+        key, inputs = message.key, message.inputs
+        if (key in self.tasks or self.draining or self.store.get(key) is not None) and not self._wants_run(message):
+            return
+        task = TaskRecord(key, message.attempt, message.function, message.args, inputs, message.order)
+        self.tasks[key] = task
+        if inputs:
+            self._gather(task)
+            if task.missing or task.state is GONE:
+                return
+        self.dispatcher.add(task)
+
+    def _wants_run(self, message: messages.Run) -> bool:
+        """Whether to run what is known already or comes while we drain; what it is newer than has made way then."""
         key = message.key
         known = self.tasks.get(key)
         if known is not None:
             if message.attempt <= known.attempt:
-                return
+                return False
             if known.dropped:
                 del self.tasks[key]  # it is still answered for when it ends
             else:
                 self._silence(known)
         if self.draining:
             self._out.append(messages.GaveBack(key, message.attempt))
-            return
+            return False
         value = self.store.get(key)
         if value is not None:
             if value.attempt >= message.attempt:
-                return
+                return False
             self.store.free(key)  # made by an attempt that was given up: nobody else will free it
-        task = TaskRecord(key, message.attempt, message.function, message.args, message.inputs, message.order)
-        self.tasks[key] = task
-        if message.inputs:
-            self._gather(task)
-            if task.state is RunState.GONE:
-                return
-            if task.missing:
-                return
-        if task.state is RunState.WAITING:
-            self.dispatcher.add(task)
+        return True
 
     def _gather(self, task: TaskRecord) -> None:
         """Pin the inputs that are here, and see that the others come."""
@@ -137,15 +145,13 @@ class WorkerMachine:
         self._wake(self._now + PATIENCE)
 
     def _free(self, message: messages.Free) -> None:
-        free = self.store.free
-        for key in message.keys:
-            free(key)
+        self.store.free_all(message.keys)
 
     def _drop(self, message: messages.Drop) -> None:
         task = self.tasks.get(message.key)
         if task is None or task.attempt != message.attempt:
             return
-        if task.state is RunState.SENT:
+        if task.state is SENT:
             task.dropped = True
             self._unpin(task)
             self._forget_dependents(task.key)
@@ -158,11 +164,12 @@ class WorkerMachine:
             task = self.tasks.get(key)
             if task is None or task.attempt != attempt or task.dropped:
                 continue
-            if task.state is not RunState.SENT:
+            if task.state is not SENT:
                 self._give_back(task)
                 continue
-            executor = task.packet.executor if task.packet is not None else None
-            if executor is not None and len(executor.packets) > executor.threads:
+            assert task.packet is not None
+            executor = task.packet.executor
+            if len(executor.packets) > executor.threads:
                 task.give_back = True  # if it has begun, it runs on and its result is reported
                 recall[executor.number] = None
         for number in recall:
@@ -176,26 +183,6 @@ class WorkerMachine:
             self._out.append(messages.Stored(key, value.nbytes, value.path))
             return
         self._fetch(message.source, kept=True)
-
-    def _call(self, message: messages.CallFunction) -> None:
-        if not self.executors:
-            self._waiting_calls.append(message)
-            return
-        number = next(iter(self.executors))
-        self._calls[message.number] = number
-        self._out.append(commands.CallOut(number, message.number, message.code, message.args))
-
-    def _data_wanted(self, message: messages.DataWanted) -> None:
-        value = self.store.get(message.key)
-        transfer, key, offset, asker = message.transfer, message.key, message.offset, message.asker
-        length = max(0, min(message.length, PART_BYTES))
-        if value is None or value.holder:
-            self._out.append(messages.DataPart(transfer, key, offset, -1, b"", asker))
-        elif value.data is not None:
-            data = value.data[offset : offset + length]
-            self._out.append(messages.DataPart(transfer, key, offset, value.nbytes, data, asker))
-        else:
-            self._out.append(commands.SendPart(transfer, key, asker, value.path, offset, length, value.nbytes))
 
     # -- values -----------------------------------------------------------------------------------------------------
 
@@ -223,7 +210,7 @@ class WorkerMachine:
         if dependents is not None:
             for task in dependents:
                 task.missing -= 1
-                if not task.missing and task.state is RunState.WAITING:
+                if not task.missing and task.state is WAITING:
                     self.dispatcher.add(task)
         if value.freed and not value.pins:
             self.store.free(key)
@@ -256,9 +243,9 @@ class WorkerMachine:
 
     def _remove(self, task: TaskRecord) -> None:
         """Forget a task that isn't in a packet."""
-        if task.state is RunState.READY:
+        if task.state is READY:
             self.dispatcher.remove(task)
-        task.state = RunState.GONE
+        task.state = GONE
         if task.inputs:
             self._unpin(task)
         if self.tasks.get(task.key) is task:
@@ -273,9 +260,9 @@ class WorkerMachine:
 
     def _silence(self, task: TaskRecord) -> None:
         """Nobody expects to hear of ``task`` any more, nor of those that wait for it; what runs runs on, unheard."""
-        if task.silent or task.state is RunState.GONE:
+        if task.silent or task.state is GONE:
             return
-        if task.state is RunState.SENT:
+        if task.state is SENT:
             task.silent = True
             if task.inputs:
                 self._unpin(task)
@@ -295,23 +282,47 @@ class WorkerMachine:
         if executor is not None:
             executor.heard = self._now
             executor.asked = False
-        take_back, observe = self.dispatcher.take_back, self.dispatcher.costs.observe
-        for result in event.results:
-            task = take_back(result.number)
-            if task is None or task.silent:
-                if result.path:
-                    self._out.append(commands.Unlink(result.path))
-                if task is not None:
-                    self._end(task)
-            elif result.value is not None or result.path:
-                observe(task.function, result.cost)
-                self._finished(task, result)
+        costs = self.dispatcher.costs
+        tasks, dependents, put, out = self.tasks, self.dependents, self.store.put, self._out
+        function, cost, count = b"", 0, 0
+        for result, task in zip(event.results, self.dispatcher.take_reported(event.results)):
+            value = result.value
+            if task is None or value is None or task.inputs or task.dropped or task.silent:
+                self._reported_otherwise(task, result)
+                continue
+            # The usual end, in as few steps as it takes.
+            key, attempt, nbytes = task.key, task.attempt, result.nbytes
+            del tasks[key]
+            out.append(Finished(key, attempt, nbytes, result.duration, value, "", result.type))
+            if key in dependents:
+                self._hold(key, StoredValue(nbytes, value, "", attempt))
             else:
-                self._not_finished(task, result)
+                put(key, StoredValue(nbytes, value, "", attempt))
+            if task.function != function:
+                if count:
+                    costs.observe(function, cost / count, count)
+                function, cost, count = task.function, 0, 0
+            cost += result.cost
+            count += 1
+        if count:
+            costs.observe(function, cost / count, count)
+
+    def _reported_otherwise(self, task: TaskRecord | None, result: Result) -> None:
+        """A result of a task with inputs, one that isn't wanted, one in a file, or none."""
+        if task is None or task.silent:
+            if result.path:
+                self._out.append(commands.Unlink(result.path))
+            if task is not None:
+                self._end(task)
+        elif result.value is not None or result.path:
+            self.dispatcher.costs.observe(task.function, result.cost)
+            self._finished(task, result)
+        else:
+            self._not_finished(task, result)
 
     def _end(self, task: TaskRecord) -> None:
         """A task that was in a packet is done with; a dropped one is answered for."""
-        task.state = RunState.GONE
+        task.state = GONE
         if task.inputs:
             self._unpin(task)
         if self.tasks.get(task.key) is task:
@@ -326,8 +337,8 @@ class WorkerMachine:
                 self._out.append(commands.Unlink(result.path))
             return
         key, nbytes, value, path = task.key, result.nbytes, result.value, result.path
-        self._out.append(messages.Finished(key, task.attempt, nbytes, result.duration, value, path, result.type))
-        self._hold(key, StoredValue(nbytes, value, path, attempt=task.attempt))
+        self._out.append(Finished(key, task.attempt, nbytes, result.duration, value, path, result.type))
+        self._hold(key, StoredValue(nbytes, value, path, task.attempt))
 
     def _not_finished(self, task: TaskRecord, result: Result) -> None:
         if result.not_run:
@@ -355,10 +366,10 @@ class WorkerMachine:
         if task.silent or task.dropped:
             self._end(task)
         elif self.draining or task.give_back:
-            task.state = RunState.WAITING
+            task.state = WAITING
             self._give_back(task)
         elif task.missing:
-            task.state = RunState.WAITING
+            task.state = WAITING
         else:
             self.dispatcher.add(task)
 
@@ -366,30 +377,24 @@ class WorkerMachine:
 
     def _executor_ready(self, event: commands.ExecutorReady) -> None:
         self.executors[event.executor] = ExecutorRecord(event.executor, event.threads, self._now)
-        calls, self._waiting_calls = self._waiting_calls, []
-        for message in calls:
-            self._call(message)
+        self._calls.executor_ready(event.executor)
 
     def _executor_ended(self, event: commands.ExecutorEnded) -> None:
         executor = self.executors.pop(event.executor, None)
         if executor is None:
             return
         for packet in list(executor.packets.values()):
-            for task in packet.tasks:
-                if task.packet is not packet:
+            for number in packet.numbers:
+                task = self.dispatcher.take_back(number)
+                if task is None:
                     continue
-                self.dispatcher.take_back(task.number)
-                if task.number not in event.running or task.silent or task.dropped:
+                if number not in event.running or task.silent or task.dropped:
                     self._return(task)
                     continue
                 self._out.append(messages.ExecutorDied(task.key, task.attempt, event.how))
                 self._end(task)
                 self._forget_dependents(task.key)
-        for number in [call for call, where in self._calls.items() if where == event.executor]:
-            del self._calls[number]
-            text = f"the executor that ran the call on worker {self.name} ended with {event.how}"
-            failure = Failure("ExecutorDiedError", text, text, "", self.name)
-            self._out.append(messages.FunctionCalled(number, None, failure))
+        self._calls.executor_ended(event.executor, event.how)
 
     def _recalled(self, event: commands.Recalled) -> None:
         executor = self.executors[event.executor]
@@ -398,20 +403,16 @@ class WorkerMachine:
         for number in event.packets:
             packet = executor.packets.get(number)
             if packet is not None:
-                self._take_back([task.number for task in packet.tasks if task.packet is packet])
+                self._take_back(packet.numbers)
 
     def _rest_returned(self, event: commands.RestReturned) -> None:
         self._take_back(sorted(event.numbers))
 
-    def _take_back(self, numbers: list[int]) -> None:
+    def _take_back(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             task = self.dispatcher.take_back(number)
             if task is not None:
                 self._return(task)
-
-    def _call_ended(self, event: commands.CallEnded) -> None:
-        if self._calls.pop(event.number, None) is not None:
-            self._out.append(messages.FunctionCalled(event.number, event.value, event.failure))
 
     def _dispatch(self) -> None:
         executors = self.executors.values()
@@ -446,7 +447,7 @@ class WorkerMachine:
     def _drain(self, event: commands.Drain) -> None:
         self.draining = True
         for task in list(self.tasks.values()):
-            if task.state in (RunState.WAITING, RunState.READY):
+            if task.state in (WAITING, READY):
                 self._give_back(task)
         for executor in self.executors.values():
             if executor.packets:
@@ -456,7 +457,6 @@ class WorkerMachine:
     def _fresh(self, event: commands.Fresh) -> None:
         self._arrivals.clear()
         self._calls.clear()
-        self._waiting_calls.clear()
         for task in list(self.tasks.values()):
             self._silence(task)
         for key in list(self.store):
@@ -473,9 +473,9 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.StorePart: lambda machine, message: machine._arrivals.store_part(message),
     messages.Replicate: WorkerMachine._replicate,
     messages.AddFunction: lambda machine, m: machine._emit(commands.KeepFunction(m.digest, m.code)),
-    messages.CallFunction: WorkerMachine._call,
+    messages.CallFunction: lambda machine, message: machine._calls.make(message, machine.executors),
     messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason)),
-    messages.DataWanted: WorkerMachine._data_wanted,
+    messages.DataWanted: lambda machine, message: machine._emit(answer(message, machine.store)),
     messages.DataPart: lambda machine, message: machine._arrivals.part(message, machine._now),
 }
 
@@ -486,7 +486,7 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     commands.ExecutorEnded: WorkerMachine._executor_ended,
     commands.Recalled: WorkerMachine._recalled,
     commands.RestReturned: WorkerMachine._rest_returned,
-    commands.CallEnded: WorkerMachine._call_ended,
+    commands.CallEnded: lambda machine, event: machine._calls.ended(event),
     commands.Probed: lambda machine, event: machine._arrivals.probed(event),
     commands.Taken: lambda machine, event: machine._arrivals.taken(event),
     commands.WriteFailed: WorkerMachine._write_failed,

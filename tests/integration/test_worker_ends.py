@@ -110,15 +110,18 @@ def test_every_thread_that_ran_a_task_is_named(tmp_path: Path) -> None:
 def test_leaving_hands_back_what_has_not_begun_and_finishes_what_runs(tmp_path: Path) -> None:
     """A rolling restart loses nothing."""
 
-    def hold(path: str) -> int:
+    def hold(begun: str, path: str) -> int:
+        Path(begun).write_bytes(b"!")
         while not os.path.exists(path):
             time.sleep(0.001)
         return 7
 
     async def scenario(path: str) -> None:
+        os.mkfifo(f"{path}-begun")
         async with working(executors=1) as box:
             for name in "abc":
-                box.submit(name, hold, path)
+                box.submit(name, hold, f"{path}-begun", path)
+            assert await asyncio.to_thread(Path(f"{path}-begun").read_bytes) == b"!"
             box.events.deliver([Leave("restart")])
             await box.until(lambda: len(box.mail) >= 2)
             assert sorted(m.key for m in box.mail if isinstance(m, GaveBack)) == ["b", "c"]

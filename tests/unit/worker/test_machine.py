@@ -156,6 +156,33 @@ def test_an_idle_executor_gets_what_another_has_not_read() -> None:
     assert set(world.machine.tasks) == {task.key for task in world.executors[1].todo} | {"t0"}
 
 
+def test_nothing_is_recalled_again_until_there_is_something_unread() -> None:
+    """An executor may have read all it was given: asking once more after an empty answer would never end."""
+    world = World(executors=2)
+    world.learn()
+    world.deliver(*(run(f"t{i}") for i in range(256)))
+    for _ in range(64):
+        world.step(2)
+    executor = world.executors[1]
+    while executor.unread:
+        executor.todo.extend(executor.unread.popleft().tasks)
+    while world.begin(2) is not None:
+        world.end(2)
+    before = world.said.count(commands.Recall(1))
+    world.pass_time(1.0)
+    world.begin(1)
+    world.end(1)
+    assert world.said.count(commands.Recall(1)) == before == 1
+
+
+def test_the_sequence_holds_between_tasks_in_order_and_others(world: World) -> None:
+    """Most tasks arrive in order and take a shorter way than the others; they mustn't overtake each other."""
+    world.deliver(run("first"))
+    world.deliver(*(run(f"t{order}", order=order) for order in (5, 7, 2, 9, 1)), Drop("t5", 1))
+    keys = [world.step(1)[0].key for _ in range(5)]  # type: ignore[attr-defined]
+    assert keys == ["first", "t1", "t2", "t7", "t9"]
+
+
 def test_the_rest_of_a_stalled_packet_is_asked_for_once_and_runs_elsewhere() -> None:
     """A task expected to be short that takes long must not keep the rest of its packet."""
     world = World(executors=2)
