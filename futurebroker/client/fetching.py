@@ -53,9 +53,11 @@ class Transfer:
     def start(self) -> None:
         """Ask for the first parts."""
         self._channel.routes[self._number] = self.take
-        for _ in range(AHEAD):
-            if self._asked == 0 or self._asked < self._held.nbytes:
-                self._ask()
+        first = range(0, max(1, min(AHEAD * PART, self._held.nbytes)), PART)
+        # Before the first is asked for: its arrival asks on from here, on the I/O thread.
+        self._asked = len(first) * PART
+        for offset in first:
+            self._ask(offset)
         self._channel.flush()
 
     def stop(self) -> None:
@@ -79,11 +81,11 @@ class Transfer:
         if self._came >= part.nbytes:
             self.ended.end()
         elif self._asked < part.nbytes:
-            self._ask()
+            self._asked += PART
+            self._ask(self._asked - PART)
 
-    def _ask(self) -> None:
-        self._channel.put(DataWanted(self._number, self._held.key, self._asked, PART))
-        self._asked += PART
+    def _ask(self, offset: int) -> None:
+        self._channel.put(DataWanted(self._number, self._held.key, offset, PART))
 
     @property
     def progress(self) -> int:
