@@ -8,7 +8,9 @@ deep as they like; not in dict keys nor in attributes of other objects (as in da
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from futurebroker.client.futures import ChunkFuture, Future, Keeper
@@ -23,6 +25,7 @@ from futurebroker.types import Key
 SCALARS: Final = frozenset({int, float, str, bytes, bool, complex, type(None)})
 #: bytes the arguments of one call may have once large ones are taken out
 CALL_LIMIT = 4 * 1024 * 1024
+_INTS: Final = frozenset({int})
 _CONTAINERS: Final = frozenset({list, tuple, set, frozenset, dict})
 
 #: makes data of a large argument: (what it is, its frames, the bytes of these) -> a future of it
@@ -31,6 +34,35 @@ Mover: TypeAlias = Callable[[str, list[Buffer], int], Future[Any]]
 Splitter: TypeAlias = Callable[[ChunkFuture[Any]], Future[Any]]
 
 _dumps = pickle.dumps
+
+#: the pickle of ``((number,), {})`` for 32 bits: what comes before the number, its four bytes, what comes after; in a
+#: third of the time that pickling it takes, and half of the bytes
+_NUMBER = struct.Struct("<3si4s").pack
+_BEFORE: Final = pickle.PROTO + b"\x05" + pickle.BININT
+_AFTER: Final = pickle.TUPLE1 + pickle.EMPTY_DICT + pickle.TUPLE2 + pickle.STOP
+
+
+def pack_scalars(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """The arguments of a call, all of `SCALARS`, as bytes."""
+    if len(args) == 1 and not kwargs and type(args[0]) is int:
+        try:
+            return _NUMBER(_BEFORE, args[0], _AFTER)
+        except struct.error:
+            pass  # more than 32 bits
+    return _dumps((args, kwargs), 5)
+
+
+def pack_column(rows: list[tuple[Any, ...]], kwargs: dict[str, Any]) -> list[bytes] | None:
+    """The arguments of many calls as bytes, one a call; None if they are not all of `SCALARS`."""
+    types = set(map(type, chain.from_iterable(rows)))
+    if not types <= SCALARS or not SCALARS.issuperset(map(type, kwargs.values())):
+        return None
+    if types == _INTS and len(rows[0]) == 1 and not kwargs:
+        try:
+            return [_NUMBER(_BEFORE, number, _AFTER) for (number,) in rows]
+        except struct.error:
+            pass  # one has more than 32 bits
+    return [_dumps((row, kwargs), 5) for row in rows]
 
 
 class Packed:
@@ -126,7 +158,7 @@ def pack(
             if type(value) not in SCALARS:
                 break
         else:
-            data = _dumps((args, kwargs), 5)
+            data = pack_scalars(args, kwargs)
             if len(data) <= INLINE_LIMIT:
                 return Packed(data, None, ())
     references = References(keeper, split)

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from futurebroker.client.futures import KeyState
 from futurebroker.exceptions import MessageTooLargeError
 from futurebroker.protocol.messages import AddFunction, Message, Submit, TaskOptions
 from futurebroker.protocol.serialize import dump_function, name_of
@@ -51,8 +50,21 @@ class Call:
         return cls(digest, code, name, options, salt)
 
 
-#: what the outbox holds of a call: function and options, where its result is told, its arguments, its dependencies
-PreparedCall: TypeAlias = tuple[Call, KeyState, bytes, tuple[Key, ...] | None]
+#: what the outbox holds of a call: function and options, its key, its arguments, its dependencies
+PreparedCall: TypeAlias = tuple[Call, Key, bytes, tuple[Key, ...] | None]
+
+
+class PreparedColumn:
+    """Calls that depend on nothing, ready to be one message: at most `BATCH_MESSAGES` and `BATCH_BYTES` of them."""
+
+    __slots__ = ("arguments", "call", "keys", "size")
+
+    def __init__(self, call: Call, keys: list[Key], arguments: list[bytes], size: int) -> None:
+        self.call = call
+        self.keys = keys
+        self.arguments = arguments
+        #: bytes of all arguments
+        self.size = size
 
 
 def task_options(
@@ -99,7 +111,7 @@ class Coalescer:
         """The scheduler is a new one and knows no function."""
         self._known.clear()
 
-    def send(self, outbox: deque[PreparedCall | Message]) -> int:
+    def send(self, outbox: deque[PreparedCall | PreparedColumn | Message]) -> int:
         """Send what is in ``outbox`` now; returns the bytes of arguments that were sent."""
         total = 0
         size = 0
@@ -114,17 +126,16 @@ class Coalescer:
                 if current is not None:
                     self._send(Submit(current.digest, keys, arguments, dependencies, current.options))
                     current = None
-                self._send(item)  # type: ignore[arg-type]
+                total += self._send_whole(item)  # type: ignore[arg-type]
                 continue
-            call, state, packed, needs = item
+            call, key, packed, needs = item
             if call is not current or size > BATCH_BYTES or len(keys) >= BATCH_MESSAGES:
                 if current is not None:
                     self._send(Submit(current.digest, keys, arguments, dependencies, current.options))
-                if call.digest not in self._known:
-                    self._introduce(call)
+                self._introduce(call)
                 current = call
                 keys, arguments, dependencies, size = [], [], None, 0
-            keys.append(state.key)
+            keys.append(key)
             arguments.append(packed)
             size += len(packed)
             total += len(packed)
@@ -138,6 +149,16 @@ class Coalescer:
             self._send(Submit(current.digest, keys, arguments, dependencies, current.options))
         return total
 
+    def _send_whole(self, item: PreparedColumn | Message) -> int:
+        if not isinstance(item, PreparedColumn):
+            self._send(item)
+            return 0
+        call = item.call
+        self._introduce(call)
+        self._send(Submit(call.digest, item.keys, item.arguments, None, call.options))
+        return item.size
+
     def _introduce(self, call: Call) -> None:
-        self._known.add(call.digest)
-        self._send(AddFunction(call.digest, call.name, call.code))
+        if call.digest not in self._known:
+            self._known.add(call.digest)
+            self._send(AddFunction(call.digest, call.name, call.code))

@@ -1,10 +1,4 @@
-"""A client's half of its talk with the scheduler: what user threads buffer, and what its I/O thread sends and takes in.
-
-User threads append to `Connection.outbox` (calls and messages, in order) and to `Connection.dropped` (states of futures
-that are gone), and wake the I/O thread only when it isn't awake already. While work keeps coming it stays awake and
-looks every `LINGER` seconds, so a burst of calls leaves in few messages and wakes nobody; who waits flushes at once.
-Lock-free appends, and one lock for the states that is taken once for many keys, are what makes a call cheap.
-"""
+"""A client's half of its talk with the scheduler: it joins, sends what user threads want, and takes in what comes."""
 
 from __future__ import annotations
 
@@ -12,61 +6,29 @@ import asyncio
 import copy
 import logging
 import sys
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from futurebroker.client import fetching
-from futurebroker.client.calls import Coalescer, PreparedCall
-from futurebroker.client.futures import CANCELLED, ERROR, FINISHED, LOST, PENDING, UNOPENED, KeyState
-from futurebroker.client.intake import Intake
+from futurebroker.client.futures import KeyState
+from futurebroker.client.ledger import Ledger
+from futurebroker.client.outbox import Outbox
 from futurebroker.client.replies import Replies, introduce
-from futurebroker.client.threads import CallbackThread, CallWhenSettled, LoopThread
-from futurebroker.client.waiters import Waiter, post
+from futurebroker.client.threads import LoopThread
 from futurebroker.config import hide_password
-from futurebroker.exceptions import (
-    CancelledError,
-    ClientClosedError,
-    DataLostError,
-    DuplicateKeyError,
-    FuturebrokerError,
-    IntakeError,
-    RefusedError,
-)
+from futurebroker.exceptions import CancelledError, ClientClosedError, FuturebrokerError, RefusedError
 from futurebroker.protocol.member import Member
-from futurebroker.protocol.messages import (
-    Answer,
-    Ask,
-    Cancel,
-    DataPart,
-    Failure,
-    Held,
-    KeyCancelled,
-    KeyErred,
-    KeyFinished,
-    KeyLost,
-    Message,
-    RanOnWorkers,
-    Release,
-    Retry,
-    Welcome,
-)
-from futurebroker.types import Key, Role
+from futurebroker.protocol.messages import Answer, Ask, DataPart, Held, Message, RanOnWorkers, Welcome
+from futurebroker.types import Role
 
 logger = logging.getLogger("futurebroker.client")
 
-#: seconds the I/O thread stays awake after it had something to send
-LINGER = 0.001
-#: seconds that releases may wait for something to leave with
-RELEASE_DELAY = 0.01
 #: bytes of data on their way to the scheduler at a time
 STREAM_WINDOW = 8 * 1024 * 1024
 
 
-class Connection:
-    """See the top of this file.
+class Connection(Ledger):
+    """The keys of one client, and its place in the cluster.
 
     Args:
         asynchronous: whether methods that wait return awaitables.
@@ -86,32 +48,19 @@ class Connection:
         heartbeat: float,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        super().__init__(name, patience)
         self.name = name
         self.url = url
         self.asynchronous = asynchronous
-        self.lock = threading.RLock()
-        self.states: dict[Key, KeyState] = {}
-        self.outbox: deque[PreparedCall | Message] = deque()
-        self.dropped: deque[KeyState] = deque()
         self.routes: dict[int, Callable[[DataPart], None]] = {}
-        self.intake = Intake(self.lock, patience)
         #: seconds between a heartbeat and its answer, as of the last one
         self.round_trip: float | None = None
         #: why nothing can be sent any more
         self.ended: Exception | None = None
-        self.callbacks = CallbackThread(f"futurebroker-callbacks-{name}")
         self._heartbeat = heartbeat
-        #: whether the I/O thread will look at the outbox by itself
-        self.awake = False
-        self._posted = False
-        self._lingering: asyncio.TimerHandle | None = None
         self._beating: asyncio.TimerHandle | None = None
         self._welcomed = False
-        self._noticed = False
-        #: by key, how many of our own cancellations the scheduler has yet to confirm
-        self._echoes: dict[Key, int] = {}
         self._replies = Replies()
-        self._sent_here = 0.0
         self._io = LoopThread(f"futurebroker-client-{name}", loop)
         self._loop = self._io.loop
         self._member = Member(
@@ -125,7 +74,7 @@ class Connection:
             info=introduce,
             on_blocked=self.intake.block,
         )
-        self._coalescer = Coalescer(self._member.send)
+        self.outbox = Outbox(self, self._member, self._io)
 
     # -- opening and closing ----------------------------------------------------------------------------------------
 
@@ -156,10 +105,9 @@ class Connection:
         self.callbacks.stop()
 
     async def _close(self) -> None:
-        for timer in (self._lingering, self._beating):
-            if timer is not None:
-                timer.cancel()
-        self._send()
+        if self._beating is not None:
+            self._beating.cancel()
+        self.outbox.stop()
         await self._member.close("the client was closed")
 
     def check_open(self) -> None:
@@ -167,104 +115,19 @@ class Connection:
         if self.ended is not None:
             raise copy.copy(self.ended)  # a copy, so that tracebacks don't grow
 
-    # -- from user threads to the I/O thread -------------------------------------------------------------------------
+    # -- from user threads -------------------------------------------------------------------------------------------
 
     def put(self, message: Message) -> None:
-        """Send ``message`` after all that was put before."""
-        self.outbox.append(message)
-        if not self.awake:
-            self.wake()
-
-    def notice(self) -> None:
-        """Have the I/O thread look at `dropped` in a while. Takes no lock, for `Future.__del__`."""
-        if not self._noticed:
-            self._noticed = True
-            post(self._loop, self._notice)
-
-    def _notice(self) -> None:
-        self._loop.call_later(RELEASE_DELAY, self._release_later)
-
-    def _release_later(self) -> None:
-        # In this order: who drops a future after this is noticed again.
-        self._noticed = False
-        self._drain()
-
-    def wake(self) -> None:
-        """Send what the outbox holds: the first after a pause at once and here, further ones by the I/O thread."""
-        if not self.awake and not self._send_here():
-            self.awake = True
-            self._posted = True
-            post(self._loop, self._drain)
-
-    def _send_here(self) -> bool:
-        """Send from this thread while the I/O thread sleeps; False when it doesn't, or a burst is under way."""
-        turn = self._io.turn
-        now = time.monotonic()
-        if turn is None or now - self._sent_here < LINGER or not turn.acquire(False):
-            return False
-        try:
-            self._sent_here = now
-            self._send()
-            self._member.flush()
-        finally:
-            turn.release()
-        return True
+        """See `Outbox.put`."""
+        self.outbox.put(message)
 
     def flush(self) -> None:
-        """Have the I/O thread look now: somebody waits."""
-        if self.outbox and not self._posted:
-            self._posted = True
-            post(self._loop, self._drain)
+        """See `Outbox.flush`."""
+        self.outbox.flush()
 
-    def _drain(self) -> None:
-        self._posted = False
-        if self._send():
-            self._member.flush()
-            if self._lingering is None:
-                self._lingering = self._loop.call_later(LINGER, self._linger)
-            return
-        if self._lingering is not None:
-            return
-        # In this order: who appends after the check finds that we sleep, and wakes us.
-        self.awake = False
-        if self.outbox:
-            self.awake = True
-            self._lingering = self._loop.call_later(LINGER, self._linger)
-
-    def _linger(self) -> None:
-        self._lingering = None
-        self._drain()
-
-    def _send(self) -> bool:
-        """Hand all that waits to the member; False when nothing did."""
-        if self.dropped:
-            self._release_dropped()
-        if not self.outbox:
-            return False
-        self.intake.bytes += self._coalescer.send(self.outbox)
-        return True
-
-    def _release_dropped(self) -> None:
-        gone: list[Key] = []
-        dropped = self.dropped
-        states = self.states
-        with self.lock:
-            while dropped:
-                state = dropped.popleft()
-                state.refs -= 1
-                if state.refs:
-                    continue
-                if states.get(state.key) is state:
-                    del states[state.key]
-                    gone.append(state.key)
-                if state.status is PENDING or state.status is LOST:
-                    state.cause = CancelledError(f"{state.key} was released before it was done")
-                    self._settle(state, CANCELLED)
-                # Gives up the data made of its arguments; that appends to what this loop works off.
-                state.inputs = ()
-            if gone:
-                # With the lock held: who submits the same key again comes after this.
-                self.outbox.append(Release(gone))
+    def notice(self) -> None:
+        """See `Outbox.notice`."""
+        self.outbox.notice()
 
     async def stream(self, messages: Iterator[Message], blocking: bool) -> None:
         """Send ``messages`` no faster than the scheduler takes them, after all that was put before."""
@@ -274,7 +137,7 @@ class Connection:
             await self._io.run_async(self._stream(messages))
 
     async def _stream(self, messages: Iterator[Message]) -> None:
-        self._send()
+        self.outbox.send()
         for message in messages:
             self.check_open()
             self._member.send(message)
@@ -304,103 +167,13 @@ class Connection:
         """Block until the scheduler takes the call counted as ``number``; see `Intake.wait`."""
         self.intake.wait(number, self.flush, self.check_open)
 
-    # -- states ------------------------------------------------------------------------------------------------------
-
-    def watch(self, states: list[KeyState], waiter: Waiter) -> int:
-        """Tell ``waiter`` of each of ``states``, at once of those that are settled; how many are not."""
-        pending = 0
-        single = (waiter,)
-        with self.lock:
-            for state in states:
-                status = state.status
-                if status is not PENDING and status is not LOST:
-                    waiter.ready(state)
-                else:
-                    pending += 1
-                    state.waiters = single if state.waiters is None else state.waiters + single
-        if pending:
-            self.flush()
-        return pending
-
-    def unwatch(self, states: list[KeyState], waiter: Waiter) -> None:
-        """Don't tell ``waiter`` any more."""
-        with self.lock:
-            for state in states:
-                if state.waiters is not None:
-                    state.waiters = tuple(other for other in state.waiters if other is not waiter) or None
-
-    def call_back(self, states: list[KeyState], call: Callable[[], object]) -> None:
-        """Run ``call`` on the callback thread once all ``states`` are settled."""
-        self.callbacks.start()
-        self.watch(states, CallWhenSettled(len(states), call, self.callbacks))
-
-    def cancel(self, states: list[KeyState], force: bool, reason: str) -> None:
-        """Cancel keys here at once, and at the scheduler."""
-        with self.lock:
-            self.check_open()
-            keys = []
-            for state in states:
-                if state.status is CANCELLED:
-                    continue
-                keys.append(state.key)
-                self._echoes[state.key] = self._echoes.get(state.key, 0) + 1
-                text = f"{state.key} was cancelled" + (f": {reason}" if reason else "")
-                self._reopen(state)
-                state.cause = CancelledError(text)
-                self._settle(state, CANCELLED)
-            if force:
-                keys = [state.key for state in states]
-            if keys:
-                self.put(Cancel(keys, force, reason))
-
-    def retry(self, states: list[KeyState]) -> None:
-        """Run failed keys again; others are left as they are."""
-        with self.lock:
-            self.check_open()
-            failed = [state for state in states if state.status is ERROR]
-            for state in failed:
-                self._reopen(state)
-                state.status = PENDING
-            if failed:
-                self.put(Retry([state.key for state in failed]))
-
-    def renew(self, state: KeyState) -> None:
-        """Have a key that was refused pending again: it is sent in another way."""
-        with self.lock:
-            self._reopen(state)
-            state.status = PENDING
-            self.states[state.key] = state
-
     async def fetch(self, state: KeyState, held: Held, blocking: bool) -> Any:
         """See `fetching.fetch`."""
         return await fetching.fetch(self, state, held, blocking)
 
-    def _reopen(self, state: KeyState) -> None:
-        state.cause = None
-        state.value = None
-        state.held = None
-        state.result = UNOPENED
-
-    def _settle(self, state: KeyState, status: Any) -> None:
-        """The end of a key, for now; the lock is held."""
-        state.status = status
-        if state.size >= 0:
-            self.intake.bytes -= state.size
-            self.intake.settled += 1
-            state.size = -1
-        waiters = state.waiters
-        if waiters is not None:
-            state.waiters = None
-            for waiter in waiters:
-                waiter.ready(state)
-
     def fail(self, error: Exception) -> None:
         """Settle all that is pending with ``error``, and answer all questions with it."""
-        with self.lock:
-            for state in list(self.states.values()):
-                if state.status is PENDING or state.status is LOST:
-                    state.cause = error
-                    self._settle(state, CANCELLED if isinstance(error, CancelledError) else ERROR)
+        self.fail_pending(error)
         self._replies.fail(ClientClosedError(str(error)) if isinstance(error, CancelledError) else error)
         self.intake.tell(self.ended is not None)
 
@@ -408,32 +181,11 @@ class Connection:
 
     def deliver(self, messages: list[Any]) -> None:
         """See `MemberEvents.deliver`."""
-        states = self.states
-        with self.lock:
-            for message in messages:
-                if type(message) is KeyFinished:
-                    state = states.get(message.key)
-                    if state is None or state.status is CANCELLED:
-                        continue
-                    if state.result is UNOPENED:
-                        state.value = message.value
-                        state.held = message.held
-                        state.type = message.type
-                    state.cause = None
-                    self._settle(state, FINISHED)
-                else:
-                    self._take(message)
-        self.intake.tell(False)
+        self.take(messages)
 
-    def _take(self, message: Any) -> None:
-        if isinstance(message, KeyErred):
-            self._end(message.key, ERROR, message.failure)
-        elif isinstance(message, KeyCancelled):
-            if not self._is_echo(message.key):
-                self._end(message.key, *_meaning(message))
-        elif isinstance(message, KeyLost):
-            self._lose(self.states.get(message.key))
-        elif isinstance(message, Answer):
+    def answered(self, message: Any) -> None:
+        """See `Ledger.answered`."""
+        if isinstance(message, Answer):
             error = FuturebrokerError(message.error) if message.error else None
             self._replies.answer(message.number, message.value, error)
         elif isinstance(message, RanOnWorkers):
@@ -442,28 +194,6 @@ class Connection:
             route = self.routes.get(message.transfer)
             if route is not None:
                 route(message)
-
-    def _is_echo(self, key: Key) -> bool:
-        """Whether this answers a cancellation of ours; the key may mean a new task by now, which must not suffer."""
-        due = self._echoes.pop(key, 0)
-        if due > 1:
-            self._echoes[key] = due - 1
-        return due > 0
-
-    def _lose(self, state: KeyState | None) -> None:
-        """A key is computed again: its result was lost, or it failed and is retried. Results opened here stay."""
-        if state is None or state.result is not UNOPENED:
-            return
-        if state.status is FINISHED or state.status is ERROR:
-            state.status = LOST if state.status is FINISHED else PENDING
-            self._reopen(state)
-
-    def _end(self, key: Key, status: Any, cause: Failure | Exception) -> None:
-        state = self.states.get(key)
-        if state is not None and state.status is not CANCELLED:
-            self._reopen(state)
-            state.cause = cause
-            self._settle(state, status)
 
     def welcomed(self, welcome: Welcome, fresh: bool) -> None:
         """See `MemberEvents.welcomed`."""
@@ -477,13 +207,8 @@ class Connection:
     def _start_over(self) -> None:
         """Another scheduler answers, which knows nothing of us: what the former one had is gone."""
         logger.warning("the scheduler at %s was restarted; what was pending is lost", hide_password(self.url))
-        self._coalescer.forget()
-        with self.lock:
-            self.outbox.clear()
-            self._echoes.clear()
-            for state in list(self.states.values()):
-                if state.status is FINISHED and state.held is not None and state.result is UNOPENED:
-                    self._end(state.key, CANCELLED, DataLostError(f"{state.key} went with the former scheduler"))
+        self.outbox.forget()
+        self.forget_remote()
         self.fail(CancelledError("the scheduler was restarted and doesn't know this task; submit it again"))
 
     def _beat(self) -> None:
@@ -506,15 +231,3 @@ class Connection:
         if self.ended is None:
             self.ended = error
         self.fail(error)
-
-
-def _meaning(message: KeyCancelled) -> tuple[Any, Exception]:
-    """The status and the error that a cancellation by the scheduler stands for."""
-    because = f": {message.reason}" if message.reason else ""
-    if message.kind == "lost":
-        return CANCELLED, DataLostError(f"the data of {message.key} is lost{because}")
-    if message.kind == "duplicate":
-        return ERROR, DuplicateKeyError(f"{message.key}{because}")
-    if message.kind == "rejected":
-        return ERROR, IntakeError(f"the scheduler did not take {message.key}{because}")
-    return CANCELLED, CancelledError(f"{message.key} was cancelled{because}")

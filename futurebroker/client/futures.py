@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import html
+import pickle
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, TypeVar
+
+import msgspec
 
 from futurebroker.client.waiters import Countdown, Waiter, pause, run_blocking
 from futurebroker.exceptions import CancelledError, ResultError
@@ -33,6 +36,10 @@ T = TypeVar("T")
 
 #: result of a state whose bytes nobody has opened yet
 UNOPENED: Final = object()
+#: what every pickle begins with
+_PICKLED: Final = pickle.PROTO[0]
+
+_loads = pickle.loads
 
 
 class Keeper(Protocol):
@@ -40,6 +47,7 @@ class Keeper(Protocol):
 
     asynchronous: bool
     dropped: deque[KeyState]
+    noticed: bool
 
     @property
     def lock(self) -> Any: ...
@@ -55,43 +63,28 @@ class Keeper(Protocol):
     def fetch(self, state: KeyState, held: Held, blocking: bool) -> Any: ...
 
 
-class KeyState:
-    """What one client knows of one key. ``refs`` counts the futures of it that are alive."""
+class KeyState(msgspec.Struct, eq=False):
+    """What one client knows of one key; a struct, because these are made by the hundred thousand."""
 
-    __slots__ = (
-        "cause",
-        "held",
-        "inputs",
-        "keeper",
-        "key",
-        "refs",
-        "result",
-        "size",
-        "status",
-        "type",
-        "value",
-        "waiters",
-    )
-
-    def __init__(self, key: Key, keeper: Keeper, size: int) -> None:
-        self.key = key
-        self.keeper = keeper
-        self.status = PENDING
-        self.refs = 1
-        #: bytes of its arguments, counted against what the scheduler takes; -1 once settled
-        self.size = size
-        #: who is told when it is settled
-        self.waiters: tuple[Waiter, ...] | None = None
-        #: the result as it came, until somebody asks for it
-        self.value: bytes | None = None
-        self.held: Held | None = None
-        self.result: Any = UNOPENED
-        #: why it failed or was cancelled
-        self.cause: Failure | BaseException | None = None
-        #: name of the result's type
-        self.type = ""
-        #: futures of data that the client made of large arguments: without it the task could not be run again
-        self.inputs: tuple[Future[Any], ...] = ()
+    key: Key
+    keeper: Keeper
+    #: bytes of its arguments, counted against what the scheduler takes; -1 once settled
+    size: int
+    status: FutureState = PENDING
+    #: how many futures of it are alive
+    refs: int = 1
+    #: who is told when it is settled
+    waiters: tuple[Waiter, ...] | None = None
+    #: the result as it came, until somebody asks for it
+    value: bytes | None = None
+    held: Held | None = None
+    result: Any = UNOPENED
+    #: why it failed or was cancelled
+    cause: Failure | BaseException | None = None
+    #: name of the result's type; empty as long as it isn't known, and for good if the key was only asked for
+    type: str = ""
+    #: futures of data that the client made of large arguments: without it the task could not be run again
+    inputs: tuple[Future[Any], ...] = ()
 
     def error(self) -> BaseException:
         """A new exception that says why this failed; one a call, so that tracebacks don't grow from raise to raise."""
@@ -101,17 +94,15 @@ class KeyState:
         return CancelledError(f"{self.key} was cancelled") if cause is None else copy.copy(cause)
 
 
-def open_value(state: KeyState) -> Any:
-    """The result of a finished state whose value came inline.
+def open_value(state: KeyState, value: bytes) -> Any:
+    """The result of a finished state whose ``value`` came inline.
 
     Raises:
         ResultError: it can't be opened here; the message says why.
     """
-    value = state.value
-    if value is None:
-        return state.result
     try:
-        result = loads_writable(value)
+        # Nearly all are one plain pickle, which begins with this byte.
+        result = _loads(value) if value[0] == _PICKLED else loads_writable(value)
     except Exception as error:
         raise unopened(state.key, error) from error
     state.result = result
@@ -132,12 +123,15 @@ async def outcome(state: KeyState, blocking: bool) -> Any:
                 await settle([state], blocking)
                 continue
             raise state.error()
-        if state.result is not UNOPENED:
-            return state.result
-        if state.value is not None:
-            return open_value(state)
-        held = state.held
+        # Each is read once: who cancels the key meanwhile takes it away.
+        result, value, held = state.result, state.value, state.held
+        if result is not UNOPENED:
+            return result
+        if value is not None:
+            return open_value(state, value)
         if held is None:
+            if state.status is not FINISHED or state.result is not UNOPENED or state.value is not None:
+                continue
             raise ResultError(f"the result of {state.key} was not sent")
         result = await state.keeper.fetch(state, held, blocking)
         if result is not UNOPENED:
@@ -259,7 +253,7 @@ class Future(Generic[T]):
 
     @property
     def type(self) -> str | None:
-        """Name of the result's type; None before it is known."""
+        """Name of the result's type; None before it is known, and of a result that somebody else had computed."""
         return self._state.type or None
 
     def release(self) -> None:
@@ -268,7 +262,8 @@ class Future(Generic[T]):
             self._held = False
             keeper = self._state.keeper
             keeper.dropped.append(self._state)
-            keeper.notice()
+            if not keeper.noticed:
+                keeper.notice()
 
     def retry(self) -> None:
         """Run a failed task again, from the task that failed first."""
@@ -280,9 +275,11 @@ class Future(Generic[T]):
         # Appends and at most asks to be noticed: no lock may be taken here.
         if self._held:
             try:
-                keeper = self._state.keeper
-                keeper.dropped.append(self._state)
-                keeper.notice()
+                state = self._state
+                keeper = state.keeper
+                keeper.dropped.append(state)
+                if not keeper.noticed:
+                    keeper.notice()
             except (AttributeError, TypeError):
                 return  # the interpreter is half gone
 
@@ -369,6 +366,7 @@ class _Nobody:
     """The keeper of futures that were pickled: it refuses everything, with the way out."""
 
     asynchronous = False
+    noticed = True
 
     def __init__(self) -> None:
         self.dropped: deque[KeyState] = deque(maxlen=0)

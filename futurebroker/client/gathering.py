@@ -17,6 +17,7 @@ from futurebroker.client.futures import (
     Keeper,
     KeyState,
     ensure_future,
+    open_value,
     outcome,
     settle,
 )
@@ -33,42 +34,50 @@ async def gather(keeper: Keeper, futures: Any, errors: str, blocking: bool) -> A
         raise ValueError(f"errors= takes 'raise' or 'skip', got {errors!r}")
     if isinstance(futures, Iterator):
         futures = list(futures)
-    found = list(futures_in(futures))
-    for future in found:
-        if future._state.keeper is not keeper:
-            raise ValueError(f"{future!r} belongs to another client; gather it there")
-    states = list({id(future._state): future._state for future in found}.values())
-    await _settled(states, errors == "raise", blocking)
     if type(futures) is list and _FUTURES.issuperset(map(type, futures)):
-        results = [await _result(future, errors, blocking) for future in futures]
-        return results if errors == "raise" else [result for result in results if result is not _SKIPPED]
-    opened = {id(future): await _result(future, errors, blocking) for future in found}
-    result = _rebuild(futures, opened)
+        return await _gather_list(keeper, futures, errors == "raise", blocking)
+    found = list(futures_in(futures))
+    results = await _gather_list(keeper, found, errors == "raise", blocking, _SKIPPED)
+    result = _rebuild(futures, {id(future): result for future, result in zip(found, results)})
     return None if result is _SKIPPED else result
 
 
-async def _settled(states: list[KeyState], eager: bool, blocking: bool) -> None:
-    """Wait for all; with ``eager`` raise as soon as one has failed or was cancelled."""
-    while True:
-        waiting = [state for state in states if state.status is PENDING or state.status is LOST]
-        if eager and len(waiting) < len(states):
-            for state in states:
+async def _gather_list(
+    keeper: Keeper, futures: list[Future[Any]], strict: bool, blocking: bool, instead: Any = None
+) -> list[Any]:
+    """The results of ``futures``. Unless ``strict``, those that failed are left out, or are ``instead`` if given."""
+    states = [future._state for future in futures]
+    for future, state in zip(futures, states):
+        if state.keeper is not keeper:
+            raise ValueError(f"{future!r} belongs to another client; gather it there")
+    await _settled(states, strict, blocking)
+    results: list[Any] = []
+    for future, state in zip(futures, states):
+        # Each is read once: who cancels the key meanwhile takes it away.
+        result, value = state.result, state.value
+        if state.status is FINISHED and result is UNOPENED and value is not None:
+            result = open_value(state, value)
+        elif state.status is not FINISHED or result is UNOPENED:
+            if not strict and (state.status is ERROR or state.status is CANCELLED):
+                if instead is not None:
+                    results.append(instead)
+                continue
+            result = await outcome(state, blocking)
+        results.append(future._pick(result) if type(future) is ChunkFuture else result)
+    return results
+
+
+async def _settled(states: list[KeyState], strict: bool, blocking: bool) -> None:
+    """Wait for all; if ``strict``, raise as soon as one has failed or was cancelled."""
+    while unfinished := [state for state in states if state.status is not FINISHED]:
+        waiting = [state for state in unfinished if state.status is PENDING or state.status is LOST]
+        if strict and len(waiting) < len(unfinished):
+            for state in unfinished:
                 if state.status is ERROR or state.status is CANCELLED:
                     raise state.error()
         if not waiting:
             return
-        await settle(waiting, blocking, eager=eager)
-
-
-async def _result(future: Future[Any], errors: str, blocking: bool) -> Any:
-    state = future._state
-    if state.result is not UNOPENED and state.status is FINISHED:
-        return future._pick(state.result)
-    if errors == "raise":
-        return future._pick(await outcome(state, blocking))
-    if state.status is ERROR or state.status is CANCELLED:
-        return _SKIPPED
-    return future._pick(await outcome(state, blocking))
+        await settle(waiting, blocking, eager=strict)
 
 
 def _is_container(value: Any) -> bool:

@@ -51,6 +51,15 @@ class Intake:
         """Whether the scheduler takes the call counted as ``number``."""
         return number - self.settled <= self.max_tasks and self.bytes <= self.max_bytes
 
+    def take(self, count: int) -> list[int] | None:
+        """Numbers for so many calls, all at once; None if the scheduler doesn't take them all now."""
+        numbers = list(itertools.islice(self.counter, count))
+        if self.has_room(numbers[-1]):
+            return numbers
+        with self._lock:
+            self.settled += count  # these won't be sent
+        return None
+
     def wait(self, number: int, flush: Callable[[], None], check: Callable[[], None]) -> None:
         """Block until there is room for the call counted as ``number``.
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TextIO
 
 from futurebroker.client.futures import FINISHED, KeyState
@@ -30,10 +30,11 @@ class Tally:
         self.all_done = Countdown(len(states))
         self.began = time.monotonic()
 
-    def ready(self, settled: KeyState) -> None:
+    def ready(self, settled: Sequence[KeyState]) -> None:
         """See `Waiter.ready`."""
-        counts = self.finished if settled.status is FINISHED else self.failed
-        counts[name_in(settled.key)] += 1
+        for state in settled:
+            counts = self.finished if state.status is FINISHED else self.failed
+            counts[name_in(state.key)] += 1
         self.all_done.ready(settled)
 
     @property

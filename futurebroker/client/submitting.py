@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import getitem
 from typing import Any, Final
 
-from futurebroker.client.arguments import SCALARS, Packed, pack
-from futurebroker.client.calls import Call
+from futurebroker.client.arguments import SCALARS, Packed, pack, pack_column, pack_scalars
+from futurebroker.client.calls import Call, PreparedColumn
 from futurebroker.client.connection import Connection
 from futurebroker.client.data import DataSender
 from futurebroker.client.futures import CANCELLED, ChunkFuture, Future, KeyState
 from futurebroker.protocol.chunks import chunked
 from futurebroker.protocol.messages import INLINE_LIMIT, TaskOptions
 from futurebroker.protocol.serialize import name_of
+from futurebroker.protocol.wire import BATCH_BYTES, BATCH_MESSAGES
 from futurebroker.types import Key
 
 #: bytes above which what all calls of a `map` share is sent once
 SHARED_LIMIT = 4 * 1024
+#: calls of the first block of a `map`; each further one is twice as large, up to a message
+FIRST_BLOCK = 16
 _ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
-
-_dumps = pickle.dumps
 
 
 def new_salt() -> str:
@@ -53,7 +53,7 @@ class Submitter:
             self._last = (function, call)
         if kwargs or not SCALARS.issuperset(map(type, args)):
             return self._start(call, self._pack(call, args, kwargs))
-        data = _dumps((args, kwargs), 5)
+        data = pack_scalars(args, kwargs)
         if len(data) > INLINE_LIMIT:
             return self._start(call, self._pack(call, args, kwargs))
         if connection.ended is not None:
@@ -65,9 +65,10 @@ class Submitter:
         key = f"{call.prefix}{number}"
         state = KeyState(key, connection, len(data))
         connection.states[key] = state
-        connection.outbox.append((call, state, data, None))
-        if not connection.awake:
-            connection.wake()
+        outbox = connection.outbox
+        outbox.items.append((call, key, data, None))
+        if not outbox.awake:
+            outbox.wake()
         return Future(state)
 
     def submit_with(
@@ -123,13 +124,44 @@ class Submitter:
             return self._map_chunks(call, rows, kwargs, pure, chunksize)
         call = Call.of(function, options, self._salt, name)
         if keys is None and not pure:
-            return [self._start(call, self._pack(call, row, kwargs)) for row in rows]
+            return self._map_columns(call, rows, kwargs)
         if keys is None:
             return [self._start_named(call, row, kwargs, None, pure) for row in rows]
         all_rows = list(rows)
         if len(keys) != len(all_rows):
             raise ValueError(f"key= has {len(keys)} keys for {len(all_rows)} calls")
         return [self._start_named(call, row, kwargs, one, pure) for row, one in zip(all_rows, keys)]
+
+    def _map_columns(self, call: Call, rows: Iterator[tuple[Any, ...]], kwargs: dict[str, Any]) -> list[Future[Any]]:
+        """Calls in blocks, so that what one call costs is a few steps of loops; the first blocks are small."""
+        futures: list[Future[Any]] = []
+        size = FIRST_BLOCK
+        while block := list(islice(rows, size)):
+            column = pack_column(block, kwargs)
+            started = None if column is None else self._start_column(call, column)
+            futures += started or [self._start(call, self._pack(call, row, kwargs)) for row in block]
+            size = min(size * 2, BATCH_MESSAGES)
+        return futures
+
+    def _start_column(self, call: Call, column: list[bytes]) -> list[Future[Any]] | None:
+        """Start calls that depend on nothing; None if they are too large for one message, or there is no room."""
+        connection = self._connection
+        if connection.ended is not None:
+            connection.check_open()
+        sizes = list(map(len, column))
+        total = sum(sizes)
+        numbers = connection.intake.take(len(column)) if total <= BATCH_BYTES else None
+        if numbers is None:
+            return None
+        prefix = call.prefix
+        keys = [f"{prefix}{number}" for number in numbers]
+        states = [KeyState(key, connection, size) for key, size in zip(keys, sizes)]
+        connection.states.update(zip(keys, states))
+        outbox = connection.outbox
+        outbox.items.append(PreparedColumn(call, keys, column, total))
+        if not outbox.awake:
+            outbox.wake()
+        return list(map(Future, states))
 
     def _map_chunks(
         self, call: Call, rows: Iterator[tuple[Any, ...]], kwargs: dict[str, Any], pure: bool, chunksize: int
@@ -174,9 +206,10 @@ class Submitter:
         if packed.inputs:
             state.inputs = packed.inputs
         connection.states[state.key] = state
-        connection.outbox.append((call, state, data, packed.dependencies))
-        if not connection.awake:
-            connection.wake()
+        outbox = connection.outbox
+        outbox.items.append((call, state.key, data, packed.dependencies))
+        if not outbox.awake:
+            outbox.wake()
         return Future(state)
 
     def _known(self, key: Key) -> Future[Any] | None:

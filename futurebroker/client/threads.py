@@ -6,7 +6,7 @@ import asyncio
 import logging
 import selectors
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -129,8 +129,8 @@ class CallWhenSettled:
         self._call = call
         self._thread = thread
 
-    def ready(self, settled: Any) -> None:
+    def ready(self, settled: Sequence[Any]) -> None:
         """See `Waiter.ready`."""
-        self._count -= 1
+        self._count -= len(settled)
         if self._count == 0:
             self._thread.put(self._call)

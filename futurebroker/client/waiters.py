@@ -1,14 +1,14 @@
 """How threads and event loops wait for keys, with one object for any number of keys.
 
-A waiter is registered with the states it waits for and told of each that is settled: by the I/O thread, with the
-connection's lock held, so `Waiter.ready` must be short and must not call anything of the user's.
+A waiter is registered with the states it waits for and told of those that are settled, many at a time: by the I/O
+thread, with the connection's lock held, so `Waiter.ready` must be short and must not call anything of the user's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -26,8 +26,8 @@ class Settled(Protocol):
 class Waiter(Protocol):
     """Wants to know when keys are settled."""
 
-    def ready(self, settled: Any) -> None:
-        """One of the keys this was registered for is settled. Called with the connection's lock held."""
+    def ready(self, settled: Sequence[Any]) -> None:
+        """Some of the keys this was registered for are settled. Called with the connection's lock held."""
 
 
 class Countdown:
@@ -47,11 +47,16 @@ class Countdown:
         self._asleep = threading.Lock()
         self._asleep.acquire()
 
-    def ready(self, settled: Settled) -> None:
+    def ready(self, settled: Sequence[Settled]) -> None:
         """See `Waiter.ready`."""
-        self.count -= 1
-        if self.count == 0 or (self._eager and settled.status is not FutureState.FINISHED):
+        self.count -= len(settled)
+        if self.count <= 0:
             self.end()
+        elif self._eager:
+            for one in settled:
+                if one.status is not FutureState.FINISHED:
+                    self.end()
+                    return
 
     def end(self) -> None:
         """Let go who waits. May be called more than once and from any thread."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any, NamedTuple, Self
 
@@ -146,9 +146,9 @@ class as_completed:  # noqa: N801 - the name is that of concurrent.futures and d
         self._settled.clear()
         self._ready.clear()
 
-    def ready(self, settled: KeyState) -> None:
+    def ready(self, settled: Sequence[KeyState]) -> None:
         """See `Waiter.ready`."""
-        self._settled.append(settled)
+        self._settled.extend(settled)
         sleeper = self._sleeper
         if sleeper is not None:
             sleeper.end()

@@ -1,0 +1,288 @@
+"""What a client knows of its keys: who holds them, who waits for them, and what became of them.
+
+Everything here happens with the lock held, once for many keys, and touches neither loop nor link.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from futurebroker.client.futures import CANCELLED, ERROR, FINISHED, LOST, PENDING, UNOPENED, KeyState
+from futurebroker.client.intake import Intake
+from futurebroker.client.threads import CallbackThread, CallWhenSettled
+from futurebroker.client.waiters import Waiter
+from futurebroker.exceptions import CancelledError, DataLostError, DuplicateKeyError, IntakeError
+from futurebroker.protocol.messages import (
+    Cancel,
+    Failure,
+    KeyCancelled,
+    KeyErred,
+    KeyFinished,
+    KeyLost,
+    Message,
+    Release,
+    Retry,
+)
+from futurebroker.types import Key
+
+#: dropped futures that are worked off with the lock held once
+DROPPED_AT_A_TIME = 4096
+
+
+class Ledger:
+    """The keys of one client; see the top of this file. A `Connection` is a ledger that sends and hears.
+
+    Args:
+        patience: seconds that `submit` may block because the scheduler takes no more.
+    """
+
+    def __init__(self, name: str, patience: float) -> None:
+        self.lock = threading.RLock()
+        self.states: dict[Key, KeyState] = {}
+        #: states of futures that are gone; appended to without a lock
+        self.dropped: deque[KeyState] = deque()
+        #: whether somebody will look at `dropped`
+        self.noticed = False
+        self.intake = Intake(self.lock, patience)
+        self.callbacks = CallbackThread(f"futurebroker-callbacks-{name}")
+        #: by key, how many of our own cancellations the scheduler has yet to confirm
+        self._echoes: dict[Key, int] = {}
+
+    def put(self, message: Message) -> None:
+        """Send ``message`` after all that was put before."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Send now: somebody waits."""
+        raise NotImplementedError
+
+    def check_open(self) -> None:
+        """Raise why nothing can be sent any more, if so."""
+        raise NotImplementedError
+
+    # -- for user threads --------------------------------------------------------------------------------------------
+
+    def watch(self, states: list[KeyState], waiter: Waiter) -> int:
+        """Tell ``waiter`` of each of ``states``, at once of those that are settled; how many are not."""
+        settled: list[KeyState] = []
+        single = (waiter,)
+        with self.lock:
+            for state in states:
+                if state.status is PENDING or state.status is LOST:
+                    # States in a row with the same tuple are told in one call.
+                    state.waiters = single if state.waiters is None else state.waiters + single
+                else:
+                    settled.append(state)
+            if settled:
+                waiter.ready(settled)
+        pending = len(states) - len(settled)
+        if pending:
+            self.flush()
+        return pending
+
+    def unwatch(self, states: list[KeyState], waiter: Waiter) -> None:
+        """Don't tell ``waiter`` any more."""
+        with self.lock:
+            for state in states:
+                if state.waiters is not None:
+                    state.waiters = tuple(other for other in state.waiters if other is not waiter) or None
+
+    def call_back(self, states: list[KeyState], call: Callable[[], object]) -> None:
+        """Run ``call`` on the callback thread once all ``states`` are settled."""
+        self.callbacks.start()
+        self.watch(states, CallWhenSettled(len(states), call, self.callbacks))
+
+    def cancel(self, states: list[KeyState], force: bool, reason: str) -> None:
+        """Cancel keys here at once, and at the scheduler."""
+        with self.lock:
+            self.check_open()
+            keys = []
+            for state in states:
+                if state.status is CANCELLED:
+                    continue
+                keys.append(state.key)
+                self._echoes[state.key] = self._echoes.get(state.key, 0) + 1
+                text = f"{state.key} was cancelled" + (f": {reason}" if reason else "")
+                self._reopen(state)
+                state.cause = CancelledError(text)
+                self._settle(state, CANCELLED)
+            if force:
+                keys = [state.key for state in states]
+            if keys:
+                self.put(Cancel(keys, force, reason))
+
+    def retry(self, states: list[KeyState]) -> None:
+        """Run failed keys again; others are left as they are."""
+        with self.lock:
+            self.check_open()
+            failed = [state for state in states if state.status is ERROR]
+            for state in failed:
+                self._reopen(state)
+                state.status = PENDING
+            if failed:
+                self.put(Retry([state.key for state in failed]))
+
+    def renew(self, state: KeyState) -> None:
+        """Have a key that was refused pending again: it is sent in another way."""
+        with self.lock:
+            self._reopen(state)
+            state.status = PENDING
+            self.states[state.key] = state
+
+    # -- for the thread that sends and hears --------------------------------------------------------------------------
+
+    def release_dropped(self, outbox: deque[Any]) -> None:
+        """Take the futures that are gone off the count; what nobody holds any more is put into ``outbox``."""
+        dropped = self.dropped
+        states = self.states
+        while dropped:
+            gone: list[Key] = []
+            with self.lock:
+                # What a state was made of is dropped with it, and appended to what this loop works off.
+                for _ in range(min(len(dropped), DROPPED_AT_A_TIME)):
+                    state = dropped.popleft()
+                    state.refs -= 1
+                    if state.refs:
+                        continue
+                    key = state.key
+                    if states.get(key) is state:
+                        del states[key]
+                        gone.append(key)
+                    if state.status is not FINISHED and (state.status is PENDING or state.status is LOST):
+                        state.cause = CancelledError(f"{key} was released before it was done")
+                        self._settle(state, CANCELLED)
+                    if state.inputs:
+                        state.inputs = ()
+                if gone:
+                    # With the lock held: who submits the same key again comes after this.
+                    outbox.append(Release(gone))
+
+    def take(self, messages: list[Any]) -> None:
+        """What the scheduler says, in order; what isn't about a key goes to `answered`."""
+        states = self.states
+        intake = self.intake
+        #: finished in a row, and all with the same waiters, who are told in one call
+        run: list[KeyState] = []
+        waiters: tuple[Waiter, ...] | None = None
+        with self.lock:
+            for message in messages:
+                if type(message) is not KeyFinished:
+                    _tell(waiters, run)
+                    run, waiters = [], None
+                    self._take_other(message)
+                    continue
+                state = states.get(message.key)
+                if state is None or state.status is CANCELLED:
+                    continue
+                if state.result is UNOPENED:
+                    state.value = message.value
+                    state.held = message.held
+                    state.type = message.type
+                state.cause = None
+                state.status = FINISHED
+                size = state.size
+                if size >= 0:
+                    intake.bytes -= size
+                    intake.settled += 1
+                    state.size = -1
+                if state.waiters is not waiters:
+                    _tell(waiters, run)
+                    run, waiters = [], state.waiters
+                if waiters is not None:
+                    state.waiters = None
+                    run.append(state)
+            _tell(waiters, run)
+        intake.tell(False)
+
+    def answered(self, message: Any) -> None:
+        """A message that isn't about a key; the lock is held."""
+        raise NotImplementedError
+
+    def fail_pending(self, error: Exception) -> None:
+        """Settle all that is pending with ``error``."""
+        with self.lock:
+            for state in list(self.states.values()):
+                if state.status is PENDING or state.status is LOST:
+                    state.cause = error
+                    self._settle(state, CANCELLED if isinstance(error, CancelledError) else ERROR)
+
+    def forget_remote(self) -> None:
+        """The scheduler that had our results is gone: those that were not opened here are lost."""
+        with self.lock:
+            self._echoes.clear()
+            for state in list(self.states.values()):
+                if state.status is FINISHED and state.held is not None and state.result is UNOPENED:
+                    self._end(state.key, CANCELLED, DataLostError(f"{state.key} went with the former scheduler"))
+
+    # -- inside; the lock is held -------------------------------------------------------------------------------------
+
+    def _take_other(self, message: Any) -> None:
+        if isinstance(message, KeyErred):
+            self._end(message.key, ERROR, message.failure)
+        elif isinstance(message, KeyCancelled):
+            if not self._is_echo(message.key):
+                self._end(message.key, *_meaning(message))
+        elif isinstance(message, KeyLost):
+            self._lose(self.states.get(message.key))
+        else:
+            self.answered(message)
+
+    def _is_echo(self, key: Key) -> bool:
+        """Whether this answers a cancellation of ours; the key may mean a new task by now, which must not suffer."""
+        due = self._echoes.pop(key, 0)
+        if due > 1:
+            self._echoes[key] = due - 1
+        return due > 0
+
+    def _lose(self, state: KeyState | None) -> None:
+        """A key is computed again: its result was lost, or it failed and is retried. Results opened here stay."""
+        if state is None or state.result is not UNOPENED:
+            return
+        if state.status is FINISHED or state.status is ERROR:
+            state.status = LOST if state.status is FINISHED else PENDING
+            self._reopen(state)
+
+    def _end(self, key: Key, status: Any, cause: Failure | Exception) -> None:
+        state = self.states.get(key)
+        if state is not None and state.status is not CANCELLED:
+            self._reopen(state)
+            state.cause = cause
+            self._settle(state, status)
+
+    def _reopen(self, state: KeyState) -> None:
+        state.cause = None
+        state.value = None
+        state.held = None
+        state.result = UNOPENED
+
+    def _settle(self, state: KeyState, status: Any) -> None:
+        """The end of a key, for now."""
+        state.status = status
+        if state.size >= 0:
+            self.intake.bytes -= state.size
+            self.intake.settled += 1
+            state.size = -1
+        waiters = state.waiters
+        state.waiters = None
+        _tell(waiters, [state])
+
+
+def _tell(waiters: tuple[Waiter, ...] | None, settled: list[KeyState]) -> None:
+    if waiters is not None:
+        for waiter in waiters:
+            waiter.ready(settled)
+
+
+def _meaning(message: KeyCancelled) -> tuple[Any, Exception]:
+    """The status and the error that a cancellation by the scheduler stands for."""
+    because = f": {message.reason}" if message.reason else ""
+    if message.kind == "lost":
+        return CANCELLED, DataLostError(f"the data of {message.key} is lost{because}")
+    if message.kind == "duplicate":
+        return ERROR, DuplicateKeyError(f"{message.key}{because}")
+    if message.kind == "rejected":
+        return ERROR, IntakeError(f"the scheduler did not take {message.key}{because}")
+    return CANCELLED, CancelledError(f"{message.key} was cancelled{because}")
