@@ -58,6 +58,8 @@ class Outbox:
 
     def flush(self) -> None:
         """Have the I/O thread look now: somebody waits."""
+        # Who waits for a result and calls again is no burst, however fast the answer comes.
+        self._sent_here = 0.0
         if self.items and not self._posted:
             self._posted = True
             post(self._loop, self._drain)

@@ -20,7 +20,8 @@ class _TurnSelector(selectors.DefaultSelector):
 
     The loop's thread holds `turn` except while it waits for events. Who takes it meanwhile may use what belongs to the
     loop as if it ran there, as long as the loop need not wake for it: so a user's thread can send what it has by
-    itself, without a change of threads.
+    itself, without a change of threads. It could receive what it waits for as well; but Ctrl-C interrupts the main
+    thread anywhere, and in the middle of receiving that would lose what was already acknowledged.
     """
 
     def __init__(self) -> None:
@@ -54,6 +55,8 @@ class LoopThread:
             selector = _TurnSelector()
             self.turn = selector.turn
             self.loop = asyncio.SelectorEventLoop(selector)
+            # In debug mode (python -X dev) it would refuse a thread that has the turn.
+            self.loop.set_debug(False)
             self._thread = threading.Thread(target=self._run, name=name, daemon=True)
             self._thread.start()
 
