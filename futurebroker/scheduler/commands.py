@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import msgspec
+
 from futurebroker.protocol.messages import Message
 from futurebroker.types import ClientId, WorkerId
 
@@ -77,7 +79,7 @@ Event = (
 )  # fmt: skip
 
 
-class Send(NamedTuple):
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Send ``message`` to the client or worker ``peer``."""
 
     peer: str
