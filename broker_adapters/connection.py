@@ -18,7 +18,13 @@ from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, PreconditionFa
 from kombu.connection import Connection as KombuConnection
 
 from futurebroker.broker_adapters.credentials import USER, derive_password
-from futurebroker.exceptions import BrokerRefusedError, BrokerUnreachableError, ClusterConnectionError, ConfigError
+from futurebroker.exceptions import (
+    BrokerRefusedError,
+    BrokerUnreachableError,
+    ClusterConnectionError,
+    ConfigError,
+    SecretRefusedError,
+)
 
 _Place = TypeVar("_Place")
 
@@ -159,7 +165,8 @@ def explain(error: Exception, address: Address) -> ClusterConnectionError:
     where = str(address)
     if isinstance(error, AccessRefused):
         if "Login was refused" in str(error.reply_text) or error.method_sig in ((0, 0), (10, 11)):
-            return BrokerRefusedError(where, _login_hint(address))
+            refused = SecretRefusedError if address.is_derived else BrokerRefusedError
+            return refused(where, _login_hint(address))
         text = f"the user {address.user!r} needs configure, write and read permission for queues ({error.reply_text})"
         return BrokerRefusedError(where, text)
     if isinstance(error, NotAllowed):

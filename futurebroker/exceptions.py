@@ -104,6 +104,21 @@ class BrokerRefusedError(ClusterConnectionError):
         return f"the broker at {self.url} refused: {self.reason}"
 
 
+class SecretRefusedError(BrokerRefusedError):
+    """The scheduler at ``url`` has another secret than we, whose secret came from ``origin``.
+
+    Give both the same: ``futurebroker config`` shows where each setting comes from.
+    """
+
+    def __init__(self, url: str, reason: str, origin: str = "") -> None:
+        super().__init__(url, reason)
+        self.args = (url, reason, origin)
+        self.origin = origin
+
+    def __str__(self) -> str:
+        return super().__str__() + (f"; ours comes from {self.origin}" if self.origin else "")
+
+
 class LinkLostError(ClusterConnectionError):
     """The connection to the broker at ``url`` ended while it was in use; what was not acknowledged is sent again."""
 

@@ -111,6 +111,14 @@ def find_secret(settings: Settings, *, create: bool) -> bytes:
     return _create(path)
 
 
+def secret_origin(settings: Settings) -> str:
+    """Where `find_secret` found it, for an error message."""
+    if settings.secret is None:
+        return f"the file {secret_file(settings)}"
+    source = settings.sources.get("secret", "argument")
+    return "the argument secret=" if source == "argument" else source
+
+
 def _read(path: Path) -> bytes | None:
     """The secret in a file that only we can read; None when there is no file."""
     try:

@@ -27,7 +27,7 @@ from futurebroker.config import Settings, hide_password, load_settings
 from futurebroker.exceptions import ClientClosedError, MessageTooLargeError
 from futurebroker.protocol.messages import RunOnWorkers
 from futurebroker.protocol.serialize import dumps, load_failure, loads_writable, name_of
-from futurebroker.secret import find_secret, normalize_address
+from futurebroker.secret import find_secret, normalize_address, secret_origin
 from futurebroker.types import Key
 
 T = TypeVar("T")
@@ -156,14 +156,17 @@ class Client(Inquiries):
     def _connection_to(self, cluster: Cluster | None, settings: Settings) -> Connection:
         if cluster is not None:
             url, name, secret, loop = cluster.scheduler_address, cluster.name, cluster.secret, cluster.loop
+            origin = "the cluster object"
         else:
             url = normalize_address(str(settings.broker_url), settings)
             name, secret, loop = settings.cluster, find_secret(settings, create=False), None
+            origin = secret_origin(settings)
         return Connection(
             self._name,
             url=url,
             cluster=name,
             secret=secret,
+            origin=origin,
             asynchronous=self.asynchronous,
             patience=settings.connect_timeout,
             heartbeat=settings.heartbeat_interval,
@@ -475,11 +478,7 @@ class Client(Inquiries):
         return list(states.values())
 
     def _done(self) -> Awaitable[None] | None:
-        return _nothing() if self.asynchronous else None
-
-
-async def _nothing() -> None:
-    """What an asynchronous client returns where nothing is waited for."""
+        return asyncio.sleep(0) if self.asynchronous else None
 
 
 def _opened(answers: dict[str, Any], on_error: str) -> dict[str, Any]:

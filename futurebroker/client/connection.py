@@ -16,7 +16,13 @@ from futurebroker.client.outbox import Outbox
 from futurebroker.client.replies import Replies, introduce
 from futurebroker.client.threads import LoopThread
 from futurebroker.config import hide_password
-from futurebroker.exceptions import CancelledError, ClientClosedError, FuturebrokerError, RefusedError
+from futurebroker.exceptions import (
+    CancelledError,
+    ClientClosedError,
+    FuturebrokerError,
+    RefusedError,
+    SecretRefusedError,
+)
 from futurebroker.protocol.member import Member
 from futurebroker.protocol.messages import Answer, Ask, DataPart, Held, Message, RanOnWorkers, Welcome
 from futurebroker.types import Role
@@ -32,6 +38,7 @@ class Connection(Ledger):
 
     Args:
         asynchronous: whether methods that wait return awaitables.
+        origin: where the secret comes from, for the error when it isn't the scheduler's.
         loop: run on this loop of a cluster in the same process instead of in a thread of our own.
         patience: seconds that `submit` may block because the scheduler takes no more.
     """
@@ -46,6 +53,7 @@ class Connection(Ledger):
         asynchronous: bool,
         patience: float,
         heartbeat: float,
+        origin: str = "",
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(name, patience)
@@ -58,6 +66,7 @@ class Connection(Ledger):
         #: why nothing can be sent any more
         self.ended: Exception | None = None
         self._heartbeat = heartbeat
+        self._origin = origin
         self._beating: asyncio.TimerHandle | None = None
         self._welcomed = False
         self._replies = Replies()
@@ -85,9 +94,11 @@ class Connection(Ledger):
                 self._io.run(self._member.connect(timeout))
             else:
                 await self._io.run_async(self._member.connect(timeout))
-        except BaseException:
+        except BaseException as error:
             self.ended = ClientClosedError("this client could not connect")
             self._io.stop()
+            if isinstance(error, SecretRefusedError):
+                raise SecretRefusedError(error.url, error.reason, self._origin) from None
             raise
 
     async def close(self, blocking: bool) -> None:

@@ -134,7 +134,7 @@ class Member:
             RefusedError: it answered that secret, protocol or Python don't fit.
             ClusterConnectionError: the broker refused us for a reason that waiting can't heal.
         """
-        reason: str = "connected to the broker, but no scheduler serves this cluster there"
+        reason: str = "connected to the broker, but no scheduler with this cluster's name and our secret answers"
         try:
             async with asyncio.timeout(timeout):
                 pause = 0.02

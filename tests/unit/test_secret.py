@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from futurebroker.config import Settings
+from futurebroker.config import Settings, load_settings
 from futurebroker.exceptions import ConfigError, SecretError
-from futurebroker.secret import find_secret, is_loopback, normalize_address, secret_file
+from futurebroker.secret import find_secret, is_loopback, normalize_address, secret_file, secret_origin
 
 
 @pytest.fixture
@@ -197,3 +197,10 @@ def test_this_machine_is_loopback(local: str) -> None:
 def test_everything_else_is_not_loopback(remote: str) -> None:
     """A guess in the other direction would open a cluster to the network."""
     assert not is_loopback(remote)
+
+
+def test_where_the_secret_came_from_can_be_told(settings: Settings) -> None:
+    """When two secrets differ, one has to be found and changed."""
+    assert secret_origin(settings) == f"the file {secret_file(settings)}"
+    assert secret_origin(load_settings(environ={}, files=[], secret="a secret")) == "the argument secret="
+    assert secret_origin(load_settings(environ={"FUTUREBROKER_SECRET": "a secret"}, files=[])) == "FUTUREBROKER_SECRET"
