@@ -1,4 +1,4 @@
-"""A bar that shows how many of some futures are done: a line in a terminal, HTML in a notebook, else nothing."""
+"""A bar that shows how many of some futures are done: lines in a terminal, HTML in a notebook, else nothing."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from futurebroker.client.waiting import by_keeper
 
 #: seconds between two drawings
 INTERVAL = 0.1
+#: functions that have a line of their own in a terminal
+MOST_LINES = 10
 
 
 class Tally:
@@ -100,16 +102,21 @@ async def _follow(states: list[KeyState], drawing: Drawing | None, blocking: boo
 
 
 class TerminalBar:
-    """One line of a terminal, drawn over again."""
+    """A line of a terminal for all, and under it one for each function if there are several, drawn over again."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
+        self._height = 0
 
     def draw(self, tally: Tally) -> None:
         """See `Drawing.draw`."""
-        width = shutil.get_terminal_size().columns
-        self._file.write(f"\r\x1b[K{line(tally, width - 1)}")
+        size = shutil.get_terminal_size()
+        drawn = lines(tally, size.columns - 1, size.lines - 1)
+        # Back to the first line of what was drawn before; each line is cleared as it is written again.
+        up = f"\x1b[{self._height - 1}A" if self._height > 1 else ""
+        self._file.write(f"\r{up}" + "\n".join(f"\x1b[K{line}" for line in drawn))
         self._file.flush()
+        self._height = len(drawn)
 
     def end(self) -> None:
         """See `Drawing.end`."""
@@ -117,13 +124,24 @@ class TerminalBar:
         self._file.flush()
 
 
-def line(tally: Tally, width: int) -> str:
-    """The bar as one line of at most ``width`` characters."""
-    total = tally.total.total()
-    failed = tally.failed.total()
-    done = tally.finished.total() + failed
+def lines(tally: Tally, width: int, height: int) -> list[str]:
+    """The bar of all tasks and, if they are of several functions, of the functions with the most tasks."""
+    finished, failed, total = tally.finished.total(), tally.failed.total(), tally.total.total()
+    drawn = [_line("", finished, failed, total, f" | {tally.seconds:.1f} s", width)]
+    if len(tally.total) > 1:
+        # Always the same ones in the same order, for lines must not jump.
+        for name, count in tally.total.most_common(max(0, min(height - 1, MOST_LINES))):
+            drawn.append(_line(name, tally.finished[name], tally.failed[name], count, "", width))
+    return drawn
+
+
+def _line(name: str, finished: int, failed: int, total: int, rest: str, width: int) -> str:
+    """One bar of at most ``width`` characters."""
+    done = finished + failed
     part = done / total if total else 1.0
-    text = f" {part:4.0%} | {done:,} of {total:,} | {tally.seconds:.1f} s" + (f" | {failed:,} failed" if failed else "")
+    text = f" {part:4.0%} | {done:,} of {total:,}{rest}" + (f" | {failed:,} failed" if failed else "")
+    if name:
+        text += f" | {name}"
     room = min(40, width - len(text) - 2)
     if room < 5:
         return text.strip()[: max(0, width)]
@@ -140,7 +158,7 @@ class NotebookBar:
 
     def draw(self, tally: Tally) -> None:
         """See `Drawing.draw`."""
-        content = {"text/html": bars(tally), "text/plain": line(tally, 79)}
+        content = {"text/html": bars(tally), "text/plain": "\n".join(lines(tally, 79, MOST_LINES))}
         if self._handle is None:
             self._handle = self._display(content, raw=True, display_id=True)
         else:

@@ -10,7 +10,7 @@ import pytest
 
 from futurebroker.client.client import Client
 from futurebroker.client.futures import Future
-from futurebroker.client.progress import NotebookBar, Tally, bars, line, progress
+from futurebroker.client.progress import NotebookBar, Tally, TerminalBar, bars, lines, progress
 from futurebroker.client.waiting import (
     FIRST_COMPLETED,
     FIRST_EXCEPTION,
@@ -193,10 +193,30 @@ def test_a_bar_fits_its_line(client: Client) -> None:
     """A line that wraps can't be drawn over."""
     tally = Tally([future._state for future in client.map(len, "abcd")])
     tally.finished["len"] = 1
-    assert len(line(tally, 79)) <= 79
-    assert line(tally, 79).startswith("[##########  ")
-    assert len(line(tally, 10)) <= 10
-    assert line(Tally([]), 79).endswith("0 of 0 | 0.0 s")
+    [wide] = lines(tally, 79, 20)
+    assert len(wide) <= 79
+    assert wide.startswith("[##########  ")
+    assert len(lines(tally, 10, 20)[0]) <= 10
+    assert lines(Tally([]), 79, 20)[0].endswith("0 of 0 | 0.0 s")
+
+
+def test_several_functions_have_a_bar_each_in_place(client: Client) -> None:
+    """Which of them the time goes to is what one wants to know; the lines neither jump nor pile up."""
+    futures = [client.submit(len, "x"), *client.map(str, range(3))]
+    tally = Tally([future._state for future in futures])
+    output = Terminal()
+    bar = TerminalBar(output)
+    bar.draw(tally)
+    first = output.getvalue()
+    tally.finished["str"] = 2
+    bar.draw(tally)
+    second = output.getvalue()[len(first) :]
+    assert second.startswith("\r\x1b[2A\x1b[K[####")
+    total, most, least = second.split("\n")
+    assert "2 of 4" in total
+    assert most.endswith("2 of 3 | str")
+    assert least.endswith("0 of 1 | len")
+    assert len(lines(tally, 79, 2)) == 2
 
 
 def test_a_notebook_gets_one_bar_a_function_that_changes_in_place(client: Client) -> None:
