@@ -58,6 +58,8 @@ class Intake:
             return numbers
         with self._lock:
             self.settled += count  # these won't be sent
+        # Who asked meanwhile was counted behind them.
+        self.tell(ended=False)
         return None
 
     def wait(self, number: int, flush: Callable[[], None], check: Callable[[], None]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from futurebroker import Client, LocalCluster
-from futurebroker.exceptions import ExecutorDiedError, NoSchedulerError
+from futurebroker.exceptions import ClusterConnectionError, ExecutorDiedError, NoSchedulerError, SecretRefusedError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,3 +106,30 @@ def test_an_address_with_nobody_there_is_refused_in_time() -> None:
     """With the command that starts a scheduler there."""
     with pytest.raises(NoSchedulerError, match="--port 1$"):
         Client("127.0.0.1:1", timeout=0.5, secret="some secret")
+
+
+def test_another_secret_is_refused_at_once_with_where_ours_came_from(cluster: LocalCluster) -> None:
+    """Waiting can't heal that, and starting another scheduler would be the wrong advice."""
+    began = time.monotonic()
+    with pytest.raises(SecretRefusedError, match="differ; ours comes from the argument secret=") as caught:
+        Client(cluster.scheduler_address, cluster=cluster.name, secret="not the cluster's", timeout=20)
+    assert time.monotonic() - began < 10
+    assert isinstance(caught.value, ClusterConnectionError)
+    assert "futurebroker scheduler" not in str(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_client_works_with_asyncio_in_debug_mode(tmp_path: Path) -> None:
+    """``python -X dev`` turns it on; a user's thread sends by itself all the same."""
+    script = tmp_path / "program.py"
+    script.write_text(
+        "from futurebroker import Client\n"
+        "if __name__ == '__main__':\n"
+        "    with Client(n_workers=1, executors_per_worker=1) as client:\n"
+        "        print([client.submit(abs, -i).result() for i in range(20)])\n"
+    )
+    command = [sys.executable, "-X", "dev", "-W", "ignore", str(script)]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == f"{list(range(20))}\n"
+    assert "Traceback" not in done.stderr

@@ -15,6 +15,7 @@ from futurebroker.exceptions import CancelledError, IntakeError, MessageTooLarge
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.refs import open_arguments
 from futurebroker.protocol.serialize import dumps, loads
+from futurebroker.protocol.wire import BATCH_MESSAGES
 from tests.unit.client.scripted import SECRET, ScriptedScheduler, finish_at_once
 
 Pair = namedtuple("Pair", "left right")
@@ -199,6 +200,28 @@ def test_map_stops_at_the_shortest_and_takes_iterators(scheduler: ScriptedSchedu
     assert all(future.key.startswith("mine-") for future in client.map(inc, [1, 2], key="mine"))
 
 
+@pytest.mark.parametrize("number", [0, -1, 1, 2**31 - 1, -(2**31), 2**31, -(2**31) - 1, 2**80, True])
+def test_numbers_arrive_as_they_are(scheduler: ScriptedScheduler, client: Client, number: int) -> None:
+    """Those of 32 bits are packed without a pickler, the others with one."""
+    futures = [client.submit(inc, number), *client.map(inc, [number, 5]), *client.map(add, [number], [1.5])]
+    scheduler.wait_for_keys(4)
+    arguments = [loads(one) for submit in scheduler.wait_for(m.Submit) for one in submit.args]
+    assert arguments == [((number,), {}), ((number,), {}), ((5,), {}), ((number, 1.5), {})]
+    assert type(arguments[0][0][0]) is type(arguments[1][0][0]) is type(number)
+    del futures
+
+
+def test_a_map_of_plain_and_other_arguments_keeps_its_order(scheduler: ScriptedScheduler, client: Client) -> None:
+    """Plain ones go in columns, the others one by one; both arrive as they were given."""
+    inputs: list[Any] = [*range(20), [1], *range(100), "x" * 40_000, {"a": 1}, *range(700)]
+    futures = client.map(len, inputs)
+    keys = scheduler.wait_for_keys(len(inputs))
+    assert keys == [future.key for future in futures]
+    arguments = [loads(one) for submit in scheduler.wait_for(m.Submit) for one in submit.args]
+    assert arguments == [((value,), {}) for value in inputs]
+    assert max(len(submit.keys) for submit in scheduler.wait_for(m.Submit)) <= BATCH_MESSAGES
+
+
 def test_chunks_make_one_task_of_many_calls(scheduler: ScriptedScheduler, client: Client) -> None:
     """Each call has its future all the same."""
     futures = client.map(add, range(5), range(5), chunksize=2)
@@ -287,6 +310,19 @@ def test_a_blocked_submit_goes_on_when_there_is_room() -> None:
         scheduler.script[m.Submit] = finish_at_once
         futures = [client.submit(inc, i) for i in range(500)]
         assert client.gather(futures) == [future.key for future in futures]
+
+
+def test_a_blocked_map_goes_on_when_there_is_room() -> None:
+    """Also where what it takes on at a time is more than the scheduler ever takes."""
+    with (
+        ScriptedScheduler(limits={"tasks": 10}) as scheduler,
+        Client(scheduler.url, cluster=scheduler.cluster, secret=SECRET) as client,
+    ):
+        scheduler.script[m.Submit] = finish_at_once
+        futures = client.map(inc, range(500))
+        assert client.gather(futures) == [future.key for future in futures]
+        assert next(client._connection.intake.counter) - 1 == client._connection.intake.settled
+        assert client._connection.intake.bytes == 0
 
 
 def test_many_threads_may_submit_at_once(scheduler: ScriptedScheduler, client: Client) -> None:
