@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from futurebroker.exceptions import ProtocolError, SignatureError
@@ -224,10 +224,14 @@ class Endpoint:
 
     def send(self, name: str, message: Message) -> None:
         """Send ``message`` to the peer ``name`` in its session; dropped if there is none."""
+        self.send_all(name, (message,))
+
+    def send_all(self, name: str, messages: Sequence[Message]) -> None:
+        """Send ``messages`` to the peer ``name`` in its session, in order; dropped if there is none."""
         conversation = self._conversations.get(name)
-        if conversation is None:
+        if conversation is None or not messages:
             return
-        conversation.batch.append(message)
+        conversation.batch.extend(messages)
         if conversation.connected:
             self._waiting[name] = conversation
             if not self._flush_due:

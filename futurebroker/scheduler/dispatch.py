@@ -35,7 +35,7 @@ def dispatch(state: SchedulerState) -> None:
 def _follow(state: SchedulerState, worker: WorkerRecord) -> None:
     """The worker's load has changed: see whether it has room, and use it first for what follows on what it makes."""
     pipeline = worker.pipeline
-    while pipeline and placement.has_room(state, worker):
+    while pipeline and placement.has_room(worker):
         task = pipeline.popleft()
         if placement.can_follow(task, worker):
             queued_processing(state, task, worker)

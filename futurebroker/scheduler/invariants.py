@@ -222,7 +222,7 @@ def _check_ready(state: SchedulerState, pool: Pool, waiting: list[TaskRecord]) -
         _broken(state, "I25", f"{task} could run on {names}", task)
     if waiting:
         for worker in names:
-            if placement.has_room(state, worker) and placement.has_resources(worker, pool):
+            if placement.has_room(worker) and placement.has_resources(worker, pool):
                 _broken(state, "I25", f"{waiting[0]} is ready, and {worker} has room", waiting[0])
 
 
@@ -234,7 +234,7 @@ def _check_worker(state: SchedulerState, worker: WorkerRecord) -> None:
     for task in worker.holds:
         if worker not in task.holder_paths() or state.tasks.get(task.key) is not task:
             _broken(state, "I8", f"{worker} is said to hold {task}", task)
-    if placement.has_room(state, worker) != (worker in state.roomy):
+    if placement.has_room(worker) != (worker in state.roomy):
         _broken(state, "I17", f"{worker} has room or not, and the list of those with room says otherwise")
     if worker.status is not WorkerStatus.RUNNING and worker in state.roomy:
         _broken(state, "I17", f"{worker} doesn't run and would be given work")

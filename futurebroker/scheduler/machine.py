@@ -109,6 +109,7 @@ def worker_joined(state: SchedulerState, event: WorkerJoined) -> None:
         worker_returned(state, WorkerReturned(event.worker))
         return
     worker = state.workers[event.worker] = WorkerRecord(event.worker, event.info)
+    placement.open_window(state, worker)
     for pool in state.pools.values():
         _refresh(state, pool)
     placement.update_room(state, worker)
@@ -208,6 +209,7 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
     if event.round_trip is not None:
         trip = min(event.round_trip, LATENCY_MAX)
         worker.latency += LATENCY_NEWEST * (trip - worker.latency)
+        placement.open_window(state, worker)
     status = WorkerStatus.PAUSED if event.status == WorkerStatus.PAUSED.value else WorkerStatus.RUNNING
     if event.status == WorkerStatus.CLOSING.value:
         status = WorkerStatus.CLOSING

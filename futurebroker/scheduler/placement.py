@@ -15,6 +15,8 @@ from futurebroker.states import TaskState, WorkerStatus
 _DEFAULT_OPTIONS = TaskOptions()
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
+RUNNING = WorkerStatus.RUNNING
+
 #: workers with room that are compared, however many there are
 CANDIDATES = 4
 #: a task with more dependencies than this is sent when all are there, never ahead of them
@@ -61,20 +63,24 @@ def refresh_eligible(state: SchedulerState, pool: Pool) -> None:
 # -- who has room --------------------------------------------------------------------------------------------------
 
 
-def has_room(state: SchedulerState, worker: WorkerRecord) -> bool:
-    """Whether the worker's window is open: it has less work than keeps it busy until more can arrive."""
-    if worker.status is not WorkerStatus.RUNNING:
-        return False
-    sent, slots = len(worker.processing), worker.slots
-    if sent <= slots:
-        return True
+def open_window(state: SchedulerState, worker: WorkerRecord) -> None:
+    """Set how much work the worker may have, so that it is busy until more can arrive."""
     policy = state.policy
-    return sent < slots * policy.ahead and worker.occupancy < slots * max(policy.horizon, 2 * worker.latency)
+    worker.window = worker.slots * max(policy.horizon, 2 * worker.latency)
+    worker.limit = worker.slots * policy.ahead
+
+
+def has_room(worker: WorkerRecord) -> bool:
+    """Whether the worker takes work and has less than its window; one task beyond its slots fits in any case."""
+    sent = len(worker.processing)
+    return worker.status is RUNNING and (
+        sent <= worker.slots or (worker.occupancy < worker.window and sent < worker.limit)
+    )
 
 
 def update_room(state: SchedulerState, worker: WorkerRecord) -> None:
     """Keep `SchedulerState.roomy` true after the worker's load or status changed."""
-    if has_room(state, worker):
+    if has_room(worker):
         state.roomy[worker] = None
     else:
         state.roomy.pop(worker, None)

@@ -299,6 +299,7 @@ class WorkerRecord:
         "host",
         "info",
         "latency",
+        "limit",
         "metrics",
         "name",
         "occupancy",
@@ -308,6 +309,7 @@ class WorkerRecord:
         "slots",
         "status",
         "used",
+        "window",
         "worker_id",
     )
 
@@ -328,6 +330,8 @@ class WorkerRecord:
         #: parts of results that were asked of it and have not come: (asker, transfer, offset) -> key
         self.asked: dict[tuple[str, int, int], Key] = {}
         self.latency = 0.001  #: seconds of a round trip
+        self.window = 0.0  #: seconds of work it may have in all; see `placement.open_window`
+        self.limit = 0  #: tasks it may have in all
         self.metrics: dict[str, Any] = {}  #: of its last heartbeat
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
 from futurebroker.protocol.endpoint import Endpoint
 from futurebroker.protocol.member import OPEN_TIMEOUT, RECONNECT_MAX, SCHEDULER
-from futurebroker.protocol.messages import Free, Goodbye, Heard, Heartbeat, Hello, MeetAgain, Refused, Welcome
+from futurebroker.protocol.messages import Free, Goodbye, Heard, Heartbeat, Hello, MeetAgain, Message, Refused, Welcome
 from futurebroker.protocol.queues import command_queue, dead_queue, event_queue
 from futurebroker.protocol.wire import Keyring
 from futurebroker.scheduler import admission, invariants
@@ -46,8 +46,9 @@ logger = logging.getLogger("futurebroker.scheduler")
 SWEEP_EVERY = 0.5
 #: heartbeats after which the broker is asked whether a silent peer's inbox is still there
 BEATS_LATE = 1.5
-#: heartbeats a peer may miss before it is suspected
+#: heartbeats a peer may miss before it is suspected, and seconds it may be silent in any case
 BEATS_MISSED = 10
+SILENCE = 5.0
 
 
 @dataclass(slots=True)
@@ -191,15 +192,23 @@ class SchedulerService:
             logger.error("%s raised, which is a bug; more of this kind are only counted", what, exc_info=error)
 
     def _carry_out(self, commands: list[Command]) -> None:
-        send = self._endpoint.send
+        endpoint = self._endpoint
+        peer = ""
+        together: list[Message] = []
         for command in commands:
+            if type(command) is Send and type(command.message) is not Free:
+                if command.peer != peer:
+                    endpoint.send_all(peer, together)
+                    peer, together = command.peer, []
+                together.append(command.message)
+                continue
+            endpoint.send_all(peer, together)
+            together = []
             if type(command) is Send:
-                if type(command.message) is Free:
-                    self._endpoint.send_lazily(command.peer, command.message)
-                else:
-                    send(command.peer, command.message)
+                endpoint.send_lazily(command.peer, command.message)
             else:
                 self._forget(command.peer)
+        endpoint.send_all(peer, together)
 
     def _forget(self, name: str) -> None:
         self._endpoint.forget(name)
@@ -212,16 +221,16 @@ class SchedulerService:
     def deliver(self, peer: Peer, messages: list[Any]) -> None:
         """See `EndpointEvents.deliver`."""
         said = WorkerSaid if peer.role is Role.WORKER else ClientSaid
-        while messages:
-            rest = iter(messages)
-            error = self._handle(said(peer.name, rest))
-            if error is None:
-                return
+        rest = iter(messages)
+        while (error := self._handle(said(peer.name, rest))) is not None:
             untouched = list(rest)
-            # The last one taken is to blame, or what followed from all of them.
-            culprit = messages[len(messages) - len(untouched) - 1]
-            self._note_fault(f"{type(culprit).__name__} of a {peer.role.name.lower()}", error)
-            messages = untouched if len(untouched) < len(messages) else []
+            taken = len(messages) - len(untouched)
+            # The last one taken is to blame; without one, what follows from those before.
+            culprit = type(messages[taken - 1] if taken else said).__name__
+            self._note_fault(f"{culprit} of a {peer.role.name.lower()}", error)
+            if not taken:
+                return
+            messages, rest = untouched, iter(untouched)
 
     def meet(self, peer: Peer, message: Any) -> None:
         """See `EndpointEvents.meet`."""
@@ -341,7 +350,7 @@ class SchedulerService:
         for contact in list(self._contacts.values()):
             is_worker = contact.peer.role is Role.WORKER
             if contact.suspected_at is None:
-                if now - contact.heard_at > max(BEATS_MISSED * self._heartbeat_interval, 5.0):
+                if now - contact.heard_at > max(BEATS_MISSED * self._heartbeat_interval, SILENCE):
                     self._suspect(contact)
                 elif now - contact.heard_at > BEATS_LATE * self._heartbeat_interval:
                     self._endpoint.probe(contact.peer.name)

@@ -141,7 +141,8 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     worker.occupancy += span
     if task.pool.resources:
         _take_resources(task, worker)
-    if not placement.has_room(state, worker):
+    sent = len(worker.processing)
+    if sent > worker.slots and (worker.occupancy >= worker.window or sent >= worker.limit):
         state.roomy.pop(worker, None)
     if function.digest not in worker.functions:
         worker.functions.add(function.digest)
@@ -176,8 +177,7 @@ def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished)
     worker = task.worker
     assert worker is not None
     _leave_worker(state, task)
-    if task.function is not None:
-        task.kind.observe(report.duration * 1e-6)
+    task.kind.observe(report.duration * 1e-6)
     state.move(task, MEMORY)
     task.nbytes = report.nbytes
     value = report.value
@@ -196,7 +196,7 @@ def store_on(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> N
     state.attempts = task.attempt = state.attempts + 1
     task.span = 0.0
     worker.processing[task] = None
-    placement.update_room(state, worker)
+    state.touched[worker] = None
 
 
 def keep_value(state: SchedulerState, task: TaskRecord, value: bytes) -> None:
