@@ -465,24 +465,20 @@ ToClient = (
     | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain
 )  # fmt: skip
 
-_encoder = msgspec.msgpack.Encoder()
-_from_client = msgspec.msgpack.Decoder(list[FromClient])
-_from_worker = msgspec.msgpack.Decoder(list[FromWorker])
-_to_worker = msgspec.msgpack.Decoder(list[ToWorker])
-_to_client = msgspec.msgpack.Decoder(list[ToClient])
+_encode = msgspec.msgpack.Encoder().encode
 
-#: who receives -> decoder, by the sender's direction; see `decoder_for`
+#: by direction
 DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {
-    "from_client": _from_client,
-    "from_worker": _from_worker,
-    "to_worker": _to_worker,
-    "to_client": _to_client,
+    "from_client": msgspec.msgpack.Decoder(list[FromClient]),
+    "from_worker": msgspec.msgpack.Decoder(list[FromWorker]),
+    "to_worker": msgspec.msgpack.Decoder(list[ToWorker]),
+    "to_client": msgspec.msgpack.Decoder(list[ToClient]),
 }
 
 
 def encode(messages: list[Message]) -> bytes:
     """The bytes of several messages, to be the body of one envelope."""
-    return _encoder.encode(messages)
+    return _encode(messages)
 
 
 def decode(direction: str, body: bytes | memoryview) -> list[Any]:
