@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from futurebroker.types import Digest
 
+#: bytes copied at a time
+COPY_BYTES = 4 * 1024 * 1024
+
 
 class ValueFiles:
-    """The files of one folder. All of it is quick, but for a copy between file systems in `take`."""
+    """The files of one folder. All of it is quick but for `copy`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,11 +44,11 @@ class ValueFiles:
         finally:
             os.close(number)
 
-    def take(self, path: str, target: str, move: bool) -> None:
-        """Make the file at ``path`` ours at ``target``: by its name where that can be done, else by a copy.
+    def take(self, path: str, target: str, move: bool) -> bool:
+        """Make the file at ``path`` ours at ``target`` by its name; False where only `copy` can.
 
         Raises:
-            OSError: it isn't there, or there is no room.
+            OSError: it isn't there.
         """
         if not self.can_open(path):
             raise FileNotFoundError(f"{path} can't be opened on this host")
@@ -55,14 +58,32 @@ class ValueFiles:
             else:
                 os.link(path, target)
         except OSError:
-            try:
-                shutil.copyfile(path, target)
-            except OSError:
-                self.unlink(target)
-                raise
-            if move:
-                self.unlink(path)
+            return False
         os.chmod(target, 0o600)
+        return True
+
+    def copy(self, path: str, target: str, move: bool, given_up: Callable[[], bool]) -> None:
+        """As `take`, byte by byte: for a thread of its own.
+
+        Args:
+            given_up: asked now and then whether to stop.
+
+        Raises:
+            OSError: there is no room, or it was given up; nothing is left at ``target``.
+        """
+        try:
+            with open(path, "rb", buffering=0) as source, open(target, "xb", buffering=0, opener=_private) as copy:
+                while data := source.read(COPY_BYTES):
+                    if given_up():
+                        raise OSError("given up, because the worker closes")
+                    view = memoryview(data)
+                    while view:
+                        view = view[copy.write(view) :]
+        except OSError:
+            self.unlink(target)
+            raise
+        if move:
+            self.unlink(path)
 
     def write_part(self, path: str, offset: int, data: bytes, nbytes: int) -> None:
         """Write a piece of a file that will have ``nbytes`` in all."""
@@ -96,3 +117,7 @@ class ValueFiles:
         """Delete a file that may be gone already."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

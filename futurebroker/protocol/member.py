@@ -157,12 +157,12 @@ class Member:
             await self.close()
             raise
 
-    def send(self, message: Message) -> None:
-        """Send ``message`` in the session; before the first welcome it is kept."""
+    def send(self, *messages: Message) -> None:
+        """Send ``messages`` in the session; before the first welcome they are kept."""
         if self._endpoint.peer(SCHEDULER) is None:
-            self._unsent.append(message)
+            self._unsent += messages
         else:
-            self._endpoint.send(SCHEDULER, message)
+            self._endpoint.send_all(SCHEDULER, messages)
 
     def flush(self) -> None:
         """Send now what collected, instead of when the loop comes round: for who knows that nothing follows."""

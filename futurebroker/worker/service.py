@@ -25,7 +25,6 @@ import psutil
 from futurebroker.data.folders import StoreFolder
 from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.exceptions import FuturebrokerError, RefusedError
-from futurebroker.protocol import messages
 from futurebroker.protocol.member import Member
 from futurebroker.protocol.messages import Message, Welcome
 from futurebroker.states import WorkerStatus
@@ -33,9 +32,10 @@ from futurebroker.types import Role
 from futurebroker.worker import commands
 from futurebroker.worker.commands import Event
 from futurebroker.worker.executors import Executor
+from futurebroker.worker.filework import FileWork
 from futurebroker.worker.machine import WorkerMachine
 from futurebroker.worker.monitor import Monitor
-from futurebroker.worker.packets import FUNCTIONS, Call, Called, Result, ReturnRest, Setup
+from futurebroker.worker.packets import Call, Called, Result, ReturnRest, Setup
 
 logger = logging.getLogger("futurebroker.worker")
 
@@ -51,6 +51,9 @@ HEARTBEAT_INTERVAL = 1.0
 RESTART_FIRST = 0.2
 RESTART_MAX = 30.0
 
+#: tasks at executors below which a report goes on at once; with more of them, others may join it
+FEW = 8
+
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -60,8 +63,11 @@ class SchedulerLink(Protocol):
     async def connect(self, timeout: float) -> None:
         """Join the cluster."""
 
-    def send(self, message: Message) -> None:
-        """Send a numbered message."""
+    def send(self, *messages: Message) -> None:
+        """Send numbered messages."""
+
+    def flush(self) -> None:
+        """Send now what collected."""
 
     def heartbeat(self, status: str, metrics: dict[str, Any]) -> None:
         """Send a heartbeat."""
@@ -150,6 +156,7 @@ class WorkerService:
         self._machine = WorkerMachine(self.name, self._files.new_path)
         self._all_ready = self._loop.create_future()
         self._link = self._make_link(Role.WORKER, self.id, **self._where, events=self, loop=self._loop, info=self._info)
+        self._file_work = FileWork(self._files, self._feed, self._link.send, self._loop)
         try:
             for _ in range(self.executors):
                 self._start_executor()
@@ -196,6 +203,7 @@ class WorkerService:
                 executor.kill()
         await asyncio.gather(*(executor.close() for executor in executors))
         await self._link.close(reason)
+        self._file_work.close()
         self._folder.close()
         self._finished.set()
 
@@ -229,6 +237,8 @@ class WorkerService:
     def reported(self, executor: Executor, results: list[Result]) -> None:
         """See `ExecutorEvents`."""
         self._feed(commands.Reported(executor.number, results))
+        if len(self._machine.dispatcher.sent) < FEW:
+            self._link.flush()
 
     def rest_returned(self, executor: Executor, numbers: list[int]) -> None:
         """See `ExecutorEvents`."""
@@ -331,17 +341,20 @@ class WorkerService:
         if self._busy:
             return
         self._busy = True
-        machine, perform, send = self._machine, _PERFORM, self._link.send
+        machine, perform = self._machine, _PERFORM
+        messages: list[Any] = []
         try:
             while self._events:
                 for instruction in machine.handle(self._events.popleft(), self._loop.time()):
                     carry_out = perform.get(type(instruction))
                     if carry_out is None:
-                        send(instruction)  # type: ignore[arg-type]  # all others are messages
+                        messages.append(instruction)
                     else:
                         carry_out(self, instruction)
         finally:
             self._busy = False
+            if messages:
+                self._link.send(*messages)
         if self._tick_timer is None and machine.wake_at is not None:
             self._tick_timer = self._loop.call_at(machine.wake_at, self._tick)
 
@@ -365,42 +378,6 @@ class WorkerService:
     def _call_out(self, instruction: commands.CallOut) -> None:
         self._running[instruction.executor].tell(Call(instruction.number, instruction.code, instruction.args))
 
-    def _keep_function(self, instruction: commands.KeepFunction) -> None:
-        self._files.write_function(FUNCTIONS, instruction.digest, instruction.code)
-
-    def _probe(self, instruction: commands.Probe) -> None:
-        ok = self._files.can_open(instruction.path)
-        self._events.append(commands.Probed(instruction.key, instruction.path, ok))
-
-    def _take_file(self, instruction: commands.TakeFile) -> None:
-        reason = ""
-        try:
-            self._files.take(instruction.path, instruction.target, instruction.move)
-        except OSError as error:
-            reason = str(error)
-        self._events.append(commands.Taken(instruction.key, instruction.target, reason))
-
-    def _write_part(self, instruction: commands.WritePart) -> None:
-        try:
-            self._files.write_part(instruction.path, instruction.offset, instruction.data, instruction.nbytes)
-        except OSError as error:
-            self._events.append(commands.WriteFailed(instruction.path, str(error)))
-
-    def _send_part(self, instruction: commands.SendPart) -> None:
-        nbytes = instruction.nbytes
-        try:
-            data = self._files.read_part(instruction.path, instruction.offset, instruction.length)
-        except OSError:
-            data, nbytes = b"", -1
-        self._link.send(
-            messages.DataPart(
-                instruction.transfer, instruction.key, instruction.offset, nbytes, data, instruction.asker
-            )
-        )
-
-    def _unlink(self, instruction: commands.Unlink) -> None:
-        self._files.unlink(instruction.path)
-
     def _has_drained(self, instruction: commands.Drained) -> None:
         self._drained.set()
 
@@ -414,12 +391,12 @@ _PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {
     commands.Recall: WorkerService._recall,
     commands.AskRest: WorkerService._ask_rest,
     commands.CallOut: WorkerService._call_out,
-    commands.KeepFunction: WorkerService._keep_function,
-    commands.Probe: WorkerService._probe,
-    commands.TakeFile: WorkerService._take_file,
-    commands.WritePart: WorkerService._write_part,
-    commands.SendPart: WorkerService._send_part,
-    commands.Unlink: WorkerService._unlink,
+    commands.KeepFunction: lambda service, instruction: service._file_work.keep_function(instruction),
+    commands.Probe: lambda service, instruction: service._file_work.probe(instruction),
+    commands.TakeFile: lambda service, instruction: service._file_work.take(instruction),
+    commands.WritePart: lambda service, instruction: service._file_work.write_part(instruction),
+    commands.SendPart: lambda service, instruction: service._file_work.send_part(instruction),
+    commands.Unlink: lambda service, instruction: service._file_work.unlink(instruction),
     commands.Drained: WorkerService._has_drained,
     commands.LeaveNow: WorkerService._leave_now,
 }

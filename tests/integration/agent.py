@@ -29,10 +29,13 @@ class Mailbox:
         """The scheduler accepts at once."""
         self.events.welcomed(Welcome(1, 0, "inbox", settings={"heartbeat": 0.05}), True)
 
-    def send(self, message: Message) -> None:
+    def send(self, *messages: Message) -> None:
         """The worker says something."""
-        self.mail.append(message)
+        self.mail += messages
         self._news.set()
+
+    def flush(self) -> None:
+        """All is there already."""
 
     def heartbeat(self, status: str, metrics: dict[str, Any]) -> None:
         """The worker is alive."""

@@ -200,9 +200,10 @@ class Box(Mailbox):
                 time.sleep(0.001)
         self.submit("a", hold, sys.argv[1])
         self.submit("b", hold, sys.argv[1])
-    def send(self, message):
-        super().send(message)
-        print(type(message).__name__, message.key, flush=True)
+    def send(self, *messages):
+        super().send(*messages)
+        for message in messages:
+            print(type(message).__name__, message.key, flush=True)
 asyncio.run(run_worker(url="", cluster="c", secret=b"", executors=1, make_link=Box))
 """
 

@@ -87,9 +87,15 @@ def test_a_file_is_taken_over_by_name_and_by_copy(tmp_path: Path) -> None:
     """A client's file becomes the worker's: moved within one file system, linked for a replica."""
     ours = ValueFiles(tmp_path)
     (tmp_path / "theirs").write_bytes(b"value")
-    ours.take(str(tmp_path / "theirs"), str(tmp_path / "linked"), move=False)
-    ours.take(str(tmp_path / "theirs"), str(tmp_path / "moved"), move=True)
+    assert ours.take(str(tmp_path / "theirs"), str(tmp_path / "linked"), move=False)
+    assert ours.take(str(tmp_path / "theirs"), str(tmp_path / "moved"), move=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["linked", "moved"]
+    ours.copy(str(tmp_path / "moved"), str(tmp_path / "copied"), True, lambda: False)
+    assert (tmp_path / "copied").read_bytes() == b"value"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copied", "linked"]
+    with pytest.raises(OSError, match="given up"):
+        ours.copy(str(tmp_path / "copied"), str(tmp_path / "late"), True, lambda: True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copied", "linked"]
     with pytest.raises(OSError):
         ours.take(str(tmp_path / "theirs"), str(tmp_path / "again"), move=True)
 
