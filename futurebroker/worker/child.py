@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import mmap
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -33,6 +35,7 @@ from futurebroker.worker.coroutines import CoroutineRunner
 from futurebroker.worker.failures import failure_of
 from futurebroker.worker.packets import (
     CRUMB,
+    CRUMB_BYTES,
     FUNCTIONS,
     PACKET_BYTES,
     REPORT_BYTES,
@@ -64,6 +67,11 @@ CALL_LIMIT = 4 * 1024 * 1024
 EXIT_TIMEOUT = 2.0
 _PR_SET_PDEATHSIG = 1
 _EMPTY_TUPLE_ARGS: tuple[tuple[()], dict[str, Any]] = ((), {})
+#: what plain pickles begin with; `loads_writable` opens everything else
+_PICKLE = pickle.PROTO[0]
+#: types of which a value, itself and not of a subclass, needs nothing but plain pickle; of the second if it is short
+_PLAIN = frozenset({int, float, bool, complex, type(None)})
+_TEXT = frozenset({str, bytes})
 
 
 class _InputGone(Exception):  # noqa: N818 - not an error of the task's
@@ -85,10 +93,11 @@ class _Slot:
     handed back, and a result reported, exactly once.
     """
 
-    __slots__ = ("number", "results", "todo")
+    __slots__ = ("measured", "number", "results", "todo")
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.measured = 0  #: nanoseconds at which the time of the last task ended
         self.todo: deque[Task] = deque()
         self.results: deque[Result] = deque()
 
@@ -113,8 +122,9 @@ class Executor:
         self._functions: dict[Digest, Callable[..., Any]] = {}
         self._coroutines = CoroutineRunner()
         self._slots = [_Slot(number) for number in range(setup.threads)]
-        size = CRUMB.size * setup.threads
-        self._crumbs: bytearray | mmap.mmap = bytearray(size) if not setup.crumbs else _map_crumbs(setup.crumbs, size)
+        size = CRUMB_BYTES * setup.threads
+        crumbs = _map_crumbs(setup.crumbs, size) if setup.crumbs else bytearray(size)
+        self._crumbs = memoryview(crumbs).cast(CRUMB)
         self._stopping = False
 
     def run(self) -> None:
@@ -156,31 +166,31 @@ class Executor:
                 return
 
     def _run_packet(self, slot: _Slot, tasks: list[Task]) -> None:
-        todo = slot.todo
+        todo, results, run = slot.todo, slot.results, self._run
         todo.extend(tasks)
-        results = slot.results
         done: dict[int, bytes | ValueFile] = {}
         unsent = 0
-        start = since = perf_counter_ns()
-        while todo:
+        before = since = slot.measured = perf_counter_ns()
+        while True:
             try:
                 task = todo.popleft()
-            except IndexError:  # handed back just now
+            except IndexError:  # all are run, or were handed back just now
                 break
-            result = self._run(slot, task, done, start)
-            end = perf_counter_ns()
-            result.cost = (end - start) // 1000
-            start = end
-            size = 0
+            result = run(slot, task, done)
+            end = slot.measured
+            if end == before:
+                end = slot.measured = perf_counter_ns()
+            result.cost = (end - before) // 1000
+            before = end
+            unsent += 64
             if result.value is not None:
                 done[task.number] = result.value
-                size = len(result.value)
+                unsent += len(result.value)
             elif result.path:
                 done[task.number] = ValueFile(result.path)
             elif result.failure is not None:
-                size = len(result.failure.payload or b"")
+                unsent += len(result.failure.payload or b"")
             results.append(result)
-            unsent += size + 64
             if unsent > REPORT_BYTES or end - since > REPORT_AFTER:
                 self._report(slot)
                 unsent = 0
@@ -195,22 +205,40 @@ class Executor:
                 batch.append(results.popleft())
         except IndexError:  # the control thread reports the rest
             pass
-        if batch:
-            data = encode_results(batch)
-            if len(data) > REPORT_LIMIT:
-                data = encode_results(str(write_value(self._folder, [data])))
+        if not batch:
+            return
+        data = encode_results(batch)
+        if len(data) <= REPORT_LIMIT:
             self._data.send(data)
+            return
+        for result in batch:
+            self._report_large(result)
 
-    def _run(self, slot: _Slot, task: Task, done: dict[int, bytes | ValueFile], start: int) -> Result:
-        CRUMB.pack_into(self._crumbs, slot.number * CRUMB.size, task.number)
+    def _report_large(self, result: Result) -> None:
+        """Report one of many or large results, through a file if it must be; without room for that it is a failure."""
+        data = encode_results([result])
+        if len(data) > REPORT_LIMIT:
+            try:
+                data = encode_results(str(write_value(self._folder, [data])))
+            except OSError as error:
+                key = result.failure.key if result.failure is not None else ""
+                kind = result.failure.type if result.failure is not None else result.type
+                reason = ResultError(f"{key} came to {kind}, of {len(data):,} bytes, which can't be stored: {error}")
+                failure = failure_of(reason, key, self._place.name)
+                data = encode_results([Result(result.number, result.duration, result.cost, failure=failure)])
+        self._data.send(data)
+
+    def _run(self, slot: _Slot, task: Task, done: dict[int, bytes | ValueFile]) -> Result:
+        self._crumbs[slot.number] = task.number
         try:
             function = self._functions.get(task.function)
             if function is None:
                 function = self._open_function(task.function)
+            data = task.args
             if task.inputs:
-                args, keywords = open_arguments(loads_writable, task.args, self._open_inputs(task, done))
-            elif task.args:
-                args, keywords = loads_writable(task.args)
+                args, keywords = open_arguments(loads_writable, data, self._open_inputs(task, done))
+            elif data:
+                args, keywords = pickle.loads(data) if data[0] == _PICKLE else loads_writable(data)
             else:
                 args, keywords = _EMPTY_TUPLE_ARGS
         except _InputGone as gone:
@@ -220,14 +248,23 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 - whatever the user's classes raise when they are opened
             return self._failed(task, _cannot_open(task, error), 0)
         current_task.set((self._place, task.key))
+        call = copy_context().run
         start = perf_counter_ns()
         try:
-            value = copy_context().run(function, *args, **keywords)
-            if type(value) is CoroutineType:
+            value = call(function, *args, **keywords) if keywords else call(function, *args)
+            kind = type(value)
+            if kind is CoroutineType:
                 value = self._coroutines.run(value)
+                kind = type(value)
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are the task's own as well
             return self._failed(task, error, (perf_counter_ns() - start) // 1000)
-        duration = (perf_counter_ns() - start) // 1000
+        end = perf_counter_ns()
+        duration = (end - start) // 1000
+        if kind in _PLAIN or (kind in _TEXT and len(value) <= INLINE_LIMIT):
+            data = pickle.dumps(value, 5)
+            if len(data) <= INLINE_LIMIT:
+                slot.measured = end
+                return Result(task.number, duration, 0, len(data), data, kind.__name__)
         # What the arguments hold is released before the result is pickled: both may be large.
         del args, keywords
         return self._finished(task, value, duration)
@@ -408,5 +445,11 @@ def main() -> None:
         setup = read_setup(control)
     except (EOFError, OSError):
         return
-    sys.path.extend(entry for entry in setup.path if entry not in sys.path)
+    places = list(setup.path)
+    with contextlib.suppress(OSError):  # the folder may be gone
+        places.append(os.getcwd())
+    # After all else, so that a `queue.py` where the worker was started shadows nothing.
+    sys.path.extend(entry for entry in places if entry not in sys.path)
+    # What is imported by now stays: the user's collections needn't walk it.
+    gc.freeze()
     Executor(data, control, setup, owns_process=True).run()

@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Protocol
 
 import futurebroker
+from futurebroker.protocol.messages import Failure
 from futurebroker.worker.packets import (
     CRUMB,
+    CRUMB_BYTES,
     PACKET_BYTES,
     REPORT_LIMIT,
     SOCKET_BUFFER,
@@ -36,6 +38,7 @@ from futurebroker.worker.packets import (
     Result,
     Setup,
     Stop,
+    Task,
     decode_packet,
     decode_results,
     encode_control,
@@ -47,7 +50,8 @@ logger = logging.getLogger("futurebroker.worker")
 
 #: module of the code that runs in executors; loaded by name, because the agent itself must not be able to unpickle
 CHILD = "futurebroker.worker.child"
-#: an executor's program; ours is found where the agent found it, after all else, so that it shadows nothing
+#: an executor's program; ours is found where the agent found it, after all else, so that it shadows nothing. For the
+#: same reason -P keeps the current folder out of its import path at first.
 _PROGRAM = f"import sys; sys.path.append(sys.argv.pop()); from {CHILD} import main; main()"
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(futurebroker.__file__)))
 #: reports read at a time before other executors get their turn
@@ -114,10 +118,10 @@ class Executor:
 
         Call this on a thread that lives as long as the executor may: the kernel ends it with the thread that made it.
         """
-        self._crumbs.write_bytes(bytes(CRUMB.size * self.threads))
+        self._crumbs.write_bytes(bytes(CRUMB_BYTES * self.threads))
         data, control = self._theirs.fileno(), self._their_control.fileno()
         self._process = subprocess.Popen(
-            [sys.executable, "-u", "-c", _PROGRAM, str(data), str(control), _ROOT],
+            [sys.executable, "-u", "-P", "-c", _PROGRAM, str(data), str(control), _ROOT],
             stdin=subprocess.DEVNULL,
             pass_fds=(data, control),
             env=environment,
@@ -154,7 +158,12 @@ class Executor:
         data = encode_packet(packet)
         if len(data) > PACKET_BYTES:
             path = self.folder / secrets.token_hex(16)
-            path.write_bytes(data)
+            try:
+                path.write_bytes(data)
+            except OSError as error:
+                path.unlink(missing_ok=True)
+                self._events.reported(self, [self._not_sent(task, error) for task in packet.tasks])
+                return
             data = encode_packet(Packet(packet.number, [], str(path)))
         if self._unsent:
             self._unsent.append(data)
@@ -166,6 +175,10 @@ class Executor:
             self._loop.add_writer(self._data.fileno(), self._writable)
         except OSError:  # it is dying; the tasks are returned when it is dead
             pass
+
+    def _not_sent(self, task: Task, error: OSError) -> Result:
+        text = f"the arguments of {task.key} can't be handed to its executor: {error}"
+        return Result(task.number, 0, failure=Failure("TaskError", text, text, task.key, self._setup.worker))
 
     def _writable(self) -> None:
         try:
@@ -285,7 +298,7 @@ class Executor:
             data = self._crumbs.read_bytes()
         except FileNotFoundError:
             return []
-        return [number for (number,) in CRUMB.iter_unpack(data) if number]
+        return [number for number in memoryview(data).cast(CRUMB) if number]
 
     def _finish(self, how: str) -> None:
         if self.gone.is_set():

@@ -8,6 +8,7 @@ each record follows its length in four bytes.
 from __future__ import annotations
 
 import struct
+from typing import Final
 
 import msgspec
 
@@ -24,8 +25,9 @@ REPORT_BYTES = 64 * 1024
 REPORT_LIMIT = 192 * 1024
 #: name of the folder, inside the store's, that holds one file a function
 FUNCTIONS = "functions"
-#: a breadcrumb: the number of the task a thread runs
-CRUMB = struct.Struct("<Q")
+#: a breadcrumb, the number of the task a thread runs, as `struct` and `memoryview` write it; and its bytes
+CRUMB: Final = "Q"
+CRUMB_BYTES = struct.calcsize(CRUMB)
 #: length of a record on the control socket
 LENGTH = struct.Struct("!I")
 
