@@ -102,7 +102,8 @@ class CommandLedger:
 
     def _reported(self, event: WorkerSaid, commands: Sequence[Command]) -> None:
         stale = 0
-        for message in event.messages:
+        messages = list(event.messages)
+        for message in messages:
             if not isinstance(message, ENDINGS):
                 continue
             if self.in_flight.get(message.key) == (event.worker, message.attempt):
@@ -110,7 +111,7 @@ class CommandLedger:
                 self._accept(message)
             else:
                 stale += not isinstance(message, m.InputsMissing)
-        if stale and stale == len(event.messages):
+        if stale and stale == len(messages):
             for command in commands:
                 if isinstance(command, Forget) or not isinstance(command.message, m.Free):
                     broken("I14", f"{event} is stale, and led to {command}")
