@@ -19,6 +19,8 @@ Laws of the state, here:
     I19  no task has run more often than its retries allow
     I22  counts equal a recount: of states, of pools, of functions, of seconds of work
     I25  no task is ready while a worker that may run it has room
+    I29  work is asked back of one that is connected, a few tasks at a time; what is laden is known as such, and no
+         task is where it must not run, however it came there
     I26  whatever is looked at once an event is over has been looked at: nothing is left for the next event
 
 Laws of a history, for which tests keep a ledger of events and commands: I6 (one accepted completion an attempt), I13
@@ -40,7 +42,7 @@ from math import isclose
 from typing import NoReturn
 
 from futurebroker.exceptions import InvariantViolation
-from futurebroker.scheduler import placement
+from futurebroker.scheduler import placement, stealing
 from futurebroker.scheduler.records import FunctionRecord, Kind, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
@@ -82,6 +84,7 @@ def check(state: SchedulerState) -> None:
         _check_worker(state, worker)
     _check_clients(state)
     _check_functions_and_kinds(state)
+    _check_stealing(state)
     _check_idle(state)
 
 
@@ -251,6 +254,28 @@ def _check_worker(state: SchedulerState, worker: WorkerRecord) -> None:
             _broken(state, "I16", f"{worker} has {booked} of {name} booked, used are {used[name]}")
         if not -SLACK <= booked <= worker.resources.get(name, 0.0) + SLACK:
             _broken(state, "I16", f"{worker} has {booked} of {name} in use, of {worker.resources.get(name)}")
+
+
+def _check_stealing(state: SchedulerState) -> None:
+    """I29: who may be asked for work, what was asked for, and where tasks are."""
+    workers = state.workers.values()
+    laden = {worker for worker in workers if not placement.has_room(worker) and placement.is_laden(worker)}
+    if laden != set(state.laden):
+        _broken(state, "I29", f"{laden} have more than they run, believed are {list(state.laden)}")
+    for victim, request in state.requests.items():
+        if state.workers.get(victim.worker_id) is not victim:
+            _broken(state, "I29", f"{victim} is gone and should hand something back")
+        if len(request.asked) > stealing.MOST or request.given > len(request.asked):
+            _broken(state, "I29", f"{victim} handed back {request.given} of {len(request.asked)} tasks")
+        for task, (attempt, thief) in request.asked.items():
+            if thief is victim or task.function is None or attempt > task.attempt:
+                _broken(state, "I29", f"{victim} should hand back attempt {attempt} for {thief}", task)
+    for worker in workers:
+        for task in worker.processing:
+            pool = task.pool
+            soft = pool.options.allow_other_workers and placement.offers(worker, pool)
+            if not soft and not placement.may_run(pool, worker):
+                _broken(state, "I29", f"{task} is on {worker}, where it must not run", task)
 
 
 # -- clients, functions, kinds -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol import messages as m
-from futurebroker.scheduler import dispatch, intake, observe, placement, relay, reports, transitions
+from futurebroker.scheduler import dispatch, intake, observe, placement, relay, reports, stealing, transitions
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
@@ -52,6 +52,8 @@ class SchedulerMachine:
             transitions.settle(state)
         if state.ready or state.touched:
             dispatch.dispatch(state)
+        if state.laden and state.roomy and state.policy.stealing:
+            stealing.steal(state)
         return state.take_commands()
 
 
@@ -144,6 +146,8 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
         return
     state.roomy.pop(worker, None)
     state.touched.pop(worker, None)
+    state.laden.pop(worker, None)
+    state.requests.pop(worker, None)
     worker.status = WorkerStatus.CLOSING
     worker.pipeline.clear()
     for pool in state.pools.values():
@@ -214,6 +218,7 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
     if event.status == WorkerStatus.CLOSING.value:
         status = WorkerStatus.CLOSING
     worker.status = status
+    stealing.watch(state, worker)
     placement.update_room(state, worker)  # the window follows the round trip as well
     if worker.pipeline:
         state.touched[worker] = None

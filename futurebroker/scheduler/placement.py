@@ -78,12 +78,23 @@ def has_room(worker: WorkerRecord) -> bool:
     )
 
 
+def is_laden(worker: WorkerRecord) -> bool:
+    """Whether a worker without room has work that others might begin sooner, and can be asked for it."""
+    status = worker.status
+    return status is RUNNING or (status is WorkerStatus.PAUSED and bool(worker.processing))
+
+
 def update_room(state: SchedulerState, worker: WorkerRecord) -> None:
-    """Keep `SchedulerState.roomy` true after the worker's load or status changed."""
+    """Keep `SchedulerState.roomy` and `SchedulerState.laden` true after the worker's load or status changed."""
     if has_room(worker):
         state.roomy[worker] = None
+        state.laden.pop(worker, None)
+        return
+    state.roomy.pop(worker, None)
+    if is_laden(worker):
+        state.laden[worker] = None
     else:
-        state.roomy.pop(worker, None)
+        state.laden.pop(worker, None)
 
 
 def has_resources(worker: WorkerRecord, pool: Pool) -> bool:
@@ -125,7 +136,12 @@ def _has_stored_input(task: TaskRecord) -> bool:
 
 def start_cost(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> float:
     """Seconds until ``task`` could start on ``worker``: the work before it, then the inputs to be moved."""
-    cost = worker.occupancy / worker.slots
+    return worker.occupancy / worker.slots + move_cost(state, task, worker)
+
+
+def move_cost(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> float:
+    """Seconds until the inputs of ``task`` that lie elsewhere are at ``worker``."""
+    cost = 0.0
     for dependency in task.dependencies:
         holders = dependency.holder_paths()
         if holders and worker not in holders:

@@ -80,7 +80,7 @@ class TaskRecord:
         self.wanted_by: ClientRecord | dict[ClientRecord, None] | None = None
         self.worker: WorkerRecord | None = None  #: where it is processing
         self.attempt = 0  #: number of the latest run; only its completion is accepted
-        self.span = 0.0  #: seconds it was taken to run when it was sent
+        self.span = 0.0  #: seconds it is taken to run, by what was known when it was sent or last looked at
         self.holders: WorkerRecord | dict[WorkerRecord, str] | None = None  #: see `holder_paths`
         self.value: bytes | None = None  #: the result itself, when the scheduler keeps it
         self.nbytes = 0  #: size of the result
@@ -289,6 +289,18 @@ class Pool:
         self.tasks = 0  #: records that belong to it
 
 
+class StealRequest:
+    """Tasks a worker was asked to hand back, or, without any, that it need not be asked again for a moment."""
+
+    __slots__ = ("asked", "given", "patience", "until")
+
+    def __init__(self, asked: dict[TaskRecord, tuple[int, WorkerRecord]], until: float, patience: float) -> None:
+        self.asked = asked  #: with the attempt meant, and the worker it was asked for
+        self.given = 0  #: how many of them came back
+        self.until = until  #: when the worker may be asked again, if they are not all gone from it before
+        self.patience = patience  #: seconds that was after the request
+
+
 class WorkerRecord:
     """One connected worker: what it offers, does and holds."""
 
@@ -309,6 +321,7 @@ class WorkerRecord:
         "slots",
         "status",
         "used",
+        "watched",
         "window",
         "worker_id",
     )
@@ -333,6 +346,8 @@ class WorkerRecord:
         self.window = 0.0  #: seconds of work it may have in all; see `placement.open_window`
         self.limit = 0  #: tasks it may have in all
         self.metrics: dict[str, Any] = {}  #: of its last heartbeat
+        #: attempts that were its oldest at the last heartbeat, as many as run -> when they were first seen so
+        self.watched: dict[int, float] = {}
 
     def __repr__(self) -> str:
         return f"<worker {self.name} {self.status.value}>"

@@ -20,7 +20,7 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import transitions
+from futurebroker.scheduler import stealing, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
@@ -84,10 +84,13 @@ def count_death(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, k
 
 
 def gave_back(state: SchedulerState, worker: WorkerRecord, report: GaveBack) -> None:
-    """An attempt was not begun: the task is ready for another."""
+    """An attempt was not begun: the task is ready for another, or goes to the worker it was asked back for."""
     task = _current(state, worker, report.key, report.attempt)
     if task is not None:
+        thief = stealing.given(state, worker, task)
         transitions.pull_back(state, task, tell=False)
+        if thief is not None:
+            stealing.place(state, task, worker, thief)
 
 
 def inputs_missing(state: SchedulerState, worker: WorkerRecord, report: InputsMissing) -> None:

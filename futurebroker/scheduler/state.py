@@ -17,6 +17,7 @@ from futurebroker.scheduler.records import (
     FunctionRecord,
     Kind,
     Pool,
+    StealRequest,
     TaskRecord,
     WorkerRecord,
 )
@@ -41,6 +42,7 @@ class Policy:
     ahead: int = 512  #: tasks a slot is given ahead, at the most
     bandwidth: float = 100e6  #: bytes a second between hosts, until measured
     local_bandwidth: float = 4e9  #: bytes a second between workers of one host, which map each other's files
+    stealing: bool = True  #: whether work is moved to idle workers after it was sent to others
     client_tasks: int = 2_000_000  #: unfinished tasks a client may have; it blocks by itself beyond them
     client_keys: int = 20_000_000  #: keys a client may want at a time, finished or not
     client_bytes: int = 1 << 30  #: bytes of arguments a client may have unfinished
@@ -69,6 +71,10 @@ class SchedulerState:
         self.ready: dict[Pool, None] = {}
         #: workers that may be given more
         self.roomy: dict[WorkerRecord, None] = {}
+        #: workers that have more than they run, and can be asked to hand some of it back
+        self.laden: dict[WorkerRecord, None] = {}
+        #: what workers were asked to hand back; see `stealing`
+        self.requests: dict[WorkerRecord, StealRequest] = {}
         #: workers whose pipeline should be looked at before this event ends
         self.touched: dict[WorkerRecord, None] = {}
         #: tasks that may have become unneeded; looked at by `transitions.settle`
@@ -83,7 +89,7 @@ class SchedulerState:
         self.sequence = 0
         #: attempts begun so far; their numbers rise through all tasks, so that a key that comes again reuses none
         self.attempts = 0
-        #: what was ignored and why: stale completions, unknown keys, ...
+        #: what was ignored and why (stale completions, unknown keys, ...), and what was stolen
         self.counters: Counter[str] = Counter()
 
     # -- commands ---------------------------------------------------------------------------------------------------

@@ -144,6 +144,7 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     sent = len(worker.processing)
     if sent > worker.slots and (worker.occupancy >= worker.window or sent >= worker.limit):
         state.roomy.pop(worker, None)
+        state.laden[worker] = None
     if function.digest not in worker.functions:
         worker.functions.add(function.digest)
         state.send(worker.worker_id, AddFunction(function.digest, function.kind.name, function.code))

@@ -10,6 +10,7 @@ After each event the books must agree with the state, and each command must have
     I14  a stale report leads to nothing but the freeing of what came with it
     I17  nothing new goes to a worker that doesn't run
     I27  what is freed on a worker is not counted on there
+    I29  only what is in flight is asked back, and what comes back is counted as stolen once
     I28  every key of a call is known afterwards, or was refused
 """
 
@@ -49,6 +50,9 @@ class CommandLedger:
         #: client -> key -> whether the client was told of the end
         self.told: dict[ClientId, dict[Key, bool]] = {}
         self.accepted: Counter[int] = Counter()
+        #: worker -> (key, attempt) that it was last asked to hand back
+        self.asked: dict[WorkerId, set[tuple[Key, int]]] = {}
+        self.stolen = 0
         self._attempt = 0
         self._functions: set[tuple[WorkerId, bytes]] = set()
         #: keys named by the event at hand, and how often
@@ -109,6 +113,8 @@ class CommandLedger:
             if self.in_flight.get(message.key) == (event.worker, message.attempt):
                 del self.in_flight[message.key]
                 self._accept(message)
+                if isinstance(message, m.GaveBack):
+                    self.stolen += (message.key, message.attempt) in self.asked.get(event.worker, ())
             else:
                 stale += not isinstance(message, m.InputsMissing)
         if stale and stale == len(messages):
@@ -146,6 +152,10 @@ class CommandLedger:
             for source in message.inputs:
                 if isinstance(source, m.Held) and not source.holders:
                     self._made_there(worker_id, message, source)
+        elif isinstance(message, m.GiveBack):
+            if any(self.in_flight.get(key) != (worker_id, attempt) for key, attempt in message.tasks):
+                broken("I29", f"{message} asks {worker} for what it doesn't have")
+            self.asked[worker_id] = set(message.tasks)
         elif isinstance(message, m.Drop):
             if self.in_flight.get(message.key) == (worker_id, message.attempt):
                 del self.in_flight[message.key]
@@ -189,6 +199,8 @@ class CommandLedger:
 
     def _agree(self) -> None:
         state = self.state
+        if state.counters["stolen"] != self.stolen:
+            broken("I29", f"{state.counters['stolen']} are said to be stolen, counted are {self.stolen}")
         processing = {
             task.key: (worker_id, task.attempt)
             for worker_id, worker in state.workers.items()
