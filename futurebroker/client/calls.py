@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from futurebroker.exceptions import MessageTooLargeError
-from futurebroker.protocol.messages import AddFunction, Message, Submit, TaskOptions
+from futurebroker.protocol.messages import AddFunction, Message, PutValue, Submit, TaskOptions
 from futurebroker.protocol.serialize import dump_function, name_of
 from futurebroker.protocol.wire import BATCH_BYTES, BATCH_MESSAGES
 from futurebroker.types import Digest, Key
@@ -66,6 +66,11 @@ class PreparedColumn:
         #: bytes of all arguments
         self.size = size
 
+    def part(self, rows: list[int]) -> PreparedColumn:
+        """Some of its calls."""
+        arguments = [self.arguments[row] for row in rows]
+        return PreparedColumn(self.call, [self.keys[row] for row in rows], arguments, sum(map(len, arguments)))
+
 
 def task_options(
     workers: str | Iterable[str] | None,
@@ -100,11 +105,20 @@ def worker_names(workers: str | Iterable[str] | None) -> tuple[str, ...]:
     return names
 
 
+class Memory(Protocol):
+    """Remembers what was sent; see `remembering`."""
+
+    add: Callable[[Any], None]
+
+    def add_column(self, column: PreparedColumn) -> None: ...
+
+
 class Coalescer:
     """Turns what an outbox holds into messages, on the I/O thread; each function is sent before its first call."""
 
-    def __init__(self, send: Callable[[Message], None]) -> None:
+    def __init__(self, send: Callable[[Message], None], memory: Memory) -> None:
         self._send = send
+        self._memory = memory
         self._known: set[Digest] = set()
 
     def forget(self) -> None:
@@ -119,6 +133,7 @@ class Coalescer:
         keys: list[Key] = []
         arguments: list[bytes] = []
         dependencies: list[tuple[Key, ...]] | None = None
+        remember = self._memory.add
         # Not "while outbox": a thread that keeps calling must not keep us from sending.
         for _ in range(len(outbox)):
             item = outbox.popleft()
@@ -128,6 +143,7 @@ class Coalescer:
                     current = None
                 total += self._send_whole(item)  # type: ignore[arg-type]
                 continue
+            remember(item)
             call, key, packed, needs = item
             if call is not current or size > BATCH_BYTES or len(keys) >= BATCH_MESSAGES:
                 if current is not None:
@@ -151,8 +167,11 @@ class Coalescer:
 
     def _send_whole(self, item: PreparedColumn | Message) -> int:
         if not isinstance(item, PreparedColumn):
+            if isinstance(item, PutValue):
+                self._memory.add(item)
             self._send(item)
             return 0
+        self._memory.add_column(item)
         call = item.call
         self._introduce(call)
         self._send(Submit(call.digest, item.keys, item.arguments, None, call.options))
