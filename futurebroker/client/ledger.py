@@ -209,6 +209,12 @@ class Ledger:
                     state.cause = error
                     self._settle(state, CANCELLED if isinstance(error, CancelledError) else ERROR)
 
+    def part(self) -> None:
+        """Nothing will be sent or heard any more: let go of futures, which still hold us."""
+        with self.lock:
+            self.states.clear()
+            self.dropped = deque(maxlen=0)
+
     def forget_remote(self) -> None:
         """The scheduler that had our results is gone: those that were not opened here are lost."""
         with self.lock:
