@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any, Final, TypeAlias
 
-from futurebroker.client.futures import ChunkFuture, Future, Keeper
+from futurebroker.client.futures import CANCELLED, ChunkFuture, Future, Keeper
 from futurebroker.exceptions import CancelledError, MessageTooLargeError, SerializationError
 from futurebroker.protocol.messages import INLINE_LIMIT
 from futurebroker.protocol.refs import TaskRef
 from futurebroker.protocol.serialize import Buffer, dump_frames, dumps, frames_size
-from futurebroker.states import FutureState
 from futurebroker.types import Key
 
 #: types that hold no future and nothing of ``__main__``, so that plain pickle does
@@ -102,7 +101,7 @@ class References:
         state = future._state
         if state.keeper is not self._keeper:
             raise ValueError(f"{future!r} belongs to another client; gather it there and pass the result")
-        if state.status is FutureState.CANCELLED:
+        if state.status is CANCELLED:
             raise CancelledError(f"{state.key} was cancelled, so what depends on it can't be submitted")
         found = self.found.get(state.key)
         if found is None:

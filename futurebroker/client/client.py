@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import dataclasses
 import html
 import os
 import sys
@@ -159,7 +160,9 @@ class Client(Inquiries):
             origin = "the cluster object"
         else:
             url = normalize_address(str(settings.broker_url), settings)
-            name, secret, loop = settings.cluster, find_secret(settings, create=False), None
+            # On this machine the secret is made by whoever comes first, so that the error is about the scheduler.
+            settings = dataclasses.replace(settings, broker_url=url)
+            name, secret, loop = settings.cluster, find_secret(settings, create=True), None
             origin = secret_origin(settings)
         return Connection(
             self._name,

@@ -114,6 +114,7 @@ class Connection(Ledger):
         self.fail(CancelledError("the client was closed"))
         self._io.stop()
         self.callbacks.stop()
+        self.part()
 
     async def _close(self) -> None:
         if self._beating is not None:
@@ -212,6 +213,7 @@ class Connection(Ledger):
         if fresh and self._welcomed:
             self._start_over()
         self._welcomed = True
+        self._heartbeat = welcome.settings.get("heartbeat", self._heartbeat)
         if self._beating is None:
             self._beat()
 
@@ -228,6 +230,12 @@ class Connection(Ledger):
     def heard(self, round_trip: float) -> None:
         """See `MemberEvents.heard`."""
         self.round_trip = round_trip
+
+    def paced(self, seconds: float) -> None:
+        """See `MemberEvents.paced`."""
+        if self._beating is not None and self.ended is None:
+            self._beating.cancel()
+            self._beating = self._loop.call_later(seconds, self._beat)
 
     def lost(self, error: Exception | None) -> None:
         """See `MemberEvents.lost`."""

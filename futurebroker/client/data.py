@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, Final
 
 from futurebroker.client.connection import Connection
-from futurebroker.client.futures import ERROR, FINISHED, PENDING, Future, KeyState, settle
+from futurebroker.client.futures import ERROR, FINISHED, PENDING, Future, Home, KeyState, settle
 from futurebroker.client.gathering import futures_in
 from futurebroker.client.waiters import run_blocking
 from futurebroker.data.files import write_value
@@ -41,8 +41,9 @@ _SEQUENCES: Final = frozenset({list, tuple, set, frozenset})
 class DataSender:
     """One client's way to put data into the cluster."""
 
-    def __init__(self, connection: Connection, salt: str, patience: float) -> None:
+    def __init__(self, connection: Connection, home: Home, salt: str, patience: float) -> None:
         self._connection = connection
+        self._home = home
         self._salt = salt
         self._patience = patience
         self._files_work: bool | None = None if is_loopback(connection.url) else False
@@ -94,7 +95,7 @@ class DataSender:
         """A future of a large argument, the same one as long as the same bytes are in use."""
         digest = digest_of(frames)
         future: Future[Any] | None = self._moved.get(digest)
-        if future is None or future.cancelled() or future.status == ERROR.value:
+        if future is None or future.cancelled() or future.status == ERROR:
             key = self._new_key("data")
             future = run_blocking(self._put(key, frames, size, (), False, True))
             self._moved[digest] = future
@@ -133,7 +134,7 @@ class DataSender:
             if known is not None and known.refs > 0 and known.status in (PENDING, FINISHED):
                 known.refs += 1
                 return Future(known)
-            state = KeyState(key, connection, -1)
+            state = KeyState(key, self._home, -1)
             connection.states[key] = state
         future: Future[Any] = Future(state)
         if size <= INLINE_LIMIT:

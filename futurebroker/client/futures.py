@@ -26,11 +26,12 @@ from futurebroker.protocol.serialize import load_failure, loads_writable
 from futurebroker.states import FutureState
 from futurebroker.types import Key
 
-PENDING: Final = FutureState.PENDING
-FINISHED: Final = FutureState.FINISHED
-ERROR: Final = FutureState.ERROR
-CANCELLED: Final = FutureState.CANCELLED
-LOST: Final = FutureState.LOST
+# The text of each, not the member: see `KeyState`. Compared by identity all the same.
+PENDING: Final = FutureState.PENDING.value
+FINISHED: Final = FutureState.FINISHED.value
+ERROR: Final = FutureState.ERROR.value
+CANCELLED: Final = FutureState.CANCELLED.value
+LOST: Final = FutureState.LOST.value
 
 T = TypeVar("T")
 
@@ -63,14 +64,25 @@ class Keeper(Protocol):
     def fetch(self, state: KeyState, held: Held, blocking: bool) -> Any: ...
 
 
+class Home(msgspec.Struct, eq=False, gc=False):
+    """Where a state belongs. The garbage collector doesn't look inside: `Connection.close` breaks the circle."""
+
+    keeper: Keeper
+
+
 class KeyState(msgspec.Struct, eq=False):
-    """What one client knows of one key; a struct, because these are made by the hundred thousand."""
+    """What one client knows of one key.
+
+    These are made by the hundred thousand, and the collector's visits to them were a third of what a call costs. It
+    visits a struct only once a field holds something that can be part of a circle, as a list that is the result can;
+    text, numbers, bytes and `Home` can't.
+    """
 
     key: Key
-    keeper: Keeper
+    home: Home
     #: bytes of its arguments, counted against what the scheduler takes; -1 once settled
     size: int
-    status: FutureState = PENDING
+    status: str = PENDING
     #: how many futures of it are alive
     refs: int = 1
     #: who is told when it is settled
@@ -85,6 +97,11 @@ class KeyState(msgspec.Struct, eq=False):
     type: str = ""
     #: futures of data that the client made of large arguments: without it the task could not be run again
     inputs: tuple[Future[Any], ...] = ()
+
+    @property
+    def keeper(self) -> Keeper:
+        """The connection it belongs to."""
+        return self.home.keeper
 
     def error(self) -> BaseException:
         """A new exception that says why this failed; one a call, so that tracebacks don't grow from raise to raise."""
@@ -249,7 +266,7 @@ class Future(Generic[T]):
     @property
     def status(self) -> str:
         """One of "pending", "finished", "error", "cancelled" and "lost" (being computed again)."""
-        return self._state.status.value
+        return self._state.status
 
     @property
     def type(self) -> str | None:
@@ -276,7 +293,7 @@ class Future(Generic[T]):
         if self._held:
             try:
                 state = self._state
-                keeper = state.keeper
+                keeper = state.home.keeper
                 keeper.dropped.append(state)
                 if not keeper.noticed:
                     keeper.notice()
@@ -385,11 +402,12 @@ class _Nobody:
 
 
 NOBODY: Final = _Nobody()
+_NOWHERE: Final = Home(NOBODY)
 
 
 def unbound(key: Key) -> Future[Any]:
     """The future that unpickling one gives, as in dask.distributed: it has a key and no client."""
-    return Future(KeyState(key, NOBODY, 0))
+    return Future(KeyState(key, _NOWHERE, 0))
 
 
 def ensure_future(thing: object) -> Future[Any]:

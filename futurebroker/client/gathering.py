@@ -48,7 +48,7 @@ async def _gather_list(
     """The results of ``futures``. Unless ``strict``, those that failed are left out, or are ``instead`` if given."""
     states = [future._state for future in futures]
     for future, state in zip(futures, states):
-        if state.keeper is not keeper:
+        if state.home.keeper is not keeper:
             raise ValueError(f"{future!r} belongs to another client; gather it there")
     await _settled(states, strict, blocking)
     results: list[Any] = []

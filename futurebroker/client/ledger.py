@@ -213,6 +213,12 @@ class Ledger:
                     state.cause = error
                     self._settle(state, CANCELLED if isinstance(error, CancelledError) else ERROR)
 
+    def part(self) -> None:
+        """Nothing will be sent or heard any more: let go of futures, which still hold us."""
+        with self.lock:
+            self.states.clear()
+            self.dropped = deque(maxlen=0)
+
     def start_over(self, remembered: Remembered) -> list[PreparedCall | Message]:
         """The scheduler is a new one: what to tell it, in order; the lock is held.
 

@@ -13,7 +13,7 @@ from futurebroker.client.arguments import SCALARS, Packed, pack, pack_column, pa
 from futurebroker.client.calls import Call, PreparedColumn
 from futurebroker.client.connection import Connection
 from futurebroker.client.data import DataSender
-from futurebroker.client.futures import CANCELLED, ChunkFuture, Future, KeyState
+from futurebroker.client.futures import CANCELLED, ChunkFuture, Future, Home, KeyState
 from futurebroker.protocol.chunks import chunked
 from futurebroker.protocol.messages import INLINE_LIMIT, TaskOptions
 from futurebroker.protocol.serialize import name_of
@@ -38,7 +38,8 @@ class Submitter:
     def __init__(self, connection: Connection, salt: str, patience: float) -> None:
         self._connection = connection
         self._salt = salt
-        self.data = DataSender(connection, salt, patience)
+        self._home = Home(connection)
+        self.data = DataSender(connection, self._home, salt, patience)
         #: the last function submitted without options; one attribute, so that threads see both or neither
         self._last: tuple[Any, Call | None] = (None, None)
 
@@ -63,7 +64,7 @@ class Submitter:
         if number - intake.settled > intake.max_tasks or intake.bytes > intake.max_bytes:
             connection.wait_for_room(number)
         key = f"{call.prefix}{number}"
-        state = KeyState(key, connection, len(data))
+        state = KeyState(key, self._home, len(data))
         connection.states[key] = state
         outbox = connection.outbox
         outbox.items.append((call, key, data, None))
@@ -155,7 +156,8 @@ class Submitter:
             return None
         prefix = call.prefix
         keys = [f"{prefix}{number}" for number in numbers]
-        states = [KeyState(key, connection, size) for key, size in zip(keys, sizes)]
+        home = self._home
+        states = [KeyState(key, home, size) for key, size in zip(keys, sizes)]
         connection.states.update(zip(keys, states))
         outbox = connection.outbox
         outbox.items.append(PreparedColumn(call, keys, column, total))
@@ -202,7 +204,7 @@ class Submitter:
         if number - intake.settled > intake.max_tasks or intake.bytes > intake.max_bytes:
             connection.wait_for_room(number)
         data = packed.data
-        state = KeyState(key or f"{call.prefix}{number}", connection, len(data))
+        state = KeyState(key or f"{call.prefix}{number}", self._home, len(data))
         if packed.inputs:
             state.inputs = packed.inputs
         connection.states[state.key] = state

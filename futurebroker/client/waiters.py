@@ -10,16 +10,18 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from futurebroker.states import FutureState
+
+_FINISHED: Final = FutureState.FINISHED.value
 
 
 class Settled(Protocol):
     """What a waiter is told of: a key that is finished, failed or cancelled."""
 
     @property
-    def status(self) -> FutureState:
+    def status(self) -> str:
         """Its state now."""
 
 
@@ -54,7 +56,7 @@ class Countdown:
             self.end()
         elif self._eager:
             for one in settled:
-                if one.status is not FutureState.FINISHED:
+                if one.status is not _FINISHED:
                     self.end()
                     return
 

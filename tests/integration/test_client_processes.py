@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -133,3 +134,15 @@ def test_a_client_works_with_asyncio_in_debug_mode(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == f"{list(range(20))}\n"
     assert "Traceback" not in done.stderr
+
+
+def test_without_any_scheduler_or_secret_the_error_says_how_to_start_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first try against a machine on which nothing ran yet: the missing part is the scheduler, not the secret."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv("FUTUREBROKER_SECRET", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(NoSchedulerError, match=f"futurebroker scheduler --port {port}"):
+        Client(f"127.0.0.1:{port}", timeout=0.3)

@@ -44,9 +44,9 @@ def test_no_scheduler_is_an_error_within_the_timeout() -> None:
 
 
 def test_without_a_secret_it_says_where_to_put_one() -> None:
-    """None is made up: it could not be the scheduler's."""
+    """For another machine none is made up: it could not be the scheduler's."""
     with pytest.raises(SecretError, match="FUTUREBROKER_SECRET"):
-        Client("memory://nobody", timeout=0.1)
+        Client("scheduler.example:8786", timeout=0.1)
 
 
 def test_arguments_of_a_cluster_need_a_cluster_to_start(scheduler: ScriptedScheduler) -> None:

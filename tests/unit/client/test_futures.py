@@ -7,6 +7,7 @@ import gc
 import pickle
 import threading
 import traceback
+import weakref
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from futurebroker.client.futures import Future
 from futurebroker.exceptions import CancelledError, DataLostError, DuplicateKeyError, IntakeError, ResultError
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.serialize import dump_failure, dumps
-from tests.unit.client.scripted import ScriptedScheduler, finish_at_once
+from tests.unit.client.scripted import SECRET, ScriptedScheduler, finish_at_once
 
 
 class OddError(Exception):
@@ -305,3 +306,33 @@ def test_gather_raises_the_first_error_or_skips(scheduler: ScriptedScheduler, cl
 def test_timeout_error_is_the_builtin() -> None:
     """Whoever imports it from here gets the one that is raised."""
     assert futurebroker.TimeoutError is TimeoutError
+
+
+def test_a_result_that_holds_its_own_future_goes_with_the_client(scheduler: ScriptedScheduler) -> None:
+    """The garbage collector sees a key's state once it holds something that can be part of a circle."""
+    client = Client(scheduler.url, cluster=scheduler.cluster, secret=SECRET)
+    future = client.submit(len, "x")
+    assert not gc.is_tracked(future._state)
+    finish(scheduler, future, [1])
+    result = future.result(5)
+    result.append(future)
+    gone = weakref.ref(future)
+    client.close()
+    del future, result
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_closed_client_is_collected_with_its_futures(scheduler: ScriptedScheduler) -> None:
+    """Keys and connection refer to each other, which the collector can't see; closing ends that."""
+    client = Client(scheduler.url, cluster=scheduler.cluster, secret=SECRET)
+    future = client.submit(len, "x")
+    gone = weakref.ref(client._connection)
+    client.close()
+    del client
+    gc.collect()
+    assert future.cancelled()
+    assert gone() is not None
+    del future
+    gc.collect()
+    assert gone() is None
