@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from futurebroker.exceptions import MessageTooLargeError
 from futurebroker.protocol.messages import AddFunction, Message, PutValue, Submit, TaskOptions
@@ -55,21 +55,32 @@ PreparedCall: TypeAlias = tuple[Call, Key, bytes, tuple[Key, ...] | None]
 
 
 class PreparedColumn:
-    """Calls that depend on nothing, ready to be one message: at most `BATCH_MESSAGES` and `BATCH_BYTES` of them."""
+    """Calls that are one message, or ready to be: at most `BATCH_MESSAGES` and `BATCH_BYTES` of them."""
 
-    __slots__ = ("arguments", "call", "keys", "size")
+    __slots__ = ("arguments", "call", "dependencies", "keys", "size")
 
-    def __init__(self, call: Call, keys: list[Key], arguments: list[bytes], size: int) -> None:
+    def __init__(
+        self,
+        call: Call,
+        keys: list[Key],
+        arguments: list[bytes],
+        size: int,
+        dependencies: list[tuple[Key, ...]] | None = None,
+    ) -> None:
         self.call = call
         self.keys = keys
         self.arguments = arguments
+        #: one tuple a call; None when none has any
+        self.dependencies = dependencies
         #: bytes of all arguments
         self.size = size
 
     def part(self, rows: list[int]) -> PreparedColumn:
         """Some of its calls."""
         arguments = [self.arguments[row] for row in rows]
-        return PreparedColumn(self.call, [self.keys[row] for row in rows], arguments, sum(map(len, arguments)))
+        dependencies = None if self.dependencies is None else [self.dependencies[row] for row in rows]
+        keys = [self.keys[row] for row in rows]
+        return PreparedColumn(self.call, keys, arguments, sum(map(len, arguments)), dependencies)
 
 
 def task_options(
@@ -105,20 +116,16 @@ def worker_names(workers: str | Iterable[str] | None) -> tuple[str, ...]:
     return names
 
 
-class Memory(Protocol):
-    """Remembers what was sent; see `remembering`."""
-
-    add: Callable[[Any], None]
-
-    def add_column(self, column: PreparedColumn) -> None: ...
-
-
 class Coalescer:
-    """Turns what an outbox holds into messages, on the I/O thread; each function is sent before its first call."""
+    """Turns what an outbox holds into messages, on the I/O thread; each function is sent before its first call.
 
-    def __init__(self, send: Callable[[Message], None], memory: Memory) -> None:
+    Args:
+        remember: is given all calls and small data that were sent.
+    """
+
+    def __init__(self, send: Callable[[Message], None], remember: Callable[[PreparedColumn | PutValue], None]) -> None:
         self._send = send
-        self._memory = memory
+        self._remember = remember
         self._known: set[Digest] = set()
 
     def forget(self) -> None:
@@ -133,22 +140,19 @@ class Coalescer:
         keys: list[Key] = []
         arguments: list[bytes] = []
         dependencies: list[tuple[Key, ...]] | None = None
-        remember = self._memory.add
         # Not "while outbox": a thread that keeps calling must not keep us from sending.
         for _ in range(len(outbox)):
             item = outbox.popleft()
             if type(item) is not tuple:
                 if current is not None:
-                    self._send(Submit(current.digest, keys, arguments, dependencies, current.options))
+                    self._submit(PreparedColumn(current, keys, arguments, size, dependencies))
                     current = None
                 total += self._send_whole(item)  # type: ignore[arg-type]
                 continue
-            remember(item)
             call, key, packed, needs = item
             if call is not current or size > BATCH_BYTES or len(keys) >= BATCH_MESSAGES:
                 if current is not None:
-                    self._send(Submit(current.digest, keys, arguments, dependencies, current.options))
-                self._introduce(call)
+                    self._submit(PreparedColumn(current, keys, arguments, size, dependencies))
                 current = call
                 keys, arguments, dependencies, size = [], [], None, 0
             keys.append(key)
@@ -162,20 +166,23 @@ class Coalescer:
             elif dependencies is not None:
                 dependencies.append(())
         if current is not None:
-            self._send(Submit(current.digest, keys, arguments, dependencies, current.options))
+            self._submit(PreparedColumn(current, keys, arguments, size, dependencies))
         return total
 
     def _send_whole(self, item: PreparedColumn | Message) -> int:
         if not isinstance(item, PreparedColumn):
             if isinstance(item, PutValue):
-                self._memory.add(item)
+                self._remember(item)
             self._send(item)
             return 0
-        self._memory.add_column(item)
-        call = item.call
-        self._introduce(call)
-        self._send(Submit(call.digest, item.keys, item.arguments, None, call.options))
+        self._submit(item)
         return item.size
+
+    def _submit(self, column: PreparedColumn) -> None:
+        call = column.call
+        self._introduce(call)
+        self._send(Submit(call.digest, column.keys, column.arguments, column.dependencies, call.options))
+        self._remember(column)
 
     def _introduce(self, call: Call) -> None:
         if call.digest not in self._known:

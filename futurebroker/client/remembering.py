@@ -8,6 +8,7 @@ needed any more is sorted out whenever the list has doubled.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any, Final
 
 from futurebroker.client.calls import PreparedCall, PreparedColumn
@@ -22,7 +23,7 @@ SLACK_BYTES = 16 * 1024 * 1024
 #: types of results that nobody can have changed since they came
 _UNCHANGING: Final = frozenset({int, float, str, bytes, bool, complex, type(None)})
 
-Sent = PreparedCall | PreparedColumn | PutValue
+Sent = PreparedColumn | PutValue
 
 
 class Remembered:
@@ -39,23 +40,21 @@ class Remembered:
         self._bytes = 0
         self._calls_allowed = SLACK_CALLS
         self._bytes_allowed = SLACK_BYTES
-        #: remember a single call, or data
-        self.add = self._items.append
 
-    def add_column(self, column: PreparedColumn) -> None:
-        """Remember many calls."""
-        self._items.append(column)
-        self._calls += len(column.keys)
+    def add(self, item: Sent) -> None:
+        """Remember calls, or data."""
+        self._items.append(item)
+        self._calls += _count(item)
 
     def tidy(self, sent: int) -> None:
         """``sent`` bytes of arguments were added; forget what isn't needed if the list has grown enough."""
         self._bytes += sent
-        if self._calls + len(self._items) <= self._calls_allowed and self._bytes <= self._bytes_allowed:
+        if self._calls <= self._calls_allowed and self._bytes <= self._bytes_allowed:
             return
         self._items[:] = self._needed(lambda key: False)
-        self._calls = sum(len(item.keys) for item in self._items if isinstance(item, PreparedColumn))
+        self._calls = sum(map(_count, self._items))
         self._bytes = sum(map(_size, self._items))
-        self._calls_allowed = 2 * (self._calls + len(self._items)) + SLACK_CALLS
+        self._calls_allowed = 2 * self._calls + SLACK_CALLS
         self._bytes_allowed = 2 * self._bytes + SLACK_BYTES
 
     def take(self, given: set[Key]) -> dict[Key, PreparedCall | PutValue]:
@@ -70,13 +69,11 @@ class Remembered:
         again: dict[Key, PreparedCall | PutValue] = {}
         for item in items:
             # A key that was sent twice stays in its first place: what depends on it may stand between.
-            if isinstance(item, PreparedColumn):
-                for key, arguments in zip(item.keys, item.arguments):
-                    again[key] = (item.call, key, arguments, None)
-            elif isinstance(item, PutValue):
+            if isinstance(item, PutValue):
                 again[item.key] = item
-            else:
-                again[item[1]] = item
+                continue
+            for key, arguments, inputs in zip(item.keys, item.arguments, item.dependencies or repeat(None)):
+                again[key] = (item.call, key, arguments, inputs or None)
         return again
 
     def _needed(self, given: Callable[[Key], bool]) -> list[Sent]:
@@ -89,25 +86,28 @@ class Remembered:
 
         kept: list[Sent] = []
         for item in reversed(self._items):
-            if isinstance(item, PreparedColumn):
-                rows = [i for i, key in enumerate(item.keys) if needed(key)]
-                if rows:
-                    kept.append(item if len(rows) == len(item.keys) else item.part(rows))
-            elif isinstance(item, PutValue):
+            if isinstance(item, PutValue):
                 if needed(item.key):
                     kept.append(item)
-            elif needed(item[1]):
-                kept.append(item)
-                if item[3] is not None:
-                    inputs.update(item[3])
+                continue
+            rows: list[int] = []
+            for row in range(len(item.keys) - 1, -1, -1):
+                if needed(item.keys[row]):
+                    rows.append(row)
+                    if item.dependencies is not None:
+                        inputs.update(item.dependencies[row])
+            if rows:
+                kept.append(item if len(rows) == len(item.keys) else item.part(rows[::-1]))
         kept.reverse()
         return kept
 
 
+def _count(item: Sent) -> int:
+    return len(item.keys) if isinstance(item, PreparedColumn) else 1
+
+
 def _size(item: Sent) -> int:
-    if isinstance(item, PreparedColumn):
-        return item.size
-    return len(item.value) if isinstance(item, PutValue) else len(item[2])
+    return item.size if isinstance(item, PreparedColumn) else len(item.value)
 
 
 def _is_open(state: KeyState | None) -> bool:

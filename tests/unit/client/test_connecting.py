@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from futurebroker.client.calls import Call
+from futurebroker.client.calls import Call, PreparedColumn
 from futurebroker.client.client import Client
 from futurebroker.client.futures import KeyState
 from futurebroker.client.remembering import SLACK_CALLS, Remembered
@@ -188,7 +188,8 @@ def test_a_call_is_forgotten_once_nothing_open_depends_on_it() -> None:
     for number in range(count):
         if number % 100 == 99:
             states[f"k{number}"] = KeyState(f"k{number}", None, 1)  # type: ignore[arg-type]
-        memory.add((call, f"k{number}", b"-", (f"k{number - 1}",) if number % 100 == 99 else None))
+        inputs = (f"k{number - 1}",) if number % 100 == 99 else ()
+        memory.add(PreparedColumn(call, [f"k{number}"], [b"-"], 1, [inputs]))
         memory.tidy(1)
     assert len(memory._items) < 2 * SLACK_CALLS
     again = list(memory.take(set()))
