@@ -22,12 +22,13 @@ from futurebroker.client.futures import Future, KeyState
 from futurebroker.client.gathering import gather, only_futures_in
 from futurebroker.client.inquiries import Inquiries
 from futurebroker.client.options import Options
+from futurebroker.client.replies import opened
 from futurebroker.client.submitting import Submitter, new_salt
 from futurebroker.client.waiters import run_blocking
 from futurebroker.config import Settings, hide_password, load_settings
 from futurebroker.exceptions import ClientClosedError, MessageTooLargeError
 from futurebroker.protocol.messages import RunOnWorkers
-from futurebroker.protocol.serialize import dumps, load_failure, loads_writable, name_of
+from futurebroker.protocol.serialize import dumps, name_of
 from futurebroker.secret import find_secret, normalize_address, secret_origin
 from futurebroker.types import Key
 
@@ -412,7 +413,7 @@ class Client(Inquiries):
 
         async def work(blocking: bool) -> dict[str, Any] | None:
             answers = await connection.question(number, message, blocking)
-            return _opened(answers, on_error) if wait else None
+            return opened(answers, on_error) if wait else None
 
         return self._enter(work)
 
@@ -482,19 +483,6 @@ class Client(Inquiries):
 
     def _done(self) -> Awaitable[None] | None:
         return asyncio.sleep(0) if self.asynchronous else None
-
-
-def _opened(answers: dict[str, Any], on_error: str) -> dict[str, Any]:
-    """What a function returned or raised on each worker."""
-    results: dict[str, Any] = {}
-    for worker, (value, failure) in answers.items():
-        if failure is None:
-            results[worker] = loads_writable(value)
-        elif on_error == "raise":
-            raise load_failure(failure)
-        elif on_error == "return":
-            results[worker] = load_failure(failure)
-    return results
 
 
 #: the name of this class in older programs

@@ -1,4 +1,4 @@
-"""Questions to the scheduler that are not answered yet."""
+"""Questions to the scheduler that are not answered yet, and what is made of answers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from futurebroker.client.waiters import Countdown, pause
 from futurebroker.protocol.messages import Message
+from futurebroker.protocol.serialize import load_failure, loads_writable
 
 
 class Reply:
@@ -76,3 +77,16 @@ def introduce() -> dict[str, Any]:
     except (KeyError, OSError):  # a user id without a name, as containers have
         user = str(os.getuid())
     return {"user": user, "host": socket.gethostname(), "pid": os.getpid(), "program": os.path.basename(sys.argv[0])}
+
+
+def opened(answers: dict[str, Any], on_error: str) -> dict[str, Any]:
+    """What a function returned or raised on each worker."""
+    results: dict[str, Any] = {}
+    for worker, (value, failure) in answers.items():
+        if failure is None:
+            results[worker] = loads_writable(value)
+        elif on_error == "raise":
+            raise load_failure(failure)
+        elif on_error == "return":
+            results[worker] = load_failure(failure)
+    return results

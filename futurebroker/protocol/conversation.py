@@ -10,7 +10,16 @@ from futurebroker.protocol import pieces
 from futurebroker.protocol.messages import Message, decode, encode
 from futurebroker.protocol.session import Outgoing, Session
 from futurebroker.protocol.wire import BATCH_BYTES, BATCH_MESSAGES
-from futurebroker.types import Peer
+from futurebroker.types import Peer, Role
+
+_ROLE_NAMES = {Role.WORKER: "worker", Role.CLIENT: "client", Role.WEB: "client"}
+
+
+def direction_of(receiver: Role, sender: Role) -> str:
+    """The key of `messages.DECODERS` for what ``sender`` says to ``receiver``."""
+    if receiver is Role.SCHEDULER:
+        return f"from_{_ROLE_NAMES[sender]}"
+    return f"to_{_ROLE_NAMES[receiver]}"
 
 
 @dataclass(slots=True)
@@ -23,6 +32,7 @@ class Conversation:
     batch: list[Message] = field(default_factory=list)
     batch_limit: int = BATCH_MESSAGES
     connected: bool = True
+    durable: bool = False  #: the broker is to keep its numbered envelopes
     #: numbered and not sent, because the broker asked to stop
     withheld: list[Outgoing] = field(default_factory=list)
     joiner: pieces.Joiner = field(default_factory=pieces.Joiner)

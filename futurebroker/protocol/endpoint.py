@@ -8,22 +8,22 @@ that aren't ours (garbage, a wrong signature, another cluster) are counted, logg
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from futurebroker.exceptions import ProtocolError, SignatureError
-from futurebroker.protocol.conversation import Conversation
+from futurebroker.protocol.conversation import Conversation, direction_of
 from futurebroker.protocol.events import EndpointEvents
 from futurebroker.protocol.messages import Message, decode, encode
+from futurebroker.protocol.parking import parked
+from futurebroker.protocol.queues import command_queue
 from futurebroker.protocol.session import Outgoing
 from futurebroker.protocol.wire import Header, Keyring, Kind
 from futurebroker.transport.base import Link
-from futurebroker.types import Peer, Role
+from futurebroker.types import Peer
 
 logger = logging.getLogger("futurebroker.endpoint")
 
@@ -32,11 +32,6 @@ LAZY = 0.02
 
 #: bytes a message outside of sessions may have
 MEETING_BYTES = 1024 * 1024
-
-#: bytes of a parked envelope that are kept
-PARKED_BYTES = 1024 * 1024
-
-_ROLE_NAMES = {Role.WORKER: "worker", Role.CLIENT: "client", Role.WEB: "client"}
 
 
 class Endpoint:
@@ -159,6 +154,7 @@ class Endpoint:
         again = conversation.session.resume(received, self._loop.time())
         self._conversations[peer.name] = conversation
         conversation.destination = destination
+        conversation.durable = self._is_durable(destination)
         conversation.connected = True
         conversation.withheld.clear()
         for outgoing in again:
@@ -269,16 +265,20 @@ class Endpoint:
         link.send(conversation.destination, self._keyring.seal(self.me.role, peer.role, header, b""), mandatory=True)
         self._schedule_flush()
 
-    def send_meeting(self, peer: Peer, destination: str, message: Message, *, mandatory: bool = False) -> None:
+    def send_meeting(
+        self, peer: Peer, destination: str, message: Message, *, mandatory: bool = False, durable: bool = False
+    ) -> None:
         """Send ``message`` outside any session; it may be lost, and is while the broker asks to stop.
 
         Args:
+            durable: keep its place behind the session's envelopes where those are kept by the broker.
             mandatory: have `EndpointEvents.returned` told, where links can, when there is no such destination.
         """
         header = Header(Kind.MEETING, self.cluster, self.me.name, self.me.incarnation, peer.name, self.epoch)
         if self._link is not None and not self._is_blocked:
             envelope = self._keyring.seal(self.me.role, peer.role, header, encode([message]))
-            self._link.send(destination, envelope, mandatory=mandatory)
+            kept = durable and self._is_durable(destination)
+            self._link.send(destination, envelope, mandatory=mandatory, durable=kept)
             self._schedule_flush()
 
     def flush(self) -> None:
@@ -334,14 +334,18 @@ class Endpoint:
             outgoing.sequence,
             outgoing.ack,
         )
-        self._link.send(conversation.destination, self._keyring.seal(self.me.role, peer.role, header, outgoing.body))
+        envelope = self._keyring.seal(self.me.role, peer.role, header, outgoing.body)
+        self._link.send(conversation.destination, envelope, durable=conversation.durable and outgoing.sequence > 0)
+
+    def _is_durable(self, destination: str) -> bool:
+        """Whether what is sent there outlives the broker: commands do, inboxes end with it in any case."""
+        link = self._link
+        return link is not None and link.capabilities.durable and destination == command_queue(self.cluster)
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
     def _take(self, peer: Peer, header: Header, content: memoryview) -> None:
-        direction = (
-            f"from_{_ROLE_NAMES[peer.role]}" if self.me.role is Role.SCHEDULER else f"to_{_ROLE_NAMES[self.me.role]}"
-        )
+        direction = direction_of(self.me.role, peer.role)
         if header.kind == Kind.MEETING:
             if len(content) > MEETING_BYTES:
                 self._reject("oversize", f"{len(content):,} bytes of {peer.name} outside of its session")
@@ -405,12 +409,10 @@ class Endpoint:
             logger.warning("dropped %s; more of this kind are only counted", text)
 
     def _park(self, queue: str, body: bytes, reason: str, text: str) -> None:
-        """Keep a command that was refused where an operator finds it: a line of JSON, then the envelope as it came."""
         link = self._link
         if link is None or not self._dead_queue or not link.capabilities.durable or self._is_blocked:
             return
-        about = {"reason": reason, "text": text, "queue": queue, "bytes": len(body), "time": time.time()}
-        link.send(self._dead_queue, json.dumps(about).encode() + b"\n" + body[:PARKED_BYTES], durable=True)
+        link.send(self._dead_queue, parked(queue, body, reason, text), durable=True)
 
     # -- link events ------------------------------------------------------------------------------------------------
 
@@ -461,9 +463,7 @@ class Endpoint:
 
     def _watch_writes(self, link: Link) -> None:
         wants = link is self._link and link.wants_write()
-        if wants == self._watching_writes:
-            return
-        if self._socket is None:
+        if wants == self._watching_writes or self._socket is None:
             return
         self._watching_writes = wants
         if wants:
@@ -494,8 +494,6 @@ class Endpoint:
             session = conversation.session
             for outgoing in session.due(now):
                 self._transmit(conversation, outgoing)
-            deadline = session.deadline()
-            if deadline is not None and deadline < earliest:
-                earliest = deadline
+            earliest = min(earliest, session.deadline() or earliest)
         self._schedule_flush()
         self._arm(earliest)

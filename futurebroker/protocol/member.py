@@ -25,6 +25,7 @@ from futurebroker.protocol.messages import (
     Goodbye,
     Heard,
     Heartbeat,
+    HeartbeatWanted,
     Hello,
     MeetAgain,
     Message,
@@ -43,6 +44,8 @@ logger = logging.getLogger("futurebroker.member")
 SCHEDULER = "scheduler"
 #: seconds between hellos that go unanswered
 HELLO_EVERY = 1.0
+#: seconds between heartbeats, unless the scheduler says otherwise
+HEARTBEAT_INTERVAL = 1.0
 #: heartbeats in a row that go unanswered before the member says hello again
 BEATS_UNANSWERED = 5
 #: seconds one attempt to open a link may take
@@ -63,6 +66,9 @@ class MemberEvents(Protocol):
 
     def heard(self, round_trip: float) -> None:
         """A heartbeat was answered after ``round_trip`` seconds."""
+
+    def paced(self, seconds: float) -> None:
+        """The scheduler wants the next heartbeat in ``seconds``; 0 is now."""
 
     def lost(self, error: Exception | None) -> None:
         """The link is gone; reconnecting goes on by itself and what is sent meanwhile is kept."""
@@ -112,6 +118,7 @@ class Member:
         self._was_welcomed = False
         self._unsent: list[Message] = []
         self._heartbeat_sent = 0.0
+        self._interval = 0.0
         self._unanswered = 0
         self._reconnecting: asyncio.Task[None] | None = None
         self._closed = False
@@ -191,7 +198,8 @@ class Member:
             await asyncio.gather(self._reconnecting, return_exceptions=True)
         if self.connected:
             self._endpoint.flush()
-            self._endpoint.send_meeting(self._scheduler(), self._queue, Goodbye(reason))
+            # By the same way as what was sent before, or it could arrive first.
+            self._endpoint.send_meeting(self._scheduler(), self._queue, Goodbye(reason), durable=True)
         self._endpoint.close()
         self._fail_welcome(ClusterConnectionError("it was closed while it connected"))
 
@@ -299,7 +307,11 @@ class Member:
                 self._meet_again()
         elif isinstance(message, Heard):
             self._unanswered = 0
+            self._interval = message.interval or self._interval
             self._events.heard(self._loop.time() - self._heartbeat_sent)
+            self._events.paced(self._interval)
+        elif isinstance(message, HeartbeatWanted):
+            self._events.paced(0.0)
         elif isinstance(message, Refused):
             if self._welcome is not None and not self._welcome.done():
                 self._welcome.set_exception(RefusedError(message.reason))
@@ -314,6 +326,7 @@ class Member:
             self._unsent.clear()  # it was meant for a session that is gone
         self._was_welcomed = True
         self._unanswered = 0
+        self._interval = welcome.settings.get("heartbeat", HEARTBEAT_INTERVAL)
         self._queue = welcome.inbox
         self._endpoint.epoch = welcome.epoch
         self._endpoint.open(peer, welcome.inbox, welcome.received)
@@ -322,6 +335,7 @@ class Member:
             self._endpoint.send(SCHEDULER, message)
         self._welcome.set_result(None)
         self._events.welcomed(welcome, fresh)
+        self._events.paced(self._interval)
 
     def stranger(self, peer: Peer) -> None:
         """See `EndpointEvents.stranger`: envelopes of a scheduler that hasn't welcomed us; its welcome comes first."""

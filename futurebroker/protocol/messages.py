@@ -88,7 +88,7 @@ class Welcome(Message, tag=2):
     received: int  #: last envelope of the peer's session that arrived
     inbox: str  #: queue for everything the peer sends from now on
     limits: dict[str, int] = {}  #: for clients: ``tasks`` and ``bytes`` they may have unfinished
-    settings: dict[str, float] = {}  #: for workers: seconds between heartbeats
+    settings: dict[str, float] = {}  #: ``heartbeat``: seconds between heartbeats
 
 
 class Refused(Message, tag=3):
@@ -108,6 +108,8 @@ class Heartbeat(Message, tag=4):
 class Heard(Message, tag=5):
     """Answers a heartbeat, so that the peer can measure a round trip and notice a scheduler that is gone."""
 
+    interval: float = 0.0  #: seconds between heartbeats from now on; 0: as before
+
 
 class Goodbye(Message, tag=6):
     """This peer leaves for good; what it held is gone."""
@@ -120,6 +122,10 @@ class MeetAgain(Message, tag=7):
 
     incarnation: str  #: of the peer that is meant
     forgotten: bool = False  #: its session is gone with all that belonged to it; it has to come as another incarnation
+
+
+class HeartbeatWanted(Message, tag=8):
+    """The scheduler wants to hear of this peer now, and not only when its next heartbeat is due."""
 
 
 # -- client to scheduler -------------------------------------------------------------------------------------------
@@ -458,11 +464,11 @@ FromWorker = (
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction | Leave
-    | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain
+    | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
 )  # fmt: skip
 ToClient = (
     KeyFinished | KeyErred | KeyCancelled | KeyLost | Answer | RanOnWorkers
-    | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain
+    | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
 )  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -112,6 +112,7 @@ def why(state: SchedulerState, key: str) -> str:
 
 def scheduler_info(state: SchedulerState, _: object) -> dict[str, Any]:
     """The workers, and counts of everything."""
+    state.asked_at = state.now
     return {
         "workers": {worker.worker_id: worker_info(worker) for worker in state.workers.values()},
         "clients": len(state.clients),

@@ -10,13 +10,23 @@ import asyncio
 import logging
 import uuid
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
 from futurebroker.protocol.endpoint import Endpoint
 from futurebroker.protocol.member import OPEN_TIMEOUT, RECONNECT_MAX, SCHEDULER
-from futurebroker.protocol.messages import Free, Goodbye, Heard, Heartbeat, Hello, MeetAgain, Message, Refused, Welcome
+from futurebroker.protocol.messages import (
+    Free,
+    Goodbye,
+    Heard,
+    Heartbeat,
+    HeartbeatWanted,
+    Hello,
+    MeetAgain,
+    Message,
+    Refused,
+    Welcome,
+)
 from futurebroker.protocol.queues import command_queue, dead_queue, event_queue
 from futurebroker.protocol.wire import Keyring
 from futurebroker.scheduler import admission, invariants
@@ -35,6 +45,7 @@ from futurebroker.scheduler.commands import (
     WorkerSuspected,
 )
 from futurebroker.scheduler.machine import SchedulerMachine
+from futurebroker.scheduler.presence import Contact, Rhythm
 from futurebroker.scheduler.state import Policy
 from futurebroker.transport.base import Link, Queue, QueueKind
 from futurebroker.transport.opening import open_in_thread
@@ -44,21 +55,6 @@ logger = logging.getLogger("futurebroker.scheduler")
 
 #: seconds between looks at who has fallen silent
 SWEEP_EVERY = 0.5
-#: heartbeats after which the broker is asked whether a silent peer's inbox is still there
-BEATS_LATE = 1.5
-#: heartbeats a peer may miss before it is suspected, and seconds it may be silent in any case
-BEATS_MISSED = 10
-SILENCE = 5.0
-
-
-@dataclass(slots=True)
-class _Contact:
-    """When a welcomed peer was last heard of, and since when it is suspected to be gone."""
-
-    peer: Peer
-    inbox: str
-    heard_at: float
-    suspected_at: float | None = None
 
 
 class SchedulerService:
@@ -70,7 +66,7 @@ class SchedulerService:
         broker_url: a broker that runs already; None serves the embedded broker on ``host`` and ``port``.
         suspect_grace: seconds what a silent worker runs is left to it.
         client_grace: seconds the futures of a client that is cut off are kept for it.
-        heartbeat_interval: seconds between heartbeats of workers and clients.
+        heartbeat_interval: seconds between heartbeats of workers and clients while there is work.
         validate: check the machine's laws after every event; slow.
     """
 
@@ -96,7 +92,7 @@ class SchedulerService:
         self._port = port
         self._suspect_grace = suspect_grace
         self._client_grace = client_grace
-        self._heartbeat_interval = heartbeat_interval
+        self._rhythm = Rhythm(heartbeat_interval)
         self._validate = validate
         self._me = Peer(Role.SCHEDULER, SCHEDULER, uuid.uuid4().hex[:12])
         self._queues = [
@@ -109,7 +105,7 @@ class SchedulerService:
         self._loop: asyncio.AbstractEventLoop
         #: events that raised inside the machine, which is a bug, by what they were
         self.faults: Counter[str] = Counter()
-        self._contacts: dict[str, _Contact] = {}
+        self._contacts: dict[str, Contact] = {}
         self._inboxes: dict[str, str] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._reconnecting: asyncio.Task[None] | None = None
@@ -248,7 +244,9 @@ class SchedulerService:
                 trip = admission.round_trip(message.metrics)
                 self.apply(WorkerBeat(peer.name, message.status, message.metrics, trip))
             is_open = self._endpoint.is_open(peer.name)
-            self._endpoint.send_meeting(peer, contact.inbox, Heard() if is_open else MeetAgain(peer.incarnation))
+            contact.interval = self._rhythm.interval(peer.role)
+            answer = Heard(contact.interval) if is_open else MeetAgain(peer.incarnation)
+            self._endpoint.send_meeting(peer, contact.inbox, answer)
         elif isinstance(message, Goodbye):
             self._part(peer, expected=True)
 
@@ -300,11 +298,12 @@ class SchedulerService:
             self._part(known)
         contact = self._contacts.get(peer.name)
         if contact is None:
-            contact = self._contacts[peer.name] = _Contact(peer, hello.inbox, self._loop.time())
+            contact = self._contacts[peer.name] = Contact(peer, hello.inbox, self._loop.time(), self._rhythm.busy)
             logger.info("%s %s joined", peer.role.name.lower(), hello.info.get("name") or peer.name)
         self._inboxes.pop(contact.inbox, None)
         contact.inbox = hello.inbox
         self._inboxes[hello.inbox] = peer.name
+        contact.interval = self._rhythm.busy
         self._heard(contact)
         self._endpoint.send_meeting(peer, hello.inbox, self._welcome(peer))
         self._endpoint.open(peer, hello.inbox, hello.received)
@@ -321,17 +320,17 @@ class SchedulerService:
             self._endpoint.received_up_to(peer.name),
             queue,
             {"tasks": policy.client_tasks, "bytes": policy.client_bytes},
-            {"heartbeat": self._heartbeat_interval},
+            {"heartbeat": self._rhythm.busy},
         )
 
-    def _heard(self, contact: _Contact) -> None:
+    def _heard(self, contact: Contact) -> None:
         contact.heard_at = self._loop.time()
         if contact.suspected_at is not None:
             contact.suspected_at = None
             if contact.peer.role is Role.WORKER:
                 self.apply(WorkerReturned(contact.peer.name))
 
-    def _suspect(self, contact: _Contact) -> None:
+    def _suspect(self, contact: Contact) -> None:
         if contact.suspected_at is None:
             contact.suspected_at = self._loop.time()
             if contact.peer.role is Role.WORKER:
@@ -342,6 +341,7 @@ class SchedulerService:
         """Suspect who is silent, and give up who stays suspected."""
         now = self._loop.time()
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
+        self._rhythm.look(self.machine.state, now)
         if not self._endpoint.hears:
             # without the broker everybody is silent, which says nothing about them
             for contact in self._contacts.values():
@@ -350,9 +350,12 @@ class SchedulerService:
         for contact in list(self._contacts.values()):
             is_worker = contact.peer.role is Role.WORKER
             if contact.suspected_at is None:
-                if now - contact.heard_at > max(BEATS_MISSED * self._heartbeat_interval, SILENCE):
+                if now > contact.silent_at:
                     self._suspect(contact)
-                elif now - contact.heard_at > BEATS_LATE * self._heartbeat_interval:
+                elif contact.interval > self._rhythm.interval(contact.peer.role):
+                    # Comes back at once from an inbox that is gone.
+                    self._endpoint.send_meeting(contact.peer, contact.inbox, HeartbeatWanted(), mandatory=True)
+                elif now > contact.late_at:
                     self._endpoint.probe(contact.peer.name)
             elif now - contact.suspected_at > (self._suspect_grace if is_worker else self._client_grace):
                 logger.warning("%s %s is gone", contact.peer.role.name.lower(), contact.peer.name)

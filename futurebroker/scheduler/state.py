@@ -58,6 +58,8 @@ class SchedulerState:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.now = 0.0
+        #: when somebody asked how the cluster is
+        self.asked_at = 0.0
         self.tasks: dict[Key, TaskRecord] = {}
         self.functions: dict[Digest, FunctionRecord] = {}
         self.kinds: dict[str, Kind] = {}

@@ -25,7 +25,7 @@ import psutil
 from futurebroker.data.folders import StoreFolder
 from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.exceptions import FuturebrokerError, RefusedError
-from futurebroker.protocol.member import Member
+from futurebroker.protocol.member import HEARTBEAT_INTERVAL, Member
 from futurebroker.protocol.messages import Message, Welcome
 from futurebroker.states import WorkerStatus
 from futurebroker.types import Role
@@ -45,8 +45,6 @@ PATH_VARIABLE = "FUTUREBROKER_SYS_PATH"
 DRAIN_TIMEOUT = 25.0
 #: seconds that executors get to be ready, however short the time to find the scheduler is
 EXECUTORS_TIMEOUT = 30.0
-#: seconds between heartbeats until the scheduler says otherwise
-HEARTBEAT_INTERVAL = 1.0
 #: seconds before an executor that died before it was ready is started again; doubles up to the maximum
 RESTART_FIRST = 0.2
 RESTART_MAX = 30.0
@@ -197,6 +195,7 @@ class WorkerService:
         for timer in (self._tick_timer, self._heartbeat_timer, *self._timers):
             if timer is not None:
                 timer.cancel()
+        self._heartbeat_timer = None
         executors = list(self._running.values())
         if not self._drained.is_set():
             for executor in executors:
@@ -290,6 +289,12 @@ class WorkerService:
         """See `MemberEvents`."""
         self._round_trip = round_trip
 
+    def paced(self, seconds: float) -> None:
+        """See `MemberEvents`."""
+        if self._heartbeat_timer is not None:
+            self._heartbeat_timer.cancel()
+            self._heartbeat_timer = self._loop.call_later(seconds, self._beat)
+
     def lost(self, error: Exception | None) -> None:
         """See `MemberEvents`: what runs goes on, and its results wait for the link."""
         logger.warning("worker %s lost its scheduler (%s); reconnecting", self.name, error or "closed")
@@ -317,6 +322,7 @@ class WorkerService:
         }
 
     def _beat(self) -> None:
+        # An unanswered one is repeated soon; the answer says when the next is due.
         self._heartbeat_timer = self._loop.call_later(self._interval, self._beat)
         self._link.heartbeat(self._status.value, self.metrics())
 

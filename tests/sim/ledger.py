@@ -10,7 +10,7 @@ After each event the books must agree with the state, and each command must have
     I14  a stale report leads to nothing but the freeing of what came with it
     I17  nothing new goes to a worker that doesn't run
     I27  what is freed on a worker is not counted on there
-    I29  only what is in flight is asked back, and what comes back is counted as stolen once
+    I29  only what is in flight is asked back, never what follows on it; what comes back is counted as stolen once
     I28  every key of a call is known afterwards, or was refused
 """
 
@@ -155,6 +155,8 @@ class CommandLedger:
         elif isinstance(message, m.GiveBack):
             if any(self.in_flight.get(key) != (worker_id, attempt) for key, attempt in message.tasks):
                 broken("I29", f"{message} asks {worker} for what it doesn't have")
+            if any(state.tasks[key].waiting_on for key, _ in message.tasks):
+                broken("I29", f"{message} asks {worker} for what follows on something made there")
             self.asked[worker_id] = set(message.tasks)
         elif isinstance(message, m.Drop):
             if self.in_flight.get(message.key) == (worker_id, message.attempt):

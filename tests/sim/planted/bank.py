@@ -12,7 +12,7 @@ from typing import Any
 
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.session import Outgoing, Session
-from futurebroker.scheduler import dispatch, intake, machine, placement, reports, transitions
+from futurebroker.scheduler import dispatch, intake, machine, placement, reports, stealing, transitions
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, PROCESSING, QUEUED, UNFINISHED, WAITING, SchedulerState
 from futurebroker.states import WorkerStatus
@@ -281,3 +281,55 @@ def early_envelopes_are_acknowledged_before_the_gap_is_filled(
         return []
     self._received = sequence
     return [body]
+
+
+# -- stealing ------------------------------------------------------------------------------------------------------
+
+
+@_plant((stealing, "_may_take"))
+def pinned_tasks_are_stolen(worker: WorkerRecord, task: TaskRecord) -> bool:
+    """A task runs where its user said it must not."""
+    return True
+
+
+_right_given = stealing.given
+
+
+@_plant((stealing, "given"))
+def a_stolen_task_is_counted_twice(
+    state: SchedulerState, victim: WorkerRecord, task: TaskRecord
+) -> WorkerRecord | None:
+    """The figures promise twice the stealing there was."""
+    thief = _right_given(state, victim, task)
+    state.counters["stolen"] += thief is not None
+    return thief
+
+
+_right_send = SchedulerState.send
+
+
+@_plant((SchedulerState, "send"))
+def what_is_asked_for_is_sent_to_the_thief_at_once(self: SchedulerState, peer: str, message: m.Message) -> None:
+    """Stealing without waiting for the answer: what the victim began meanwhile runs twice."""
+    _right_send(self, peer, message)
+    if isinstance(message, m.GiveBack):
+        for key, attempt in message.tasks:
+            task = self.tasks[key]
+            thief = self.requests[self.workers[peer]].asked[task][1]
+            _right_send(self, thief.worker_id, m.Run(key, attempt, task.function.digest, task.args, (), task.order))  # type: ignore[union-attr]
+
+
+_right_choose = stealing._choose
+
+
+@_plant((stealing, "_choose"))
+def followers_are_stolen_apart_from_what_they_follow(
+    state: SchedulerState, victim: WorkerRecord
+) -> dict[TaskRecord, tuple[int, WorkerRecord]]:
+    """A task is asked for whose input is made where it is now."""
+    asked = _right_choose(state, victim)
+    thief = next(iter(state.roomy))
+    for task in victim.processing:
+        if task.waiting_on and task.function is not None and thief in task.pool.eligible:
+            asked[task] = (task.attempt, thief)
+    return asked

@@ -43,6 +43,7 @@ class Owner(Heard):
         self.welcomes: list[tuple[Welcome, bool]] = []
         self.losses: list[Exception | None] = []
         self.trips: list[float] = []
+        self.paces: list[float] = []
         self.refusals: list[str] = []
         self.on_welcome: Callable[[], object] = lambda: None
 
@@ -60,6 +61,11 @@ class Owner(Heard):
     def heard(self, round_trip: float) -> None:
         """See `MemberEvents.heard`."""
         self.trips.append(round_trip)
+        self.happened()
+
+    def paced(self, seconds: float) -> None:
+        """See `MemberEvents.paced`."""
+        self.paces.append(seconds)
         self.happened()
 
     def lost(self, error: Exception | None) -> None:

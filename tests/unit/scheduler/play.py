@@ -43,6 +43,7 @@ class Play:
     def __init__(self, *workers: str, slots: int = 8, **policy: Any) -> None:
         self.machine = SchedulerMachine(Policy(**policy))
         self.state = self.machine.state
+        self.now = 0.0
         self.ledger = CommandLedger(self.state)
         self.handle(ClientJoined("ann", {}), ClientJoined("bob", {}))
         self.ann(CODE)
@@ -54,7 +55,7 @@ class Play:
         """Apply the events; returns all their commands."""
         commands: list[Any] = []
         for event in events:
-            some = self.machine.handle(event, 0.0)
+            some = self.machine.handle(event, self.now)
             invariants.check(self.state)
             self.ledger.check(event, some)
             commands += some

@@ -9,7 +9,7 @@ from typing import Any
 
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.member import Member
-from futurebroker.scheduler import service as rules
+from futurebroker.scheduler.presence import Contact
 from futurebroker.scheduler.service import SchedulerService
 from futurebroker.transport.registry import open_link
 from futurebroker.types import Role
@@ -27,6 +27,7 @@ class Joined(Heard):
         self.said: list[Any] = []
         self.welcomes: list[bool] = []
         self.trips = 0
+        self.paces: list[float] = []
         self.refusals: list[str] = []
         #: a worker runs what it is sent, at once
         self.works = role is Role.WORKER
@@ -57,6 +58,11 @@ class Joined(Heard):
     def heard(self, round_trip: float) -> None:
         """See `MemberEvents.heard`."""
         self.trips += 1
+        self.happened()
+
+    def paced(self, seconds: float) -> None:
+        """See `MemberEvents.paced`."""
+        self.paces.append(seconds)
         self.happened()
 
     def lost(self, error: Exception | None) -> None:
@@ -102,7 +108,7 @@ class Observed(SchedulerService):
         self.suspected: list[str] = []
         self.forgotten: list[str] = []
 
-    def _suspect(self, contact: rules._Contact) -> None:
+    def _suspect(self, contact: Contact) -> None:
         super()._suspect(contact)
         self.suspected.append(contact.peer.name)
 

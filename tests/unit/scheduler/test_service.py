@@ -12,7 +12,7 @@ import pytest
 from futurebroker.exceptions import RefusedError
 from futurebroker.protocol import member as joining
 from futurebroker.protocol import messages as m
-from futurebroker.scheduler import admission
+from futurebroker.scheduler import admission, presence
 from futurebroker.scheduler import service as rules
 from futurebroker.scheduler.service import SchedulerService
 from futurebroker.states import WorkerStatus
@@ -162,13 +162,13 @@ def test_a_suspected_worker_that_comes_back_in_time_keeps_its_work() -> None:
 
 def test_a_worker_that_falls_silent_is_lost_and_when_it_wakes_comes_as_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """A laptop that slept: its link lives, its work was given away, and it must neither count twice nor hang."""
-    monkeypatch.setattr(rules, "SILENCE", 0.05)
+    monkeypatch.setattr(presence, "SILENCE", 0.05)
 
     async def scenario(world: World) -> None:
         worker = await world.worker()
         await world.service.notes.until(lambda: world.service.forgotten)
         worker.member.send(m.Finished("a", 1, 1, 1, b"v"))
-        monkeypatch.setattr(rules, "SILENCE", 30.0)
+        monkeypatch.setattr(presence, "SILENCE", 30.0)
         worker.member.heartbeat("running", {})
         await worker.until(lambda: len(worker.welcomes) == 2)
         assert worker.welcomes == [True, True]
