@@ -234,7 +234,6 @@ class Ledger:
                 given.add(key)
                 messages.append(PutValue(key, value))
         again = remembered.take(given)
-        messages += again.values()
         wanted: list[Key] = []
         for key, state in list(states.items()):
             if key in given:
@@ -246,7 +245,8 @@ class Ledger:
             if key not in again and state.size < 0 and (state.status is PENDING or state.status is LOST):
                 wanted.append(key)
         if wanted:
-            messages.append(Want(wanted))
+            messages.append(Want(wanted, patient=True))
+        messages += again.values()
         released = [key for key in again if key not in states]
         if released:
             messages.append(Release(released))

@@ -159,6 +159,8 @@ class Want(Message, tag=13):
     """The client got hold of futures of these keys otherwise than by submitting them."""
 
     keys: list[Key]
+    #: a former scheduler knew them: wait for a worker to say that it has them
+    patient: bool = False
 
 
 class Cancel(Message, tag=14):
@@ -405,6 +407,13 @@ class FunctionCalled(Message, tag=67):
     failure: Failure | None = None
 
 
+class Inventory(Message, tag=68):
+    """What a worker kept of its time with a former scheduler; first of all that it tells the new one."""
+
+    held: list[tuple[Key, int, str]]  #: (key, bytes, path), as in Finished
+    values: list[tuple[Key, bytes]] = []  #: results small enough for the scheduler to keep
+
+
 # -- scheduler to client -------------------------------------------------------------------------------------------
 
 
@@ -459,7 +468,7 @@ FromClient = (
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 FromWorker = (
-    Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled
+    Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 ToWorker = (

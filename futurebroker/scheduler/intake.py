@@ -25,7 +25,7 @@ from futurebroker.protocol.messages import (
     TaskOptions,
     Want,
 )
-from futurebroker.scheduler import placement, transitions
+from futurebroker.scheduler import claims, placement, transitions
 from futurebroker.scheduler.admission import KEY_LENGTH, KEYS_PER_MESSAGE, NAME_LENGTH, bad_key, bad_options
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
@@ -99,6 +99,8 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             dependencies = tuple(known)  # type: ignore[arg-type]
         task = state.add_task(key, function.kind, function, args, dependencies, pool)
         task.add_client(client)
+        if state.claims and claims.claimed(state, task):
+            continue
         if dependencies:
             transitions.compute(state, task)
         else:
@@ -146,7 +148,9 @@ def want_keys(state: SchedulerState, client: ClientRecord, message: Want) -> Non
     """Futures came to the client by another way than submitting."""
     for key in message.keys:
         task = state.tasks.get(key)
-        if task is None:
+        if task is None and (message.patient or key in state.claims) and not bad_key(key):
+            claims.await_claim(state, client, key)
+        elif task is None:
             state.send(
                 client.client_id, KeyCancelled(key, "its task is not known; it was released or cancelled", "lost")
             )
@@ -195,6 +199,10 @@ def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None
 
 def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
     """Run failed tasks again: the one that failed first, and everything that failed because of it."""
+    for key in message.keys:
+        if key not in state.tasks:
+            reason = "its task is not known here, perhaps because the scheduler was restarted; submit it again"
+            state.send(client.client_id, KeyCancelled(key, reason, "lost"))
     roots: dict[TaskRecord, None] = {}
     looking = [task for key in message.keys if (task := state.tasks.get(key)) is not None]
     while looking:
@@ -239,7 +247,7 @@ def _new_data(state: SchedulerState, client: ClientRecord, message: PutValue | P
     task.add_client(client)
     if message.broadcast:
         state.broadcasts[task] = None
-    return task
+    return None if claims.claimed(state, task) else task
 
 
 def put_value(state: SchedulerState, client: ClientRecord, message: PutValue) -> None:

@@ -324,5 +324,10 @@ def _check_idle(state: SchedulerState) -> None:
         _broken(state, "I26", "something was left for the next event")
     if any(state.workers.get(worker.worker_id) is not worker for worker in state.roomy):
         _broken(state, "I17", "a worker that is gone would be given work")
+    for key, claim in state.claims.items():
+        if key in state.tasks or any(state.workers.get(one.worker_id) is not one for one in claim.holders):
+            _broken(state, "I26", f"{key} is claimed, and known or held by a worker that is gone")
+    if any(state.tasks.get(task.key) is not task for task in state.awaited):
+        _broken(state, "I26", "a record that is gone waits for a claim")
     if any(state.pools.get(pool.token) is not pool for pool in state.ready):
         _broken(state, "I1", "a pool that is not known is looked at")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol import messages as m
-from futurebroker.scheduler import dispatch, intake, observe, placement, relay, reports, stealing, transitions
+from futurebroker.scheduler import claims, dispatch, intake, observe, placement, relay, reports, stealing, transitions
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
@@ -19,6 +19,7 @@ from futurebroker.scheduler.commands import (
     Command,
     Event,
     Forget,
+    TimePassed,
     WorkerBeat,
     WorkerJoined,
     WorkerLost,
@@ -166,6 +167,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     state.touched.pop(worker, None)
     reports.worker_leaves_calls(state, worker)
     relay.holder_lost(state, worker)
+    claims.claimant_lost(state, worker)
     state.commands = [command for command in state.commands if command.peer != event.worker]
     state.commands.append(Forget(event.worker))
 
@@ -252,6 +254,7 @@ _FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None
     m.FunctionCalled: reports.function_called,
     m.DataWanted: relay.worker_wants_data,
     m.DataPart: relay.worker_gives_data,
+    m.Inventory: claims.inventory,
 }
 
 _APPLY: dict[type[Any], Callable[[SchedulerState, Any], None]] = {
@@ -264,4 +267,5 @@ _APPLY: dict[type[Any], Callable[[SchedulerState, Any], None]] = {
     WorkerLost: worker_lost,
     WorkerSaid: worker_said,
     WorkerBeat: worker_beat,
+    TimePassed: lambda state, event: claims.expire(state),
 }

@@ -37,6 +37,7 @@ from futurebroker.scheduler.commands import (
     Command,
     Event,
     Send,
+    TimePassed,
     WorkerBeat,
     WorkerJoined,
     WorkerLost,
@@ -342,6 +343,8 @@ class SchedulerService:
         now = self._loop.time()
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
         self._rhythm.look(self.machine.state, now)
+        if self.machine.state.claims or self.machine.state.awaited:
+            self.apply(TimePassed())
         if not self._endpoint.hears:
             # without the broker everybody is silent, which says nothing about them
             for contact in self._contacts.values():

@@ -45,7 +45,20 @@ class Policy:
     stealing: bool = True  #: whether work is moved to idle workers after it was sent to others
     client_tasks: int = 2_000_000  #: unfinished tasks a client may have; it blocks by itself beyond them
     client_keys: int = 20_000_000  #: keys a client may want at a time, finished or not
+    claim_grace: float = 30.0  #: seconds that clients and workers get to meet again at a restarted scheduler
     client_bytes: int = 1 << 30  #: bytes of arguments a client may have unfinished
+
+
+class Claim:
+    """A result of a former scheduler's time that somebody may ask for."""
+
+    __slots__ = ("holders", "nbytes", "since", "value")
+
+    def __init__(self, since: float, nbytes: int) -> None:
+        self.since = since
+        self.nbytes = nbytes
+        self.value: bytes | None = None  #: itself, if it is small
+        self.holders: dict[WorkerRecord, str] = {}  #: as of `TaskRecord.holder_paths`
 
 
 class SchedulerState:
@@ -83,6 +96,10 @@ class SchedulerState:
         self.check: list[TaskRecord] = []
         #: scattered data on its way to one worker, to be copied to all others from there
         self.broadcasts: dict[TaskRecord, None] = {}
+        #: results that workers kept of their time with a former scheduler; see `claims`
+        self.claims: dict[Key, Claim] = {}
+        #: NO_WORKER records of keys that only such a worker can have, and since when they wait
+        self.awaited: dict[TaskRecord, float] = {}
         self.commands: list[Command] = []
         self.frees: dict[WorkerRecord, list[Key]] = {}
         self.calls: dict[int, PendingCall] = {}
@@ -167,6 +184,7 @@ class SchedulerState:
             self.ready.pop(pool, None)
         if function is None:
             self.broadcasts.pop(task, None)
+            self.awaited.pop(task, None)
         else:
             function.tasks -= 1
             if not function.tasks:

@@ -19,6 +19,7 @@ from futurebroker.worker.arrivals import PATIENCE, Arrivals, answer
 from futurebroker.worker.calls import Calls
 from futurebroker.worker.commands import Event, Instruction
 from futurebroker.worker.dispatch import STALL, Dispatcher
+from futurebroker.worker.inventory import answer_from_stock, take_stock
 from futurebroker.worker.packets import Result
 from futurebroker.worker.records import GONE, READY, SENT, WAITING, ExecutorRecord, TaskRecord
 
@@ -119,6 +120,9 @@ class WorkerMachine:
         value = self.store.get(key)
         if value is not None:
             if value.attempt >= message.attempt:
+                return False
+            if (kept := answer_from_stock(value, message)) is not None:
+                self._out.append(kept)
                 return False
             self.store.free(key)  # made by an attempt that was given up: nobody else will free it
         return True
@@ -459,8 +463,7 @@ class WorkerMachine:
         self._calls.clear()
         for task in list(self.tasks.values()):
             self._silence(task)
-        for key in list(self.store):
-            self.store.free(key)
+        self._out.extend(take_stock(self.store))
 
 
 _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {

@@ -30,7 +30,7 @@ class SimClient:
         self.oracle = oracle
         self.line = Line(world, weather, hub, name, False, {"user": name})
         self.line.near.deliver = self._deliver
-        self.line.on_fresh = self.forgotten
+        self.line.on_fresh = self.start_over
         self.alive = True
         self.planned = 0  #: things it has not done yet
         #: key -> the value, the failure, or None while it is open
@@ -38,6 +38,8 @@ class SimClient:
         self.open: set[str] = set()
         self.cancelled: set[str] = set()
         self.released: set[str] = set()
+        self._submitted: list[Node] = []
+        self._failed: set[str] = set()
         self._given_up = given_up
         self._held: dict[str, m.Held] = {}
         self._transfers: dict[int, str] = {}
@@ -66,9 +68,14 @@ class SimClient:
 
     def submit(self, nodes: list[Node]) -> None:
         """Submit these, one message for those with equal options in a row, all in one envelope."""
-        messages: list[m.Message] = []
+        self._submitted += nodes
         for node in nodes:
             self._expect(node.key)
+        self.line.near.send(self._calls(nodes))
+
+    def _calls(self, nodes: list[Node]) -> list[m.Message]:
+        messages: list[m.Message] = []
+        for node in nodes:
             if node.call is None:
                 value = str(self.oracle.value(node.key)).encode().ljust(node.size)
                 messages.append(m.PutValue(node.key, value, node.options.workers, node.broadcast))
@@ -80,7 +87,7 @@ class SimClient:
                 last.dependencies.append(node.dependencies)
             else:
                 messages.append(m.Submit(FUNCTION, [node.key], [args], [node.dependencies], node.options))
-        self.line.near.send(messages)
+        return messages
 
     def want(self, keys: list[str]) -> None:
         """Got hold of other clients' futures."""
@@ -118,8 +125,32 @@ class SimClient:
         self.forgotten()
         self.line.end()
 
+    def start_over(self) -> None:
+        """A scheduler that knows nothing, as the real client does: give what is here, submit what is open again."""
+        if not self.alive:
+            return
+        mine = {node.key for node in self._submitted}
+        for key in [key for key in self.open if key not in mine]:
+            self._drop(key)  # only who submitted it can bring it back
+        self._held.clear()
+        given = {key: end for key, end in self.futures.items() if isinstance(end, int)}
+        needed = set(self.open)
+        for node in reversed(self._submitted):
+            if node.key in needed:
+                needed.update(name for name in node.dependencies if name not in given)
+        again = [node for node in self._submitted if node.key in needed]
+        keys = [node.key for node in again]
+        self._failed.update(key for key, end in self.futures.items() if isinstance(end, m.Failure))
+        self.line.near.send([
+            m.AddFunction(FUNCTION, "f", b"code"),
+            *(m.PutValue(key, str(end).encode()) for key, end in given.items()),
+            *self._calls(again),
+            m.Release([key for key in keys if key not in self.futures]),
+            m.Cancel([key for key in keys if key in self.cancelled]),
+        ])  # fmt: skip
+
     def forgotten(self) -> None:
-        """What this client had is lost to it, by a crash or because the scheduler gave it up."""
+        """What this client had is lost to it, because it crashed."""
         self.alive = False
         self.futures.clear()
         self.open.clear()
@@ -170,7 +201,7 @@ class SimClient:
     def _check_cancelled(self, message: m.KeyCancelled) -> None:
         given_up = self.cancelled | self._given_up
         if message.kind == "rejected":
-            given_up |= self.released
+            given_up |= self.released | self._failed
         keys, ancestors = [message.key], {message.key}
         while keys:
             for name in self.oracle.nodes[keys.pop()].dependencies:

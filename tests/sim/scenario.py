@@ -170,7 +170,16 @@ class Scenario:
             weather.slow = random.choice((0.0, 0.05, 0.3))
         for _ in range(8 if self._harsh else random.choice((0, 1, 3, 6))):
             what = random.choice(
-                (self._cut, self._cut, self._crash, self._crash_executor, self._pause, self._long_cut, self._drain)
+                (
+                    self._cut,
+                    self._cut,
+                    self._crash,
+                    self._crash_executor,
+                    self._pause,
+                    self._long_cut,
+                    self._drain,
+                    self._restart_scheduler,
+                )
             )
             self.world.after(random.uniform(0.2, 1) * self.quiet_at, what)
         self.world.after(self.quiet_at, self._quiet)
@@ -198,6 +207,9 @@ class Scenario:
             self.world.trace(f"long cut {worker.line.name}")
             worker.line.cut(self.random.random() < 0.5)
             self.world.after(self.random.uniform(4.0, 12.0), worker.line.connect)
+
+    def _restart_scheduler(self) -> None:
+        self.scheduler.restart()
 
     def _crash(self) -> None:
         if self._living() and self._deaths:

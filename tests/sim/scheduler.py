@@ -13,6 +13,7 @@ from futurebroker.scheduler.commands import (
     ClientSaid,
     Event,
     Forget,
+    TimePassed,
     WorkerBeat,
     WorkerJoined,
     WorkerLost,
@@ -89,6 +90,21 @@ class SimScheduler(Hub):
         self.heard.pop(name, None)
         self.suspected.pop(name, None)
 
+    def restart(self) -> None:
+        """The process ends, and one that knows nothing takes its place; who was connected comes again."""
+        self.world.trace("the scheduler is restarted")
+        lines, self.lines = self.lines, {}
+        for end in self.ends.values():
+            end.closed = True
+        for books in (self.ends, self.lazy, self.heard, self.suspected):
+            books.clear()
+        self.machine = SchedulerMachine()
+        self.ledger = CommandLedger(self.machine.state)
+        for line in lines.values():
+            if line.up and not line.dead:
+                line.cut(noticed=False)
+                self.world.after(self.world.random.uniform(0.01, 2.0), line.connect)
+
     # -- what lines tell --------------------------------------------------------------------------------------------
 
     def greet(self, line: Line) -> End:
@@ -143,6 +159,8 @@ class SimScheduler(Hub):
     def _sweep(self) -> None:
         now = self.world.now
         self.world.after(SWEEP_EVERY, self._sweep)
+        if self.machine.state.claims or self.machine.state.awaited:
+            self.apply(TimePassed())
         for name in list(self.ends):
             line = self.lines[name]
             since = self.suspected.get(name)

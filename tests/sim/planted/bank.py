@@ -12,7 +12,7 @@ from typing import Any
 
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.session import Outgoing, Session
-from futurebroker.scheduler import dispatch, intake, machine, placement, reports, stealing, transitions
+from futurebroker.scheduler import claims, dispatch, intake, machine, placement, reports, stealing, transitions
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, PROCESSING, QUEUED, UNFINISHED, WAITING, SchedulerState
 from futurebroker.states import WorkerStatus
@@ -333,3 +333,16 @@ def followers_are_stolen_apart_from_what_they_follow(
         if task.waiting_on and task.function is not None and thief in task.pool.eligible:
             asked[task] = (task.attempt, thief)
     return asked
+
+
+# -- a restarted scheduler -----------------------------------------------------------------------------------------
+
+
+@_plant((claims, "expire"))
+def claims_are_kept_for_ever(state: SchedulerState) -> None:
+    """What nobody asks for after a restart fills the workers' stores."""
+
+
+@_plant((claims, "claimant_lost"))
+def claims_outlive_their_worker(state: SchedulerState, worker: WorkerRecord) -> None:
+    """A result is believed to be at a worker that is gone."""

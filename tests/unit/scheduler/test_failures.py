@@ -109,7 +109,14 @@ def test_retry_of_what_did_not_fail_does_nothing() -> None:
     """It is safe to ask twice."""
     play = Play("w")
     play.ann(submit("x"))
-    assert play.ann(m.Retry(["x", "unknown"])) == []
+    assert play.ann(m.Retry(["x"])) == []
+
+
+def test_retry_of_an_unknown_key_is_answered() -> None:
+    """It failed at a scheduler that was restarted since; a client that heard nothing would wait for ever."""
+    play = Play("w")
+    (answer,) = play.ann(m.Retry(["unknown"]))
+    assert (answer.peer, answer.message.key, answer.message.kind) == ("ann", "unknown", "lost")
 
 
 def test_a_task_that_ends_its_executor_fails_after_allowed_deaths() -> None:
