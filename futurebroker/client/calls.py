@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from futurebroker.exceptions import MessageTooLargeError
-from futurebroker.protocol.messages import AddFunction, Message, Submit, TaskOptions
+from futurebroker.protocol.messages import AddFunction, Message, PutValue, Submit, TaskOptions
 from futurebroker.protocol.serialize import dump_function, name_of
 from futurebroker.protocol.wire import BATCH_BYTES, BATCH_MESSAGES
 from futurebroker.types import Digest, Key
@@ -55,16 +55,32 @@ PreparedCall: TypeAlias = tuple[Call, Key, bytes, tuple[Key, ...] | None]
 
 
 class PreparedColumn:
-    """Calls that depend on nothing, ready to be one message: at most `BATCH_MESSAGES` and `BATCH_BYTES` of them."""
+    """Calls that are one message, or ready to be: at most `BATCH_MESSAGES` and `BATCH_BYTES` of them."""
 
-    __slots__ = ("arguments", "call", "keys", "size")
+    __slots__ = ("arguments", "call", "dependencies", "keys", "size")
 
-    def __init__(self, call: Call, keys: list[Key], arguments: list[bytes], size: int) -> None:
+    def __init__(
+        self,
+        call: Call,
+        keys: list[Key],
+        arguments: list[bytes],
+        size: int,
+        dependencies: list[tuple[Key, ...]] | None = None,
+    ) -> None:
         self.call = call
         self.keys = keys
         self.arguments = arguments
+        #: one tuple a call; None when none has any
+        self.dependencies = dependencies
         #: bytes of all arguments
         self.size = size
+
+    def part(self, rows: list[int]) -> PreparedColumn:
+        """Some of its calls."""
+        arguments = [self.arguments[row] for row in rows]
+        dependencies = None if self.dependencies is None else [self.dependencies[row] for row in rows]
+        keys = [self.keys[row] for row in rows]
+        return PreparedColumn(self.call, keys, arguments, sum(map(len, arguments)), dependencies)
 
 
 def task_options(
@@ -101,10 +117,15 @@ def worker_names(workers: str | Iterable[str] | None) -> tuple[str, ...]:
 
 
 class Coalescer:
-    """Turns what an outbox holds into messages, on the I/O thread; each function is sent before its first call."""
+    """Turns what an outbox holds into messages, on the I/O thread; each function is sent before its first call.
 
-    def __init__(self, send: Callable[[Message], None]) -> None:
+    Args:
+        remember: is given all calls and small data that were sent.
+    """
+
+    def __init__(self, send: Callable[[Message], None], remember: Callable[[PreparedColumn | PutValue], None]) -> None:
         self._send = send
+        self._remember = remember
         self._known: set[Digest] = set()
 
     def forget(self) -> None:
@@ -124,15 +145,14 @@ class Coalescer:
             item = outbox.popleft()
             if type(item) is not tuple:
                 if current is not None:
-                    self._send(Submit(current.digest, keys, arguments, dependencies, current.options))
+                    self._submit(PreparedColumn(current, keys, arguments, size, dependencies))
                     current = None
                 total += self._send_whole(item)  # type: ignore[arg-type]
                 continue
             call, key, packed, needs = item
             if call is not current or size > BATCH_BYTES or len(keys) >= BATCH_MESSAGES:
                 if current is not None:
-                    self._send(Submit(current.digest, keys, arguments, dependencies, current.options))
-                self._introduce(call)
+                    self._submit(PreparedColumn(current, keys, arguments, size, dependencies))
                 current = call
                 keys, arguments, dependencies, size = [], [], None, 0
             keys.append(key)
@@ -146,17 +166,23 @@ class Coalescer:
             elif dependencies is not None:
                 dependencies.append(())
         if current is not None:
-            self._send(Submit(current.digest, keys, arguments, dependencies, current.options))
+            self._submit(PreparedColumn(current, keys, arguments, size, dependencies))
         return total
 
     def _send_whole(self, item: PreparedColumn | Message) -> int:
         if not isinstance(item, PreparedColumn):
+            if isinstance(item, PutValue):
+                self._remember(item)
             self._send(item)
             return 0
-        call = item.call
-        self._introduce(call)
-        self._send(Submit(call.digest, item.keys, item.arguments, None, call.options))
+        self._submit(item)
         return item.size
+
+    def _submit(self, column: PreparedColumn) -> None:
+        call = column.call
+        self._introduce(call)
+        self._send(Submit(call.digest, column.keys, column.arguments, column.dependencies, call.options))
+        self._remember(column)
 
     def _introduce(self, call: Call) -> None:
         if call.digest not in self._known:

@@ -218,11 +218,10 @@ class Connection(Ledger):
             self._beat()
 
     def _start_over(self) -> None:
-        """Another scheduler answers, which knows nothing of us: what the former one had is gone."""
-        logger.warning("the scheduler at %s was restarted; what was pending is lost", hide_password(self.url))
-        self.outbox.forget()
-        self.forget_remote()
-        self.fail(CancelledError("the scheduler was restarted and doesn't know this task; submit it again"))
+        """Another scheduler answers, which knows nothing of us: all that is open is sent again."""
+        logger.warning("the scheduler at %s was restarted; what is not done is sent again", hide_password(self.url))
+        self._replies.fail(FuturebrokerError("the scheduler was restarted before it answered; ask again"))
+        self.outbox.start_over()
 
     def _beat(self) -> None:
         self._member.heartbeat("running", {})

@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from futurebroker.client.calls import PreparedCall
 from futurebroker.client.futures import CANCELLED, ERROR, FINISHED, LOST, PENDING, UNOPENED, KeyState
 from futurebroker.client.intake import Intake
+from futurebroker.client.remembering import Remembered, known_value
 from futurebroker.client.threads import CallbackThread, CallWhenSettled
 from futurebroker.client.waiters import Waiter
 from futurebroker.exceptions import CancelledError, DataLostError, DuplicateKeyError, IntakeError
@@ -23,8 +25,10 @@ from futurebroker.protocol.messages import (
     KeyFinished,
     KeyLost,
     Message,
+    PutValue,
     Release,
     Retry,
+    Want,
 )
 from futurebroker.types import Key
 
@@ -177,7 +181,7 @@ class Ledger:
                 state = states.get(message.key)
                 if state is None or state.status is CANCELLED:
                     continue
-                if state.result is UNOPENED:
+                if state.result is UNOPENED and state.value is None:
                     state.value = message.value
                     state.held = message.held
                     state.type = message.type
@@ -215,13 +219,42 @@ class Ledger:
             self.states.clear()
             self.dropped = deque(maxlen=0)
 
-    def forget_remote(self) -> None:
-        """The scheduler that had our results is gone: those that were not opened here are lost."""
-        with self.lock:
-            self._echoes.clear()
-            for state in list(self.states.values()):
-                if state.status is FINISHED and state.held is not None and state.result is UNOPENED:
-                    self._end(state.key, CANCELLED, DataLostError(f"{state.key} went with the former scheduler"))
+    def start_over(self, remembered: Remembered) -> list[PreparedCall | Message]:
+        """The scheduler is a new one: what to tell it, in order; the lock is held.
+
+        Results that are here and small are given to it, for calls that need them later; what is not settled is
+        submitted again, with all that it depends on; results on workers are computed again, unless nobody knows how.
+        """
+        states = self.states
+        messages: list[PreparedCall | Message] = []
+        given: set[Key] = set()
+        for key, state in list(states.items()):
+            value = known_value(state)
+            if value is not None:
+                given.add(key)
+                messages.append(PutValue(key, value))
+        again = remembered.take(given)
+        messages += again.values()
+        wanted: list[Key] = []
+        for key, state in list(states.items()):
+            if key in given:
+                continue
+            if state.status is FINISHED and state.held is not None and state.result is UNOPENED:
+                self._reopen(state)
+                state.status = LOST
+            # A call that was never sent has a size, and is still to come.
+            if key not in again and state.size < 0 and (state.status is PENDING or state.status is LOST):
+                wanted.append(key)
+        if wanted:
+            messages.append(Want(wanted))
+        released = [key for key in again if key not in states]
+        if released:
+            messages.append(Release(released))
+        cancelled = [key for key in self._echoes if key in again]
+        self._echoes = dict.fromkeys(cancelled, 1)
+        if cancelled:
+            messages.append(Cancel(cancelled))
+        return messages
 
     # -- inside; the lock is held -------------------------------------------------------------------------------------
 

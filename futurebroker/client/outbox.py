@@ -14,6 +14,7 @@ from collections import deque
 
 from futurebroker.client.calls import Coalescer, PreparedCall, PreparedColumn
 from futurebroker.client.ledger import Ledger
+from futurebroker.client.remembering import Remembered
 from futurebroker.client.threads import LoopThread
 from futurebroker.client.waiters import post
 from futurebroker.protocol.member import Member
@@ -34,7 +35,8 @@ class Outbox:
         self.awake = False
         self._ledger = ledger
         self._member = member
-        self._coalescer = Coalescer(member.send)
+        self._remembered = Remembered(ledger.states.get)
+        self._coalescer = Coalescer(member.send, self._remembered.add)
         self._turn = io.turn
         self._loop = io.loop
         self._posted = False
@@ -97,12 +99,16 @@ class Outbox:
         if sent:
             with ledger.lock:
                 ledger.intake.bytes += sent
+        self._remembered.tidy(sent)
         return True
 
-    def forget(self) -> None:
-        """The scheduler is a new one: drop what was meant for the former, and introduce functions again."""
-        self._coalescer.forget()
-        self.items.clear()
+    def start_over(self) -> None:
+        """The scheduler is a new one: tell it what we hold and what we wait for. What was not sent yet stays."""
+        ledger = self._ledger
+        with ledger.lock:
+            self._coalescer.forget()
+            self._coalescer.send(deque(ledger.start_over(self._remembered)))
+        self._member.flush()
 
     def stop(self) -> None:
         """Send the last, and look no more."""

@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 
+from futurebroker.client.calls import Call, PreparedColumn
 from futurebroker.client.client import Client
+from futurebroker.client.futures import KeyState
+from futurebroker.client.remembering import SLACK_CALLS, Remembered
+from futurebroker.client.waiting import wait
 from futurebroker.exceptions import (
-    CancelledError,
     ClientClosedError,
-    DataLostError,
     NoSchedulerError,
     RefusedError,
     SecretError,
 )
 from futurebroker.protocol import messages as m
-from futurebroker.protocol.serialize import dump_failure, dumps
+from futurebroker.protocol.serialize import dump_failure, dumps, loads
 from futurebroker.types import Peer
 from tests.unit.client.scripted import SECRET, ScriptedScheduler, cut, finish_at_once
 
@@ -154,24 +156,58 @@ def test_questions_that_wait_are_answered_when_the_client_closes(scheduler: Scri
     assert len(errors) == 1
 
 
-def test_a_restarted_scheduler_that_knows_nothing_cancels_what_was_pending(
-    scheduler: ScriptedScheduler, client: Client
-) -> None:
-    """It can't finish it; and functions are sent anew."""
-    pending, held = client.submit(len, "x"), client.submit(len, "y")
+def test_a_restarted_scheduler_is_sent_what_is_not_done_again(scheduler: ScriptedScheduler, client: Client) -> None:
+    """It knows no call, no function and no result, but the client does, and its user need not notice."""
+    first = client.submit(len, "x")
+    middle = client.submit(len, first)
+    last, held, done = client.submit(len, middle), client.submit(len, "y"), client.submit(len, "z")
+    names = [one.key for one in (first, middle, last, held)]
     scheduler.say(m.KeyFinished(held.key, None, m.Held(held.key, 10, [("w", "/none")]), "int"))
-    scheduler.wait_for_keys(2)
-    with pytest.raises(TimeoutError):
-        pending.result(0.05)
+    scheduler.say(m.KeyFinished(done.key, dumps(1), None, "int"))
+    scheduler.wait_for_keys(5)
+    assert done.result(5) == 1
+    assert wait([held], 5).done
+    del middle
+    scheduler.wait_for(m.Release)
+    scheduler.heard.clear()
     scheduler.restart(client)
-    with pytest.raises(CancelledError, match="restarted"):
-        pending.result(20)
-    with pytest.raises(DataLostError, match="former scheduler"):
-        held.result(5)
-    scheduler.script[m.Submit] = finish_at_once
-    again = client.submit(len, "x")
-    assert again.result(5) == again.key
-    assert len(scheduler.wait_for(m.AddFunction)) == 2
+    assert scheduler.wait_for_keys(4, 20) == names
+    assert len(scheduler.wait_for(m.AddFunction)) == 1
+    assert [(put.key, loads(put.value)) for put in scheduler.wait_for(m.PutValue)] == [(done.key, 1)]
+    assert scheduler.wait_for(m.Release)[0].keys == [names[1]]
+    scheduler.say(*(m.KeyFinished(key, dumps(key), None, "str") for key in (names[0], names[2], names[3])))
+    assert client.gather([first, last, held]) == [names[0], names[2], names[3]]
+
+
+def test_a_call_is_forgotten_once_nothing_open_depends_on_it() -> None:
+    """A program that submits for days must not keep what is done, nor lose what is not."""
+    states: dict[str, KeyState] = {}
+    memory = Remembered(states.get)
+    call = Call.of(len, None, "salt")
+    count = 3 * SLACK_CALLS
+    for number in range(count):
+        if number % 100 == 99:
+            states[f"k{number}"] = KeyState(f"k{number}", None, 1)  # type: ignore[arg-type]
+        inputs = (f"k{number - 1}",) if number % 100 == 99 else ()
+        memory.add(PreparedColumn(call, [f"k{number}"], [b"-"], 1, [inputs]))
+        memory.tidy(1)
+    assert len(memory._items) < 2 * SLACK_CALLS
+    again = list(memory.take(set()))
+    assert again == [f"k{number}" for number in range(count) if number % 100 >= 98]
+
+
+def test_a_cancellation_that_was_not_confirmed_is_sent_again(scheduler: ScriptedScheduler, client: Client) -> None:
+    """Else what depends on the cancelled call would run, and the call with it."""
+    first = client.submit(len, "x")
+    second = client.submit(len, first)
+    scheduler.wait_for_keys(2)
+    first.cancel()
+    scheduler.wait_for(m.Cancel)
+    scheduler.heard.clear()
+    scheduler.restart(client)
+    assert scheduler.wait_for(m.Cancel, timeout=20)[0].keys == [first.key]
+    assert scheduler.wait_for_keys(2) == [first.key, second.key]
+    assert first.cancelled()
 
 
 def test_futures_stay_pending_while_the_client_reconnects(scheduler: ScriptedScheduler, client: Client) -> None:

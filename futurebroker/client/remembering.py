@@ -1,0 +1,130 @@
+"""What a client sent and may have to send again: a scheduler that was restarted knows nothing of it.
+
+A call is remembered until it is settled; longer if its result lies on a worker, or a call that is remembered depends on
+it, because then the result may have to be computed again. Nothing is done for a call when it settles: what is not
+needed any more is sorted out whenever the list has doubled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import repeat
+from typing import Any, Final
+
+from futurebroker.client.calls import PreparedCall, PreparedColumn
+from futurebroker.client.futures import FINISHED, LOST, PENDING, UNOPENED, KeyState
+from futurebroker.protocol.messages import PutValue
+from futurebroker.protocol.serialize import dumps
+from futurebroker.types import Key
+
+#: calls and bytes of arguments that may be forgotten late
+SLACK_CALLS = 8192
+SLACK_BYTES = 16 * 1024 * 1024
+#: types of results that nobody can have changed since they came
+_UNCHANGING: Final = frozenset({int, float, str, bytes, bool, complex, type(None)})
+
+Sent = PreparedColumn | PutValue
+
+
+class Remembered:
+    """The calls and the small data that were sent, in order; used on the I/O thread.
+
+    Args:
+        find: the state of a key, if any future of it is left.
+    """
+
+    def __init__(self, find: Callable[[Key], KeyState | None]) -> None:
+        self._find = find
+        self._items: list[Sent] = []
+        self._calls = 0
+        self._bytes = 0
+        self._calls_allowed = SLACK_CALLS
+        self._bytes_allowed = SLACK_BYTES
+
+    def add(self, item: Sent) -> None:
+        """Remember calls, or data."""
+        self._items.append(item)
+        self._calls += _count(item)
+
+    def tidy(self, sent: int) -> None:
+        """``sent`` bytes of arguments were added; forget what isn't needed if the list has grown enough."""
+        self._bytes += sent
+        if self._calls <= self._calls_allowed and self._bytes <= self._bytes_allowed:
+            return
+        self._items[:] = self._needed(lambda key: False)
+        self._calls = sum(map(_count, self._items))
+        self._bytes = sum(map(_size, self._items))
+        self._calls_allowed = 2 * self._calls + SLACK_CALLS
+        self._bytes_allowed = 2 * self._bytes + SLACK_BYTES
+
+    def take(self, given: set[Key]) -> dict[Key, PreparedCall | PutValue]:
+        """All that must be sent again, inputs before what depends on them; it is forgotten here.
+
+        Args:
+            given: keys whose results the scheduler is given, so that they need not be computed.
+        """
+        items = self._needed(given.__contains__)
+        self._items.clear()
+        self._calls = self._bytes = 0
+        again: dict[Key, PreparedCall | PutValue] = {}
+        for item in items:
+            # A key that was sent twice stays in its first place: what depends on it may stand between.
+            if isinstance(item, PutValue):
+                again[item.key] = item
+                continue
+            for key, arguments, inputs in zip(item.keys, item.arguments, item.dependencies or repeat(None)):
+                again[key] = (item.call, key, arguments, inputs or None)
+        return again
+
+    def _needed(self, given: Callable[[Key], bool]) -> list[Sent]:
+        """In order, what is not settled, and what that depends on."""
+        find = self._find
+        inputs: set[Key] = set()
+
+        def needed(key: Key) -> bool:
+            return (key in inputs or _is_open(find(key))) and not given(key)
+
+        kept: list[Sent] = []
+        for item in reversed(self._items):
+            if isinstance(item, PutValue):
+                if needed(item.key):
+                    kept.append(item)
+                continue
+            rows: list[int] = []
+            for row in range(len(item.keys) - 1, -1, -1):
+                if needed(item.keys[row]):
+                    rows.append(row)
+                    if item.dependencies is not None:
+                        inputs.update(item.dependencies[row])
+            if rows:
+                kept.append(item if len(rows) == len(item.keys) else item.part(rows[::-1]))
+        kept.reverse()
+        return kept
+
+
+def _count(item: Sent) -> int:
+    return len(item.keys) if isinstance(item, PreparedColumn) else 1
+
+
+def _size(item: Sent) -> int:
+    return item.size if isinstance(item, PreparedColumn) else len(item.value)
+
+
+def _is_open(state: KeyState | None) -> bool:
+    """Whether the result isn't there, or could be lost with a worker."""
+    if state is None:
+        return False
+    status: Any = state.status
+    if status is FINISHED:
+        return state.held is not None and state.result is UNOPENED
+    return status is PENDING or status is LOST
+
+
+def known_value(state: KeyState) -> bytes | None:
+    """The bytes of a result that is in this process and can't have been changed here; None if it isn't."""
+    if state.status is not FINISHED:
+        return None
+    result = state.result
+    if result is UNOPENED:
+        return state.value
+    return dumps(result) if type(result) in _UNCHANGING else None

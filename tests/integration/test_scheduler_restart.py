@@ -1,0 +1,69 @@
+"""The scheduler is killed and another takes its place, while workers and clients stay."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from futurebroker import Client
+from futurebroker.client.waiting import as_completed
+from tests.integration.programs import FUTUREBROKER, lines_until, running
+
+SECRET = {"FUTUREBROKER_SECRET": "known to these tests"}
+CHAINS, LENGTH = 200, 10
+
+
+def free_port() -> int:
+    """A port that nobody listens on now; the scheduler must come back on the same."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(number: int) -> int:
+    return number
+
+
+def step(number: int, *others: int) -> int:
+    time.sleep(0.001)
+    return number * 3 + sum(others) + 1
+
+
+def expected() -> list[int]:
+    """What the ends of the chains come to."""
+    values = list(range(CHAINS))
+    for _ in range(LENGTH - 1):
+        values = [values[i] * 3 + values[i - 1] + 1 for i in range(CHAINS)]
+    return values
+
+
+@pytest.mark.parametrize("done", [1, CHAINS])
+def test_a_killed_scheduler_takes_nothing_with_it(done: int, tmp_path: Path) -> None:
+    """Two thousand calls that depend on one another, and a client that holds only the last of them."""
+    command = [*FUTUREBROKER, "scheduler", "--port", str(free_port())]
+    with running(command, tmp_path, **SECRET) as first:
+        lines_until(first, "stop with")
+        address = f"127.0.0.1:{command[-1]}"
+        worker = [*FUTUREBROKER, "worker", address, "--executors", "2", "--name", "w1"]
+        with running(worker, tmp_path, **SECRET) as second:
+            lines_until(second, "worker w1 serves")
+            with Client(address, secret=SECRET["FUTUREBROKER_SECRET"]) as client:
+                layer = client.map(start, range(CHAINS))
+                early = layer
+                for _ in range(LENGTH - 1):
+                    layer = [client.submit(step, layer[i], layer[i - 1]) for i in range(CHAINS)]
+                finished = as_completed(early)
+                for _ in range(done):
+                    next(finished)
+                del early, finished
+                os.kill(first.pid, signal.SIGKILL)
+                first.wait(10)
+                with running(command, tmp_path, **SECRET) as third:
+                    lines_until(third, "stop with")
+                    assert client.gather(layer) == expected()
+                    assert client.submit(step, layer[0], layer[1]).result(30) == expected()[0] * 3 + expected()[1] + 1
