@@ -119,7 +119,8 @@ class CommandLedger:
                 stale += not isinstance(message, m.InputsMissing)
         if stale and stale == len(messages):
             for command in commands:
-                if isinstance(command, Forget) or not isinstance(command.message, m.Free):
+                # A request to steal is due at a time, whatever event brings it.
+                if isinstance(command, Forget) or not isinstance(command.message, m.Free | m.GiveBack):
                     broken("I14", f"{event} is stale, and led to {command}")
 
     def _accept(self, message: Any) -> None:
