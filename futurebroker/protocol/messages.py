@@ -62,9 +62,7 @@ class Failure(Part, frozen=True):
     key: Key  #: the task that failed first
     worker: str  #: name of the worker it ran on; empty when the scheduler failed it
     payload: bytes | None = None  #: pickled exception with its traceback
-    fields: list[Any] | None = (
-        None  #: arguments of ``type`` in our own tree of exceptions, when the scheduler failed it
-    )
+    fields: list[Any] | None = None  #: arguments of ``type``, one of our own, when the scheduler failed it
 
 
 # -- meeting: these are not numbered -------------------------------------------------------------------------------
@@ -159,8 +157,7 @@ class Want(Message, tag=13):
     """The client got hold of futures of these keys otherwise than by submitting them."""
 
     keys: list[Key]
-    #: a former scheduler knew them: wait for a worker to say that it has them
-    patient: bool = False
+    patient: bool = False  #: a former scheduler knew them: wait for a worker to say that it has them
 
 
 class Cancel(Message, tag=14):
@@ -481,7 +478,6 @@ ToClient = (
 )  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode
-
 #: by direction
 DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {
     "from_client": msgspec.msgpack.Decoder(list[FromClient]),
@@ -497,14 +493,7 @@ def encode(messages: list[Message]) -> bytes:
 
 
 def decode(direction: str, body: bytes | memoryview) -> list[Any]:
-    """The messages of a body.
-
-    Args:
-        direction: a key of `DECODERS`.
-
-    Raises:
-        ProtocolError: the body isn't a list of messages of that direction.
-    """
+    """The messages of a body of ``direction``, a key of `DECODERS`; raises ProtocolError if it isn't one."""
     try:
         return DECODERS[direction].decode(body)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

@@ -16,6 +16,7 @@ from tests.integration.programs import FUTUREBROKER, lines_until, running
 
 SECRET = {"FUTUREBROKER_SECRET": "known to these tests"}
 CHAINS, LENGTH = 200, 10
+MEBIBYTE = 1 << 20
 
 
 def free_port() -> int:
@@ -53,6 +54,9 @@ def test_a_killed_scheduler_takes_nothing_with_it(done: int, tmp_path: Path) -> 
         with running(worker, tmp_path, **SECRET) as second:
             lines_until(second, "worker w1 serves")
             with Client(address, secret=SECRET["FUTUREBROKER_SECRET"]) as client:
+                data = client.scatter(bytes(MEBIBYTE))
+                large = client.submit(bytes, MEBIBYTE)
+                assert len(large.result(30)) == MEBIBYTE
                 layer = client.map(start, range(CHAINS))
                 early = layer
                 for _ in range(LENGTH - 1):
@@ -66,4 +70,5 @@ def test_a_killed_scheduler_takes_nothing_with_it(done: int, tmp_path: Path) -> 
                 with running(command, tmp_path, **SECRET) as third:
                     lines_until(third, "stop with")
                     assert client.gather(layer) == expected()
+                    assert client.gather([client.submit(len, one) for one in (data, large)]) == [MEBIBYTE, MEBIBYTE]
                     assert client.submit(step, layer[0], layer[1]).result(30) == expected()[0] * 3 + expected()[1] + 1

@@ -16,6 +16,7 @@ from futurebroker.protocol.messages import (
     GiveBack,
     Held,
     InputsMissing,
+    Inventory,
 )
 from futurebroker.worker import commands
 from futurebroker.worker.packets import Result
@@ -281,9 +282,22 @@ def test_another_scheduler_hears_nothing_of_the_old_work(world: World) -> None:
     world.deliver(run("b"), run("c", Held("b")))
     world.begin(1)
     world.do(commands.Fresh())
+    assert world.mail[-1] == Inventory([], [("a", world.machine.store["a"].data)])
     assert world.end(1) == []
     assert world.step(1) == []
-    assert (len(world.machine.store), world.machine.tasks, world.machine.dispatcher.sent) == (0, {}, {})
+    assert (list(world.machine.store), world.machine.tasks, world.machine.dispatcher.sent) == (["a"], {}, {})
+
+
+def test_a_kept_result_answers_a_task_that_was_sent_before_it_was_told_of(world: World) -> None:
+    """The new scheduler counts attempts from the start, and the old number must not keep this one from an answer."""
+    world.deliver(run("a", attempt=9))
+    world.step(1)
+    value = world.machine.store["a"]
+    world.do(commands.Fresh())
+    world.deliver(run("a", attempt=1))
+    assert world.mail[-1] == Finished("a", 1, value.nbytes, 0, value.data)
+    world.deliver(Free(["a"]))
+    assert len(world.machine.store) == 0
 
 
 def test_a_call_out_of_line_waits_for_an_executor_and_fails_with_it() -> None:

@@ -10,7 +10,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from futurebroker.protocol.messages import Drop, Erred, ExecutorDied, Finished, Free, GaveBack, GiveBack, Held
+from futurebroker.protocol.messages import (
+    Drop,
+    Erred,
+    ExecutorDied,
+    Finished,
+    Free,
+    GaveBack,
+    GiveBack,
+    Held,
+    Inventory,
+)
 from futurebroker.worker import commands
 from tests.unit.worker.world import INC, SLEEP, World, run
 
@@ -127,7 +137,12 @@ class WorkerLife(RuleBasedStateMachine):
         for (key, attempt), inputs in self.sent.items():
             if (key, attempt) not in answered and attempt == self.attempts[key]:
                 assert any(k not in finished or k in failed for k in inputs), f"{key} was never answered"
+        before = len(world.mail)
         world.do(commands.Fresh())
+        told = [message for message in world.mail[before:] if isinstance(message, Inventory)]
+        kept = [key for message in told for key, *_ in (*message.held, *message.values)]
+        assert sorted(kept) == sorted(world.machine.store)
+        world.deliver(Free(kept))
         assert len(world.machine.store) == 0
         assert world.machine.tasks == {}
 
