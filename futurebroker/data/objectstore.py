@@ -19,7 +19,7 @@ class StoredValue(msgspec.Struct, eq=False):
     nbytes: int
     data: bytes | None
     path: str = ""
-    attempt: int = 0  #: of the task that made it; 0 for what came otherwise
+    attempt: int = 0  #: of the task that made it; 0 for what came otherwise, -1 for a former scheduler's
     freed: bool = False  #: goes with its last pin
     holder: str = ""  #: the worker whose file it is; empty: ours
     pins: int = 0  #: how many inputs of local tasks it is

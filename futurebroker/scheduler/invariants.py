@@ -213,9 +213,10 @@ def _check_pools(state: SchedulerState) -> None:
 
 def _check_ready(state: SchedulerState, pool: Pool, waiting: list[TaskRecord]) -> None:
     """I25: who may run the pool's tasks is known, and nobody idles before them."""
-    names = {worker for worker in state.workers.values() if placement.may_run(pool, worker)}
+    staying = [worker for worker in state.workers.values() if worker.status is not WorkerStatus.CLOSING]
+    names = {worker for worker in staying if placement.may_run(pool, worker)}
     if not names and pool.options.allow_other_workers:
-        names = {worker for worker in state.workers.values() if placement.offers(worker, pool)}
+        names = {worker for worker in staying if placement.offers(worker, pool)}
     if names != set(pool.eligible):
         _broken(state, "I25", f"{pool.options} may run on {names}, believed are {list(pool.eligible)}")
     if waiting and not names:

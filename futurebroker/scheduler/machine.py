@@ -123,7 +123,7 @@ def worker_suspected(state: SchedulerState, event: WorkerSuspected) -> None:
     """Give the worker nothing new; what it has stays its own until it is lost."""
     worker = state.workers.get(event.worker)
     if worker is not None:
-        worker.status = WorkerStatus.SUSPECT
+        _set_status(state, worker, WorkerStatus.SUSPECT)
         placement.update_room(state, worker)
 
 
@@ -134,6 +134,15 @@ def worker_returned(state: SchedulerState, event: WorkerReturned) -> None:
         worker.status = WorkerStatus.RUNNING
         placement.update_room(state, worker)
         state.touched[worker] = None
+
+
+def _set_status(state: SchedulerState, worker: WorkerRecord, status: WorkerStatus) -> None:
+    """A worker that leaves isn't one that may run tasks."""
+    changes = (worker.status is WorkerStatus.CLOSING) != (status is WorkerStatus.CLOSING)
+    worker.status = status
+    if changes:
+        for pool in state.pools.values():
+            _refresh(state, pool)
 
 
 def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
@@ -168,6 +177,9 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     reports.worker_leaves_calls(state, worker)
     relay.holder_lost(state, worker)
     claims.claimant_lost(state, worker)
+    for other in state.workers.values():
+        if other.status is WorkerStatus.CLOSING:
+            reports.see_off(state, other)  # perhaps it was this one that took its results
     state.commands = [command for command in state.commands if command.peer != event.worker]
     state.commands.append(Forget(event.worker))
 
@@ -219,9 +231,11 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
     status = WorkerStatus.PAUSED if event.status == WorkerStatus.PAUSED.value else WorkerStatus.RUNNING
     if event.status == WorkerStatus.CLOSING.value:
         status = WorkerStatus.CLOSING
-    worker.status = status
+    _set_status(state, worker, status)
     stealing.watch(state, worker)
     placement.update_room(state, worker)  # the window follows the round trip as well
+    if status is WorkerStatus.CLOSING:
+        reports.see_off(state, worker)
     if worker.pipeline:
         state.touched[worker] = None
 

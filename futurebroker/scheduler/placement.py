@@ -53,8 +53,8 @@ def pool_for(state: SchedulerState, options: TaskOptions | None) -> Pool:
 
 
 def refresh_eligible(state: SchedulerState, pool: Pool) -> None:
-    """Find out anew which connected workers may run the pool's tasks."""
-    workers: Iterable[WorkerRecord] = state.workers.values()
+    """Find out anew which connected workers may run the pool's tasks; one that leaves takes none."""
+    workers = [worker for worker in state.workers.values() if worker.status is not WorkerStatus.CLOSING]
     pool.eligible = {worker: None for worker in workers if may_run(pool, worker)}
     if not pool.eligible and pool.options.allow_other_workers:
         pool.eligible = {worker: None for worker in workers if offers(worker, pool)}

@@ -15,6 +15,7 @@ from futurebroker.protocol.messages import (
     GaveBack,
     InputsMissing,
     KeyCancelled,
+    Leave,
     NotStored,
     RanOnWorkers,
     Replicate,
@@ -24,6 +25,7 @@ from futurebroker.scheduler import stealing, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
+from futurebroker.states import WorkerStatus
 from futurebroker.types import Key
 
 
@@ -121,6 +123,11 @@ def stored(state: SchedulerState, worker: WorkerRecord, report: Stored) -> None:
                     state.send(other.worker_id, Replicate(task.held()))
     elif task is not None and task.state is MEMORY and task.value is None:
         task.add_holder(worker, report.path)
+        for holder in tuple(task.holder_paths()):
+            if holder.status is WorkerStatus.CLOSING and holder is not worker:
+                _take_over(state, holder, task)
+                if not holder.holds and not holder.processing:
+                    state.send(holder.worker_id, _MAY_GO)
     else:
         state.counters["stale"] += 1
         state.free(worker, report.key)
@@ -135,6 +142,31 @@ def not_stored(state: SchedulerState, worker: WorkerRecord, report: NotStored) -
     for client in task.each_client():
         task.discard_client(client)
     transitions.processing_refused(state, task, report.reason)
+
+
+# -- a worker that leaves ------------------------------------------------------------------------------------------
+
+#: answers a worker that said it is closing
+_MAY_GO = Leave("nothing that is needed is left there")
+
+
+def see_off(state: SchedulerState, worker: WorkerRecord) -> None:
+    """Have others fetch what only this closing worker holds; it may go once nothing is left, or nobody can take it."""
+    others = [other for other in state.workers.values() if other.status is WorkerStatus.RUNNING]
+    for task in tuple(worker.holds) if others else ():
+        if any(holder.status is WorkerStatus.RUNNING for holder in task.holder_paths()):
+            _take_over(state, worker, task)
+        else:
+            # Asked for at each heartbeat, and always of the same worker: who has it or fetches it takes no notice.
+            state.send(others[task.order % len(others)].worker_id, Replicate(task.held()))
+    if not worker.processing and not (others and worker.holds):
+        state.send(worker.worker_id, _MAY_GO)
+
+
+def _take_over(state: SchedulerState, leaving: WorkerRecord, task: TaskRecord) -> None:
+    """Somebody else holds the result now."""
+    task.discard_holder(leaving)
+    state.free(leaving, task.key)
 
 
 def function_called(state: SchedulerState, worker: WorkerRecord, report: FunctionCalled) -> None:

@@ -11,6 +11,8 @@ from futurebroker.types import Key
 
 #: values that one message tells of
 VALUES = 1000
+#: stands for an attempt of a former scheduler, whose numbers mean nothing to the new one
+KEPT = -1
 
 
 def take_stock(store: ObjectStore) -> Iterator[Inventory]:
@@ -22,7 +24,7 @@ def take_stock(store: ObjectStore) -> Iterator[Inventory]:
         value = store[key]
         if value.holder or value.freed:
             continue
-        value.attempt = 0  # the new scheduler counts anew
+        value.attempt = KEPT
         if value.data is not None and value.nbytes <= KEEP_LIMIT:
             values.append((key, value.data))
             size += value.nbytes
@@ -37,7 +39,7 @@ def take_stock(store: ObjectStore) -> Iterator[Inventory]:
 
 def answer_from_stock(value: StoredValue, run: Run) -> Finished | None:
     """The result of a task whose result was kept: the scheduler sent it before it heard of that."""
-    if value.attempt or value.holder or value.freed:
+    if value.attempt != KEPT or value.holder or value.freed:
         return None
     value.attempt = run.attempt
     return Finished(run.key, run.attempt, value.nbytes, 0, value.data, value.path)

@@ -41,8 +41,10 @@ logger = logging.getLogger("futurebroker.worker")
 
 #: environment variable with a JSON list of folders for the end of the executors' sys.path
 PATH_VARIABLE = "FUTUREBROKER_SYS_PATH"
-#: seconds that what runs gets to finish when the worker closes
-DRAIN_TIMEOUT = 25.0
+#: seconds that what runs gets to finish when the worker closes, and then other workers to fetch what only this one has;
+#: together less than the 25 s that a platform which sends SIGTERM can be trusted to wait
+DRAIN_TIMEOUT = 18.0
+MOVE_TIMEOUT = 4.0
 #: seconds that executors get to be ready, however short the time to find the scheduler is
 EXECUTORS_TIMEOUT = 30.0
 #: seconds before an executor that died before it was ready is started again; doubles up to the maximum
@@ -130,6 +132,9 @@ class WorkerService:
         self._closing: asyncio.Task[None] | None = None
         self._finished = asyncio.Event()
         self._drained = asyncio.Event()
+        self._may_go = asyncio.Event()
+        #: whether executors are ended by us, so that what they run isn't to blame
+        self._is_ending = False
         self._all_ready: asyncio.Future[None] | None = None
         #: whether `start` has succeeded
         self.started = False
@@ -184,11 +189,34 @@ class WorkerService:
 
     async def _close(self, drain: bool, reason: str) -> None:
         self._status = WorkerStatus.CLOSING
+        if drain:
+            # First, or what is handed back would be sent here again.
+            self._link.heartbeat(self._status.value, self.metrics())
         self._feed(commands.Drain())
         if drain:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._drained.wait(), DRAIN_TIMEOUT)
+            await self._stop_executors()
+            await self._hand_over()
         await self._end(reason)
+
+    async def _hand_over(self) -> None:
+        """Wait until other workers have what only this one holds; the scheduler says when."""
+        if not len(self._machine.store):
+            return
+        self._link.flush()
+        self._link.heartbeat(self._status.value, self.metrics())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._may_go.wait(), MOVE_TIMEOUT)
+
+    async def _stop_executors(self) -> None:
+        """End them all; what still runs is handed back."""
+        self._is_ending = True
+        executors = list(self._running.values())
+        if not self._drained.is_set():
+            for executor in executors:
+                executor.kill()
+        await asyncio.gather(*(executor.close() for executor in executors))
 
     async def _end(self, reason: str) -> None:
         self._status = WorkerStatus.CLOSING
@@ -196,11 +224,7 @@ class WorkerService:
             if timer is not None:
                 timer.cancel()
         self._heartbeat_timer = None
-        executors = list(self._running.values())
-        if not self._drained.is_set():
-            for executor in executors:
-                executor.kill()
-        await asyncio.gather(*(executor.close() for executor in executors))
+        await self._stop_executors()
         await self._link.close(reason)
         self._file_work.close()
         self._folder.close()
@@ -250,12 +274,17 @@ class WorkerService:
     def ended(self, executor: Executor, how: str) -> None:
         """See `ExecutorEvents`."""
         del self._running[executor.number]
+        task = ""
         if executor.is_ready:
-            self._feed(commands.ExecutorEnded(executor.number, executor.running(), how))
+            running = [] if self._is_ending else executor.running()
+            sent = self._machine.dispatcher.sent
+            task = ", ".join(sent[number].key for number in running if number in sent)
+            self._feed(commands.ExecutorEnded(executor.number, running, how))
         self._files.sweep(executor.folder, self._machine.store.paths())
         if self._status is WorkerStatus.CLOSING:
             return
-        logger.warning("worker %s: executor %d ended with %s; starting another", self.name, executor.pid, how)
+        about = {"worker": self.name, "task": task}
+        logger.warning("executor %d ended with %s; starting another", executor.pid, how, extra=about)
         if executor.is_ready:
             self._start_executor()
             return
@@ -297,12 +326,12 @@ class WorkerService:
 
     def lost(self, error: Exception | None) -> None:
         """See `MemberEvents`: what runs goes on, and its results wait for the link."""
-        logger.warning("worker %s lost its scheduler (%s); reconnecting", self.name, error or "closed")
+        logger.warning("lost the scheduler (%s); reconnecting", error or "closed", extra={"worker": self.name})
 
     def refused(self, reason: str) -> None:
         """See `MemberEvents`."""
         self.refusal = RefusedError(reason)
-        logger.error("worker %s: %s", self.name, self.refusal)
+        logger.error("%s", self.refusal, extra={"worker": self.name})
         if self._closing is None:
             self._closing = self._loop.create_task(self._close(False, reason))
 
@@ -390,6 +419,8 @@ class WorkerService:
     def _leave_now(self, instruction: commands.LeaveNow) -> None:
         if self._closing is None:
             self._closing = self._loop.create_task(self._close(True, instruction.reason))
+        else:
+            self._may_go.set()
 
 
 _PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from futurebroker.protocol import serialize
-from futurebroker.protocol.messages import AddFunction, Erred, Finished, Held, Message, Run, Welcome
+from futurebroker.protocol.messages import AddFunction, Erred, Finished, Held, Leave, Message, Run, Welcome
 from futurebroker.protocol.refs import TaskRef
 from futurebroker.worker.service import WorkerService
 
@@ -41,6 +41,8 @@ class Mailbox:
         """The worker is alive."""
         self.heartbeats.append((status, metrics))
         self._news.set()
+        if status == "closing":
+            self.events.deliver([Leave("nothing that is needed is left there")])
 
     async def close(self, reason: str = "") -> None:
         """The worker leaves."""

@@ -1,0 +1,46 @@
+"""Ill-treat a cluster while it works: ``python -m tests.chaos --seed N --minutes M [--tasks 10000]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from tests.chaos.runner import Plan, run
+
+
+def main() -> int:
+    """Prints the report as JSON; the exit status is 0 if nothing was lost, wrong or hung."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="of the graphs and the faults")
+    parser.add_argument("--minutes", type=float, default=1.0, help="graphs follow one another for at least so long")
+    parser.add_argument("--tasks", type=int, default=10_000, help="of a graph")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--executors", type=int, default=1, help="of each worker")
+    parser.add_argument("--pace", type=float, default=1.0, help="seconds between faults, on average")
+    parser.add_argument("--broker", help="an AMQP broker that runs already, in place of the scheduler's own")
+    parser.add_argument("--with-scheduler", action="store_true", help="kill the scheduler as well")
+    parser.add_argument("--json", type=Path, help="write the report to this file as well")
+    options = parser.parse_args()
+    plan = Plan(
+        options.seed,
+        options.tasks,
+        options.minutes,
+        workers=options.workers,
+        executors=options.executors,
+        pace=options.pace,
+        broker=options.broker,
+        with_scheduler=options.with_scheduler,
+    )
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        report = run(plan, Path(folder))
+    text = json.dumps(report, indent=1)
+    if options.json is not None:
+        options.json.write_text(text + "\n")
+    print(text)
+    return 0 if report["passed"] else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
