@@ -88,9 +88,10 @@ async def _serve(start: Callable[[], Awaitable[Service]]) -> int:
     def interrupted(number: int, exit_code: int) -> None:
         nonlocal code
         code = exit_code
-        # A second signal ends what does not end by itself.
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT:
+            # A second Ctrl-C ends what does not end by itself; platforms send SIGTERM twice and mean it once.
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
         stop.set()
 
     loop.add_signal_handler(signal.SIGINT, interrupted, signal.SIGINT, INTERRUPTED)

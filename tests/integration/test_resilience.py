@@ -16,6 +16,7 @@ from futurebroker.exceptions import ExecutorDiedError
 from tests.chaos.ledger import Ledger, write_down
 from tests.chaos.rig import Outpost, Rig
 from tests.integration.gate import Gate, pass_gate
+from tests.integration.programs import FUTUREBROKER, lines_until, running
 
 #: how the scheduler is told to behave: as always, only sooner
 QUICK: dict[str, Any] = {"suspect_grace": 0.5, "heartbeat_interval": 0.2}
@@ -212,6 +213,23 @@ def test_sigterm_hands_back_what_has_not_begun_and_moves_results(gate: Gate, led
         large = [client.submit(len, future) for future in (data, *(client.submit(second_of, f) for f in futures))]
         assert client.gather(large) == [200_000, 300_000, 300_000, 300_000]
         assert [key for key in ("data", "t0", "t1", "t2") if ledger.count(key) != 1] == []
+
+
+def test_the_worker_command_drains_though_it_is_told_twice(gate: Gate, ledger: Ledger, tmp_path: Path) -> None:
+    """Platforms send SIGTERM to every process, and again; that must not cost what runs."""
+    with Rig(0, **QUICK) as rig, rig.client() as client:
+        command = [*FUTUREBROKER, "worker", rig.url_through(rig.client_wire), "--executors", "1", "--name", "w"]
+        place = {"FUTUREBROKER_SECRET": rig.secret, "FUTUREBROKER_CLUSTER": rig.cluster}
+        with running(command, tmp_path, **place) as worker:
+            lines_until(worker, "worker w serves")
+            future = client.submit(pass_gate, gate.port, ledger.path, "t")
+            arrival = gate.arrival()
+            worker.terminate()
+            until(lambda: [w["status"] for w in client.scheduler_info()["workers"].values()] == ["closing"])
+            worker.terminate()
+            arrival.release()
+            assert future.result(PATIENCE)[0] == arrival.pid
+            assert worker.wait(PATIENCE) == 0
 
 
 def second_of(pair: tuple[int, bytes]) -> bytes:
