@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from futurebroker.exceptions import InvalidTransition
 from futurebroker.protocol.messages import Free, Message
@@ -60,6 +62,10 @@ class SchedulerState:
         self.now = 0.0
         #: when somebody asked how the cluster is
         self.asked_at = 0.0
+        #: what the process around the machine tells of itself, for who asks
+        self.about: dict[str, Any] = {}
+        #: envelopes that were dropped before they came here, by reason
+        self.rejected: Mapping[str, int] = {}
         self.tasks: dict[Key, TaskRecord] = {}
         self.functions: dict[Digest, FunctionRecord] = {}
         self.kinds: dict[str, Kind] = {}
