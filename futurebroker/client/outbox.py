@@ -99,7 +99,7 @@ class Outbox:
         if sent:
             with ledger.lock:
                 ledger.intake.bytes += sent
-        self._remembered.tidy(sent)
+        self._remembered.tidy(sent, ledger.intake.settled)
         return True
 
     def start_over(self) -> None:

@@ -2,12 +2,12 @@
 
 A call is remembered until it is settled; longer if its result lies on a worker, or a call that is remembered depends on
 it, because then the result may have to be computed again. Nothing is done for a call when it settles: what is not
-needed any more is sorted out whenever the list has doubled.
+needed any more is sorted out when about half of what is remembered has settled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from itertools import repeat
 from typing import Any, Final
 
@@ -38,32 +38,39 @@ class Remembered:
         self._items: list[Sent] = []
         self._calls = 0
         self._bytes = 0
-        self._calls_allowed = SLACK_CALLS
-        self._bytes_allowed = SLACK_BYTES
+        #: calls settled when this was tidied last
+        self._settled = 0
 
     def add(self, item: Sent) -> None:
         """Remember calls, or data."""
         self._items.append(item)
         self._calls += _count(item)
+        if isinstance(item, PutValue):
+            self._settled -= 1  # it soon is, and isn't counted as a call
 
-    def tidy(self, sent: int) -> None:
-        """``sent`` bytes of arguments were added; forget what isn't needed if the list has grown enough."""
+    def tidy(self, sent: int, settled: int) -> None:
+        """``sent`` bytes of arguments were added; forget what isn't needed, once that is likely to be half of all.
+
+        Args:
+            settled: calls of this client that were settled up to now.
+        """
         self._bytes += sent
-        if self._calls <= self._calls_allowed and self._bytes <= self._bytes_allowed:
+        if self._calls <= SLACK_CALLS and self._bytes <= SLACK_BYTES:
             return
-        self._items[:] = self._needed(lambda key: False)
+        if settled - self._settled < self._calls // 2:
+            return
+        self._settled = settled
+        self._items[:] = self._needed(frozenset())
         self._calls = sum(map(_count, self._items))
         self._bytes = sum(map(_size, self._items))
-        self._calls_allowed = 2 * self._calls + SLACK_CALLS
-        self._bytes_allowed = 2 * self._bytes + SLACK_BYTES
 
-    def take(self, given: set[Key]) -> dict[Key, PreparedCall | PutValue]:
+    def take(self, given: Set[Key]) -> dict[Key, PreparedCall | PutValue]:
         """All that must be sent again, inputs before what depends on them; it is forgotten here.
 
         Args:
             given: keys whose results the scheduler is given, so that they need not be computed.
         """
-        items = self._needed(given.__contains__)
+        items = self._needed(given)
         self._items.clear()
         self._calls = self._bytes = 0
         again: dict[Key, PreparedCall | PutValue] = {}
@@ -76,13 +83,15 @@ class Remembered:
                 again[key] = (item.call, key, arguments, inputs or None)
         return again
 
-    def _needed(self, given: Callable[[Key], bool]) -> list[Sent]:
-        """In order, what is not settled, and what that depends on."""
+    def _needed(self, given: Set[Key]) -> list[Sent]:
+        """In order, what is not settled and what that depends on, but for what is ``given``."""
         find = self._find
         inputs: set[Key] = set()
 
         def needed(key: Key) -> bool:
-            return (key in inputs or _is_open(find(key))) and not given(key)
+            state = find(key)
+            is_open = state is not None and (state.status is PENDING or _is_open(state))
+            return (is_open or key in inputs) and key not in given
 
         kept: list[Sent] = []
         for item in reversed(self._items):
@@ -110,10 +119,8 @@ def _size(item: Sent) -> int:
     return item.size if isinstance(item, PreparedColumn) else len(item.value)
 
 
-def _is_open(state: KeyState | None) -> bool:
+def _is_open(state: KeyState) -> bool:
     """Whether the result isn't there, or could be lost with a worker."""
-    if state is None:
-        return False
     status: Any = state.status
     if status is FINISHED:
         return state.held is not None and state.result is UNOPENED
