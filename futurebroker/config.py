@@ -34,6 +34,7 @@ _BYTE_UNITS = {
 }
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_LOG_FORMATS = ("text", "json")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -132,6 +133,13 @@ def _log_level(value: object) -> str:
     if level not in _LOG_LEVELS:
         raise ValueError(value)
     return level
+
+
+def _log_format(value: object) -> str:
+    log_format = _text(value).lower()
+    if log_format not in _LOG_FORMATS:
+        raise ValueError(value)
+    return log_format
 
 
 def _memory_limit(value: object) -> int | Literal["auto"] | None:
@@ -260,6 +268,9 @@ class Settings:
     )
     nthreads: int = _setting(_positive, 1, "1 or more", "threads of each executor process")
     log_level: str = _setting(_log_level, "info", ", ".join(_LOG_LEVELS), "the least severe message that is logged")
+    log_format: str = _setting(
+        _log_format, "text", ", ".join(_LOG_FORMATS), "how log lines are written: for people, or one JSON object each"
+    )
     intake_tasks: int = _setting(
         _positive, 1_000_000, "1 or more", "unfinished tasks the scheduler takes from one client"
     )

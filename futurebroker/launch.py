@@ -40,6 +40,7 @@ class ClusterPlan:
     log_level: str
     conduct: Mapping[str, Any]  #: how the scheduler behaves; see `futurebroker.config.scheduler_conduct`
     broker_url: str | None = None  #: a broker that runs already, in place of ``host`` and ``port``
+    log_format: str = "text"
 
     @property
     def memory_bytes(self) -> int | None:
@@ -107,6 +108,7 @@ class ClusterProcesses:
                 "host": plan.host,
                 "port": plan.port,
                 "log_level": plan.log_level,
+                "log_format": plan.log_format,
                 **plan.conduct,
             }
         )
@@ -158,6 +160,7 @@ class ClusterProcesses:
                     "memory_limit": plan.memory_bytes,
                     "timeout": plan.timeout,
                     "log_level": plan.log_level,
+                    "log_format": plan.log_format,
                 }
             )
         for name in names:

@@ -26,9 +26,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from futurebroker.exceptions import FuturebrokerError, StartError
+from futurebroker.logs import passwords_of, start_logging
 
 #: the environment variable with the import path of the program, as JSON; executors take it over
 SYS_PATH_VARIABLE = "FUTUREBROKER_SYS_PATH"
+#: the environment variable that may hold the cluster's secret
+SECRET_VARIABLE = "FUTUREBROKER_SECRET"
 #: the order that asks a child to finish what it does before it ends
 DRAIN = {"drain": True}
 #: seconds a child has to end once it is told to
@@ -36,7 +39,6 @@ END_TIMEOUT = 5.0
 
 #: characters of a child's last words that an error repeats
 _LAST_WORDS = 4000
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 #: -P keeps the current folder, where anything may be called `queue.py`, out of the child's import path
 _PROGRAM = "import sys; sys.path.append({root!r}); from {module} import main; main()"
 
@@ -55,6 +57,11 @@ class Service(Protocol):
 Start = Callable[[dict[str, Any]], Awaitable[tuple[Service, dict[str, Any]]]]
 #: asks a service to finish what it does; it ends by itself afterwards
 Drain = Callable[[Service], Awaitable[None]]
+
+
+def without_secret(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment for children: the secret comes with their orders, and user code has no need of it."""
+    return {name: value for name, value in environ.items() if name != SECRET_VARIABLE}
 
 
 def import_path() -> str:
@@ -86,7 +93,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stderr=self._first_words,
                 pass_fds=(theirs.fileno(), stderr),
-                env={**os.environ, **(environ or {})},
+                env={**without_secret(os.environ), **(environ or {})},
                 # Ctrl-C belongs to the parent, which ends its children in order.
                 start_new_session=True,
             )
@@ -220,9 +227,16 @@ def serve_parent(start: Start, drain: Drain | None = None) -> None:
         line = down.readline()
         if line.endswith(b"\n"):
             orders = json.loads(line)
-            logging.basicConfig(level=orders.pop("log_level").upper(), format=_LOG_FORMAT)
+            _start_logging(orders)
             quiet_collector()
             asyncio.run(_serve_parent(start, drain, orders, channel, parent))
+
+
+def _start_logging(orders: dict[str, Any]) -> None:
+    """As ordered; what else the orders hold of secrets appears in no line."""
+    hidden = [orders.get("secret", ""), *passwords_of((orders.get("url"), orders.get("broker_url")))]
+    about = {"worker": orders["name"]} if "name" in orders else {}
+    start_logging(orders.pop("log_level"), orders.pop("log_format", "text"), hidden=hidden, fields=lambda: about)
 
 
 async def _serve_parent(

@@ -16,6 +16,8 @@ _COMMANDS = {
     "up": ("futurebroker.cli.up:up", "Start a scheduler and a worker on this machine."),
     "scheduler": ("futurebroker.cli.scheduler:scheduler", "Start a scheduler."),
     "worker": ("futurebroker.cli.worker:worker", "Start a worker that serves a scheduler."),
+    "status": ("futurebroker.cli.status:status", "Show workers, tasks and queues of a cluster."),
+    "doctor": ("futurebroker.cli.doctor:doctor", "Check a deployment and say what to change."),
     "demo": ("futurebroker.cli.demo:demo", "Run a real computation and check its result."),
     "config": ("futurebroker.cli.config:config", "Show every setting and where its value came from."),
 }

@@ -22,8 +22,8 @@ broker_option = click.option(
 @click.command()
 @with_options(scheduler_options, broker_option, validate_option)
 def scheduler(
-    host: str | None, port: int | None, cluster: str | None, log_level: str | None, broker: str | None,
-    validate: bool | None,
+    host: str | None, port: int | None, cluster: str | None, log_level: str | None, log_format: str | None,
+    broker: str | None, validate: bool | None,
 ) -> None:  # fmt: skip
     """Start a scheduler.
 
@@ -31,10 +31,16 @@ def scheduler(
     names. Ctrl-C ends it.
     """
     settings = load_settings(
-        host=host, port=port, cluster=cluster, log_level=log_level, broker_url=broker, validate=validate
+        host=host,
+        port=port,
+        cluster=cluster,
+        log_level=log_level,
+        log_format=log_format,
+        broker_url=broker,
+        validate=validate,
     )
     secret = secret_for_listening(settings)
-    start_logging(settings)
+    start_logging(settings, secret)
 
     async def start() -> Service:
         url = normalize_address(settings.broker_url, settings) if settings.broker_url else None

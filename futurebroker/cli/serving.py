@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -11,8 +10,10 @@ from typing import Any, TypeVar
 
 import click
 
+from futurebroker import logs
 from futurebroker.config import Settings
 from futurebroker.exceptions import SecretError
+from futurebroker.logs import passwords_of
 from futurebroker.processes import Service, quiet_collector, run_until
 from futurebroker.secret import find_secret, is_loopback
 
@@ -33,11 +34,16 @@ def with_options(*options: Callable[[_Command], _Command]) -> Callable[[_Command
     return add
 
 
+log_options = with_options(
+    click.option("--log-level", help="The least severe message that is logged. [info]"),
+    click.option("--log-format", help="How log lines are written: text, or json (one object each). [text]"),
+)
+
 scheduler_options = with_options(
     click.option("--host", help="Where to listen; other machines reach it only with a given secret. [127.0.0.1]"),
     click.option("--port", type=int, help="The port to listen on; 0 takes any free one. [8786]"),
     click.option("--cluster", help="The name that keeps clusters on one broker apart. [default]"),
-    click.option("--log-level", help="The least severe message that is logged. [info]"),
+    log_options,
 )
 
 worker_options = with_options(
@@ -47,11 +53,11 @@ worker_options = with_options(
 )
 
 
-def start_logging(settings: Settings) -> None:
-    """Log to standard error, from the configured level on."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+def start_logging(settings: Settings, secret: bytes, worker: str | None = None) -> None:
+    """Log to standard error as the settings say; the secret and passwords appear in no line."""
+    hidden = [secret.decode(), *passwords_of((settings.broker_url, settings.database_url))]
+    about = {"worker": worker} if worker else {}
+    logs.start_logging(settings.log_level, settings.log_format, hidden=hidden, fields=lambda: about)
 
 
 def secret_for_listening(settings: Settings) -> bytes:

@@ -74,6 +74,7 @@ def _plan(settings: Settings, secret: bytes) -> ClusterPlan:
         memory_limit=settings.memory_limit,
         timeout=max(settings.connect_timeout, 30.0),
         log_level=settings.log_level,
+        log_format=settings.log_format,
         conduct=scheduler_conduct(settings),
     )
 
@@ -81,19 +82,20 @@ def _plan(settings: Settings, secret: bytes) -> ClusterPlan:
 @click.command()
 @with_options(scheduler_options, broker_option, validate_option, worker_options)
 def up(
-    host: str | None, port: int | None, cluster: str | None, log_level: str | None, broker: str | None,
-    validate: bool | None, executors: int | None, threads: int | None, memory_limit: str | None,
+    host: str | None, port: int | None, cluster: str | None, log_level: str | None, log_format: str | None,
+    broker: str | None, validate: bool | None, executors: int | None, threads: int | None, memory_limit: str | None,
 ) -> None:  # fmt: skip
     """Start a scheduler and a worker on this machine.
 
     More workers can join from other terminals, and from other machines with --host and a secret. Ctrl-C ends both.
     """
     settings = load_settings(
-        host=host, port=port, cluster=cluster, log_level=log_level, broker_url=broker, validate=validate,
-        executors=executors, nthreads=threads, memory_limit=memory_limit,
+        host=host, port=port, cluster=cluster, log_level=log_level, log_format=log_format, broker_url=broker,
+        validate=validate, executors=executors, nthreads=threads, memory_limit=memory_limit,
     )  # fmt: skip
-    plan = _plan(settings, secret_for_listening(settings))
-    start_logging(settings)
+    secret = secret_for_listening(settings)
+    plan = _plan(settings, secret)
+    start_logging(settings, secret)
 
     async def start() -> Service:
         service = _Up(plan)

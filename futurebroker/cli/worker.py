@@ -6,7 +6,7 @@ import dataclasses
 
 import click
 
-from futurebroker.cli.serving import serve, start_logging, with_options, worker_options
+from futurebroker.cli.serving import log_options, serve, start_logging, with_options, worker_options
 from futurebroker.cli.text import parse_resources
 from futurebroker.config import hide_password, load_settings
 from futurebroker.exceptions import ConfigError
@@ -23,10 +23,11 @@ from futurebroker.worker.service import WorkerService
 @click.option("--cluster", help="The name that keeps clusters on one broker apart. [default]")
 @click.option("--local-folder", type=click.Path(file_okay=False), help="Where to keep large results. [in memory]")
 @click.option("--timeout", help="How long to wait for the scheduler. [10s]")
-@click.option("--log-level", help="The least severe message that is logged. [info]")
+@log_options
 def worker(
     url: str | None, executors: int | None, threads: int | None, memory_limit: str | None, name: str | None,
     resources: str, cluster: str | None, local_folder: str | None, timeout: str | None, log_level: str | None,
+    log_format: str | None,
 ) -> None:  # fmt: skip
     """Start a worker that serves the scheduler at URL.
 
@@ -35,14 +36,14 @@ def worker(
     """
     settings = load_settings(
         broker_url=url, executors=executors, nthreads=threads, memory_limit=memory_limit, cluster=cluster,
-        connect_timeout=timeout, log_level=log_level,
+        connect_timeout=timeout, log_level=log_level, log_format=log_format,
     )  # fmt: skip
     if name is not None and not name.strip():
         raise ConfigError("--name must not be empty")
     amounts = parse_resources(resources)
     address = normalize_address(settings.broker_url or f"{settings.host}:{settings.port}", settings)
     secret = find_secret(dataclasses.replace(settings, broker_url=address), create=True)
-    start_logging(settings)
+    start_logging(settings, secret, name)
 
     services = []
 

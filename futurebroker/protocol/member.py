@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from futurebroker import __version__
 from futurebroker.config import hide_password
 from futurebroker.exceptions import BrokerRefusedError, ClusterConnectionError, NoSchedulerError, RefusedError
 from futurebroker.protocol.endpoint import Endpoint
@@ -240,7 +241,7 @@ class Member:
             f"{sys.version_info.major}.{sys.version_info.minor}",
             self._endpoint.received_up_to(SCHEDULER),
             self._endpoint.epoch,
-            self._info(),
+            {**self._info(), "version": __version__},
         )
         self._endpoint.send_meeting(self._scheduler(), command_queue(self._cluster), hello)
 

@@ -7,12 +7,16 @@ a client may want a key that only a worker can know: its record waits for as lon
 
 from __future__ import annotations
 
+from math import inf
+
 from futurebroker.protocol.messages import KEEP_LIMIT, Inventory, TaskOptions
 from futurebroker.scheduler import placement, transitions
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import DATA, ERRED, MEMORY, NO_WORKER, PROCESSING, RELEASED, Claim, SchedulerState
 from futurebroker.types import Key
 
+#: seconds that sums of times may be off by
+SLACK = 1e-6
 #: no worker answers to this: what waits for a claim is never sent anywhere
 _NOBODY = TaskOptions(workers=("\0",))
 
@@ -31,6 +35,7 @@ def _offer(state: SchedulerState, worker: WorkerRecord, key: Key, nbytes: int, p
         value = None
     if task is None:
         claim = state.claims.setdefault(key, Claim(state.now, nbytes))
+        state.claims_due = min(state.claims_due, state.now + state.policy.claim_grace)
         claim.value = value
         claim.holders[worker] = path
     elif task.state is MEMORY and task.value is None:
@@ -83,6 +88,7 @@ def await_claim(state: SchedulerState, client: ClientRecord, key: Key) -> None:
     if claimed(state, task):
         return
     state.awaited[task] = state.now
+    state.claims_due = min(state.claims_due, state.now + state.policy.claim_grace)
     state.move(task, NO_WORKER)
     task.pool.stranded[task] = None
 
@@ -91,18 +97,20 @@ def expire(state: SchedulerState) -> None:
     """Time went by: free what nobody asked for, and give up what nobody has."""
     before = state.now - state.policy.claim_grace
     for key, claim in list(state.claims.items()):
-        if claim.since <= before:
+        if claim.since <= before + SLACK:
             del state.claims[key]
             for worker in claim.holders:
                 state.free(worker, key)
     for task, since in list(state.awaited.items()):
         if task.state is not NO_WORKER:
             del state.awaited[task]
-        elif since <= before:
+        elif since <= before + SLACK:
             del state.awaited[task]
             transitions.unfinished_released(state, task)
             reason = f"no worker has {task.key}, which was made before the scheduler was restarted; make it again"
             transitions.released_erred(state, task, reason)
+    times = [*(claim.since for claim in state.claims.values()), *state.awaited.values()]
+    state.claims_due = min(times, default=inf) + state.policy.claim_grace
 
 
 def claimant_lost(state: SchedulerState, worker: WorkerRecord) -> None:

@@ -73,13 +73,9 @@ class WorkerBeat(NamedTuple):
     round_trip: float | None = None
 
 
-class TimePassed(NamedTuple):
-    """Look at what has waited for too long."""
-
-
 Event = (
     ClientJoined | ClientGone | ClientSaid | WorkerJoined | WorkerSuspected | WorkerReturned | WorkerLost | WorkerSaid
-    | WorkerBeat | TimePassed
+    | WorkerBeat
 )  # fmt: skip
 
 

@@ -19,7 +19,6 @@ from futurebroker.scheduler.commands import (
     Command,
     Event,
     Forget,
-    TimePassed,
     WorkerBeat,
     WorkerJoined,
     WorkerLost,
@@ -49,6 +48,8 @@ class SchedulerMachine:
         state = self.state
         state.now = now
         _APPLY[type(event)](state, event)
+        if now >= state.claims_due:
+            claims.expire(state)
         if state.check:
             transitions.settle(state)
         if state.ready or state.touched:
@@ -281,5 +282,4 @@ _APPLY: dict[type[Any], Callable[[SchedulerState, Any], None]] = {
     WorkerLost: worker_lost,
     WorkerSaid: worker_said,
     WorkerBeat: worker_beat,
-    TimePassed: lambda state, event: claims.expire(state),
 }

@@ -8,7 +8,7 @@ from typing import Any
 from futurebroker.protocol.messages import Answer, Ask, CallFunction, RanOnWorkers, RunOnWorkers
 from futurebroker.scheduler import placement
 from futurebroker.scheduler.calls import PendingCall, PendingCount
-from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
+from futurebroker.scheduler.records import ClientRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import SchedulerState
 
 #: keys an answer lists for each worker at most
@@ -116,9 +116,13 @@ def scheduler_info(state: SchedulerState, _: object) -> dict[str, Any]:
     return {
         "workers": {worker.worker_id: worker_info(worker) for worker in state.workers.values()},
         "clients": len(state.clients),
+        "programs": {client.client_id: client.info for client in state.clients.values()},
+        "scheduler": state.about,
         "tasks": task_counts(state),
         "kinds": {name: kind_info(state, name) for name in state.kinds},
+        "queues": [queue_info(pool) for pool in state.pools.values() if pool.queue.length or pool.stranded],
         "counters": dict(state.counters),
+        "rejected": dict(state.rejected),
     }
 
 
@@ -138,8 +142,21 @@ def worker_info(worker: WorkerRecord) -> dict[str, Any]:
         "metrics": worker.metrics,
         **{
             name: worker.info.get(name)
-            for name in ("pid", "executors", "threads", "memory_limit", "python", "platform")
+            for name in ("pid", "executors", "threads", "memory_limit", "python", "platform", "version")
         },
+    }
+
+
+def queue_info(pool: Pool) -> dict[str, Any]:
+    """How many tasks with the same options wait on the scheduler, for what, and how many workers may run them."""
+    options = pool.options
+    return {
+        "queued": pool.queue.length,
+        "no_worker": len(pool.stranded),
+        "workers": list(options.workers),
+        "resources": options.resources or {},
+        "priority": options.priority,
+        "eligible": len(pool.eligible),
     }
 
 

@@ -38,6 +38,7 @@ class Contact:
     heard_at: float
     interval: float  #: seconds between heartbeats, as it was told last
     suspected_at: float | None = None
+    name: str = ""  #: as people know it
 
     @property
     def late_at(self) -> float:

@@ -267,6 +267,11 @@ class ReadyQueue:
         else:
             line.popleft()
 
+    @property
+    def length(self) -> int:
+        """How many stand in it, counting those that left and are not yet skipped."""
+        return len(self._line) + len(self._heap)
+
     def __iter__(self) -> Iterator[TaskRecord]:
         seen: dict[TaskRecord, None] = dict.fromkeys(self._line)
         seen.update(dict.fromkeys(task for _, _, task in self._heap))

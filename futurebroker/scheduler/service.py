@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import platform
+import socket
+import time
 import uuid
 from collections import Counter
 from typing import Any
 
+from futurebroker import __version__
 from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
 from futurebroker.protocol.endpoint import Endpoint
 from futurebroker.protocol.member import OPEN_TIMEOUT, RECONNECT_MAX, SCHEDULER
 from futurebroker.protocol.messages import (
+    PROTOCOL,
     Free,
     Goodbye,
     Heard,
@@ -37,7 +43,6 @@ from futurebroker.scheduler.commands import (
     Command,
     Event,
     Send,
-    TimePassed,
     WorkerBeat,
     WorkerJoined,
     WorkerLost,
@@ -130,6 +135,8 @@ class SchedulerService:
             self._me, self.cluster, Keyring(self._secret), self, self._loop, dead_queue=self._dead.name
         )
         self._endpoint.epoch = 1
+        self.machine.state.about = _introduce()
+        self.machine.state.rejected = self._endpoint.rejected
         if self._broker_url is None:
             self._broker = EmbeddedBroker(self._secret, self._host, self._port)
             await self._broker.start()
@@ -287,7 +294,7 @@ class SchedulerService:
     def _greet(self, peer: Peer, hello: Hello) -> None:
         reason = admission.misfit(peer.role, hello)
         if reason:
-            logger.warning("refused %s: %s", peer.name, reason)
+            logger.warning("refused %s: %s", peer.name, reason, extra=_about(peer, peer.name))
             self._endpoint.send_meeting(peer, hello.inbox, Refused(reason))
             return
         known = self._endpoint.peer(peer.name)
@@ -300,7 +307,8 @@ class SchedulerService:
         contact = self._contacts.get(peer.name)
         if contact is None:
             contact = self._contacts[peer.name] = Contact(peer, hello.inbox, self._loop.time(), self._rhythm.busy)
-            logger.info("%s %s joined", peer.role.name.lower(), hello.info.get("name") or peer.name)
+            contact.name = str(hello.info.get("name") or peer.name)
+            logger.info("%s %s joined", peer.role.name.lower(), contact.name, extra=_about(peer, contact.name))
         self._inboxes.pop(contact.inbox, None)
         contact.inbox = hello.inbox
         self._inboxes[hello.inbox] = peer.name
@@ -335,7 +343,8 @@ class SchedulerService:
         if contact.suspected_at is None:
             contact.suspected_at = self._loop.time()
             if contact.peer.role is Role.WORKER:
-                logger.warning("worker %s is silent or cut off", contact.peer.name)
+                about = _about(contact.peer, contact.name)
+                logger.warning("worker %s is silent or cut off", contact.name, extra=about)
                 self.apply(WorkerSuspected(contact.peer.name))
 
     def _sweep(self) -> None:
@@ -343,8 +352,7 @@ class SchedulerService:
         now = self._loop.time()
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
         self._rhythm.look(self.machine.state, now)
-        if self.machine.state.claims or self.machine.state.awaited:
-            self.apply(TimePassed())
+        self.machine.state.about["time"] = time.time()
         if not self._endpoint.hears:
             # without the broker everybody is silent, which says nothing about them
             for contact in self._contacts.values():
@@ -361,10 +369,28 @@ class SchedulerService:
                 elif now > contact.late_at:
                     self._endpoint.probe(contact.peer.name)
             elif now - contact.suspected_at > (self._suspect_grace if is_worker else self._client_grace):
-                logger.warning("%s %s is gone", contact.peer.role.name.lower(), contact.peer.name)
+                about = _about(contact.peer, contact.name)
+                logger.warning("%s %s is gone", contact.peer.role.name.lower(), contact.name, extra=about)
                 self._part(contact.peer)
 
     def _part(self, peer: Peer, *, expected: bool = False) -> None:
         """This peer is gone for good."""
         self.apply(WorkerLost(peer.name, expected) if peer.role is Role.WORKER else ClientGone(peer.name))
         self._forget(peer.name)
+
+
+def _about(peer: Peer, name: str) -> dict[str, str]:
+    """Fields of a log line about a peer that people know as ``name``."""
+    return {"worker": name} if peer.role is Role.WORKER else {}
+
+
+def _introduce() -> dict[str, Any]:
+    """What this process tells of itself to who asks."""
+    return {
+        "version": __version__,
+        "protocol": PROTOCOL,
+        "python": platform.python_version(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "time": time.time(),
+    }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
+from typing import Any
 
 from futurebroker.exceptions import InvalidTransition
 from futurebroker.protocol.messages import Free, Message
@@ -73,6 +76,10 @@ class SchedulerState:
         self.now = 0.0
         #: when somebody asked how the cluster is
         self.asked_at = 0.0
+        #: what the process around the machine tells of itself, for who asks
+        self.about: dict[str, Any] = {}
+        #: envelopes that were dropped before they came here, by reason
+        self.rejected: Mapping[str, int] = {}
         self.tasks: dict[Key, TaskRecord] = {}
         self.functions: dict[Digest, FunctionRecord] = {}
         self.kinds: dict[str, Kind] = {}
@@ -100,6 +107,8 @@ class SchedulerState:
         self.claims: dict[Key, Claim] = {}
         #: NO_WORKER records of keys that only such a worker can have, and since when they wait
         self.awaited: dict[TaskRecord, float] = {}
+        #: when to look for those of both that have waited for too long; workers' heartbeats bring the time
+        self.claims_due = inf
         self.commands: list[Command] = []
         self.frees: dict[WorkerRecord, list[Key]] = {}
         self.calls: dict[int, PendingCall] = {}

@@ -26,6 +26,7 @@ from typing import Any
 
 from futurebroker.data.files import map_value, write_value
 from futurebroker.exceptions import ResultError, SerializationError, TaskError
+from futurebroker.logs import start_logging
 from futurebroker.protocol.messages import INLINE_LIMIT
 from futurebroker.protocol.refs import open_arguments
 from futurebroker.protocol.serialize import Buffer, dump_frames, frames_size, layout, loads, loads_writable
@@ -435,6 +436,12 @@ def run_in_thread(data: socket.socket, control: socket.socket) -> None:
         Executor(data, control, read_setup(control), owns_process=False).run()
 
 
+def _log_fields(worker: str) -> dict[str, str]:
+    """What a line that is logged now is about."""
+    _, key = current_task.get((None, ""))
+    return {"worker": worker, "task": key}
+
+
 def main() -> None:
     """An executor process; its arguments are the numbers of its data and control sockets."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -450,6 +457,8 @@ def main() -> None:
         places.append(os.getcwd())
     # After all else, so that a `queue.py` where the worker was started shadows nothing.
     sys.path.extend(entry for entry in places if entry not in sys.path)
+    if setup.log_level:
+        start_logging(setup.log_level, setup.log_format, fields=lambda: _log_fields(setup.worker))
     # What is imported by now stays: the user's collections needn't walk it.
     gc.freeze()
     Executor(data, control, setup, owns_process=True).run()

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Protocol
 
 import futurebroker
+from futurebroker import logs
+from futurebroker.processes import without_secret
 from futurebroker.protocol.messages import Failure
 from futurebroker.worker.packets import (
     CRUMB,
@@ -124,10 +126,11 @@ class Executor:
             [sys.executable, "-u", "-P", "-c", _PROGRAM, str(data), str(control), _ROOT],
             stdin=subprocess.DEVNULL,
             pass_fds=(data, control),
-            env=environment,
+            env=without_secret(environment),
             start_new_session=True,
         )
         self.pid = self._process.pid
+        self._setup.log_level, self._setup.log_format = logs.current()
         self._their_control.close()
         if hasattr(os, "pidfd_open"):
             self._pidfd = os.pidfd_open(self.pid)

@@ -89,6 +89,8 @@ class Setup(Control, tag=1):
     crumbs: str  #: path of the breadcrumb file; empty: none, because it is a thread of the agent
     resources: dict[str, float] = {}
     path: list[str] = []  #: for the end of sys.path
+    log_level: str = ""  #: empty: what tasks log is the user's own business
+    log_format: str = "text"
 
 
 class ReturnRest(Control, tag=2):

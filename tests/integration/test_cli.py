@@ -55,13 +55,13 @@ def test_the_help_lists_every_command_without_loading_any(tmp_path: Path) -> Non
     listing = "import sys; from futurebroker.cli.main import main\ntry: main()\n"
     listing += "finally: print([name for name in sys.modules if name.startswith('futurebroker.')])\n"
     done = run([FUTUREBROKER[0], "-c", listing, "--help"], tmp_path)
-    for name in ("up", "scheduler", "worker", "demo", "config"):
+    for name in ("up", "scheduler", "worker", "status", "doctor", "demo", "config"):
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE)
     assert "scheduler.service" not in done.stdout
     assert "client" not in done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", ["up", "scheduler", "worker", "demo", "config"])
+@pytest.mark.parametrize("name", ["up", "scheduler", "worker", "status", "doctor", "demo", "config"])
 def test_each_command_explains_itself(name: str, tmp_path: Path) -> None:
     """A listed command that can't be loaded would be found only by the user."""
     done = run([*FUTUREBROKER, name, "--help"], tmp_path)

@@ -13,7 +13,6 @@ from futurebroker.scheduler.commands import (
     ClientSaid,
     Event,
     Forget,
-    TimePassed,
     WorkerBeat,
     WorkerJoined,
     WorkerLost,
@@ -159,8 +158,6 @@ class SimScheduler(Hub):
     def _sweep(self) -> None:
         now = self.world.now
         self.world.after(SWEEP_EVERY, self._sweep)
-        if self.machine.state.claims or self.machine.state.awaited:
-            self.apply(TimePassed())
         for name in list(self.ends):
             line = self.lines[name]
             since = self.suspected.get(name)

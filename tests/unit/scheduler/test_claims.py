@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from futurebroker.protocol import messages as m
-from futurebroker.scheduler.commands import Send, TimePassed, WorkerLost
+from futurebroker.scheduler.commands import Send, WorkerBeat, WorkerLost
 from tests.unit.scheduler.play import BIG, Play, finished, runs, submit, tell
 
+BEAT = WorkerBeat("w", "running", {})
 HELD = m.Inventory([("x", 70_000, "/x")], [("small", b"1")])
 
 
@@ -54,9 +55,9 @@ def test_what_nobody_asks_for_is_freed_after_the_grace_time() -> None:
     play = Play("w", claim_grace=30.0)
     play.worker("w", HELD)
     play.now = 29.0
-    assert play.handle(TimePassed()) == []
+    assert play.handle(BEAT) == []
     play.now = 30.0
-    assert play.handle(TimePassed()) == [Send("w", m.Free(["small", "x"]))]
+    assert play.handle(BEAT) == [Send("w", m.Free(["small", "x"]))]
     assert play.ann(m.Want(["x"])) == [
         tell("ann", m.KeyCancelled("x", "its task is not known; it was released or cancelled", "lost"))
     ]
@@ -76,7 +77,7 @@ def test_data_that_no_worker_has_is_lost_in_the_end() -> None:
     play = Play("w", claim_grace=30.0)
     play.ann(m.Want(["x"], patient=True), submit("y", "x"))
     play.now = 30.0
-    first, second = play.handle(TimePassed())
+    first, second = play.handle(BEAT)
     assert (first.message.key, first.message.failure.type) == ("x", "DataLostError")
     assert second.message == m.KeyErred("y", first.message.failure)
     play.ann(m.Release(["x", "y"]))
