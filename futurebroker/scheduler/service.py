@@ -61,7 +61,7 @@ from futurebroker.types import Peer, Role
 logger = logging.getLogger("futurebroker.scheduler")
 
 #: seconds between looks at who has fallen silent
-SWEEP_EVERY = 0.5
+SWEEP_EVERY = 0.25
 
 
 class SchedulerService:
