@@ -69,6 +69,39 @@ def import_path() -> str:
     return json.dumps([os.path.abspath(entry) for entry in sys.path])
 
 
+# -- whether a process lives ----------------------------------------------------------------------------------------
+
+
+def process_mark() -> str:
+    """What names this process among all that ever ran; empty where the system doesn't tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        space = os.stat("/proc/self/ns/pid").st_ino
+        return f"{boot} {space} {os.getpid()} {_life(os.getpid())[1]}"
+    except OSError:
+        return ""
+
+
+def has_ended(mark: str) -> bool:
+    """Whether the process that gave this `process_mark` is known to be dead; False for those of other machines."""
+    here, parts = process_mark().split(), mark.split()
+    if len(here) != 4 or len(parts) != 4 or parts[:2] != here[:2] or not parts[2].isdecimal():
+        return False
+    try:
+        state, began = _life(int(parts[2]))
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except OSError:
+        return False
+    return state in "ZX" or began != parts[3]
+
+
+def _life(pid: int) -> tuple[str, str]:
+    """The state of a process, and when it began; its name before them may hold anything."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return fields[0], fields[19]
+
+
 # -- the parent's side ---------------------------------------------------------------------------------------------
 
 

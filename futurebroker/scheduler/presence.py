@@ -17,7 +17,7 @@ IDLE_CLIENT_BEAT = 20.0
 #: seconds without work or questions after which nothing goes on
 IDLE_AFTER = 5.0
 #: heartbeats after which the broker is asked whether a silent peer's inbox is still there
-BEATS_LATE = 1.5
+BEATS_LATE = 1.25
 #: seconds that makes at most
 LATE_MAX = 1.0
 #: heartbeats a peer may miss before it is suspected, and seconds it may be silent in any case

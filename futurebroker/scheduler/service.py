@@ -18,6 +18,7 @@ from typing import Any
 
 from futurebroker import __version__
 from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
+from futurebroker.processes import has_ended
 from futurebroker.protocol.endpoint import Endpoint
 from futurebroker.protocol.member import OPEN_TIMEOUT, RECONNECT_MAX, SCHEDULER
 from futurebroker.protocol.messages import (
@@ -60,7 +61,7 @@ from futurebroker.types import Peer, Role
 logger = logging.getLogger("futurebroker.scheduler")
 
 #: seconds between looks at who has fallen silent
-SWEEP_EVERY = 0.5
+SWEEP_EVERY = 0.25
 
 
 class SchedulerService:
@@ -359,7 +360,6 @@ class SchedulerService:
                 contact.heard_at = now
             return
         for contact in list(self._contacts.values()):
-            is_worker = contact.peer.role is Role.WORKER
             if contact.suspected_at is None:
                 if now > contact.silent_at:
                     self._suspect(contact)
@@ -368,10 +368,19 @@ class SchedulerService:
                     self._endpoint.send_meeting(contact.peer, contact.inbox, HeartbeatWanted(), mandatory=True)
                 elif now > contact.late_at:
                     self._endpoint.probe(contact.peer.name)
-            elif now - contact.suspected_at > (self._suspect_grace if is_worker else self._client_grace):
+            elif now - contact.suspected_at > self._grace(contact):
                 about = _about(contact.peer, contact.name)
                 logger.warning("%s %s is gone", contact.peer.role.name.lower(), contact.name, extra=about)
                 self._part(contact.peer)
+
+    def _grace(self, contact: Contact) -> float:
+        """Seconds a suspected peer keeps what it has; a worker whose process is seen to be dead has none."""
+        if contact.peer.role is not Role.WORKER:
+            return self._client_grace
+        worker = self.machine.state.workers.get(contact.peer.name)
+        if worker is not None and has_ended(str(worker.info.get("process"))):
+            return 0.0
+        return self._suspect_grace
 
     def _part(self, peer: Peer, *, expected: bool = False) -> None:
         """This peer is gone for good."""

@@ -25,6 +25,7 @@ import psutil
 from futurebroker.data.folders import StoreFolder
 from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.exceptions import FuturebrokerError, RefusedError
+from futurebroker.processes import process_mark
 from futurebroker.protocol.member import HEARTBEAT_INTERVAL, Member
 from futurebroker.protocol.messages import Message, Welcome
 from futurebroker.states import WorkerStatus
@@ -41,8 +42,8 @@ logger = logging.getLogger("futurebroker.worker")
 
 #: environment variable with a JSON list of folders for the end of the executors' sys.path
 PATH_VARIABLE = "FUTUREBROKER_SYS_PATH"
-#: seconds that what runs gets to finish when the worker closes, and then other workers to fetch what only this one has;
-#: together less than the 25 s that a platform which sends SIGTERM can be trusted to wait
+#: seconds what runs gets to finish when the worker closes, and then others to fetch what only it has; 25 in all, for
+#: platforms kill after 30
 DRAIN_TIMEOUT = 18.0
 MOVE_TIMEOUT = 4.0
 #: seconds that executors get to be ready, however short the time to find the scheduler is
@@ -213,9 +214,8 @@ class WorkerService:
         """End them all; what still runs is handed back."""
         self._is_ending = True
         executors = list(self._running.values())
-        if not self._drained.is_set():
-            for executor in executors:
-                executor.kill()
+        for executor in () if self._drained.is_set() else executors:
+            executor.kill()
         await asyncio.gather(*(executor.close() for executor in executors))
 
     async def _end(self, reason: str) -> None:
@@ -340,6 +340,7 @@ class WorkerService:
             "name": self.name,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "process": process_mark(),
             "executors": self.executors,
             "threads": self.threads,
             "slots": self.executors * self.threads,

@@ -78,7 +78,7 @@ def test_an_idle_cluster_of_four_workers_sends_less_than_a_message_a_second(monk
         send(link, destination, body, **options)
 
     monkeypatch.setattr(MemoryLink, "send", counted)
-    monkeypatch.setattr(scheduling, "SWEEP_EVERY", 0.5 / HASTE)
+    monkeypatch.setattr(scheduling, "SWEEP_EVERY", 0.25 / HASTE)
     monkeypatch.setattr(presence, "IDLE_AFTER", presence.IDLE_AFTER / HASTE)
     monkeypatch.setattr(presence, "IDLE_BEAT", presence.IDLE_BEAT / HASTE)
 

@@ -92,6 +92,21 @@ def test_the_work_and_data_of_a_killed_worker_are_made_again(gate: Gate, ledger:
         assert sorted(ledger.count(f"t{i}") for i in range(3)) == [1, 1, 2]
 
 
+def test_a_worker_that_is_seen_to_be_dead_gets_no_grace(gate: Gate, ledger: Ledger) -> None:
+    """On the scheduler's own machine nobody has to wait to see whether it comes back."""
+    with Rig(2, suspect_grace=600.0, **NO_STEALING) as rig, rig.client() as client:
+        first, second = rig.outposts
+        future = client.submit(pass_gate, gate.port, ledger.path, "t", **prefer(first))
+        assert gate.arrival().pid in first.executors()
+        first.kill()
+        began = time.monotonic()
+        arrival = gate.arrival()
+        assert time.monotonic() - began <= 3
+        assert arrival.pid in second.executors()
+        arrival.release()
+        assert future.result(PATIENCE)[0] == arrival.pid
+
+
 def test_a_worker_that_stood_still_does_not_count_twice(gate: Gate, ledger: Ledger) -> None:
     """SIGSTOP with its link cut, as when a machine sleeps: it is lost, and what it says when it wakes is too late."""
     with Rig(2, **QUICK) as rig, rig.client() as client:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from futurebroker import __version__
 from futurebroker.exceptions import ClusterConnectionError, NoSchedulerError, RefusedError
 from futurebroker.protocol import member as rules
 from futurebroker.protocol.member import Member
@@ -201,7 +202,8 @@ def test_what_is_sent_before_the_welcome_arrives_after_it() -> None:
         world.member.send(GaveBack("b", 1))
         assert await world.scheduler.got(2) == [GaveBack("a", 1), GaveBack("b", 1)]
         [hello] = world.scheduler.hellos
-        assert (hello.protocol, hello.epoch, hello.received, hello.info) == (PROTOCOL, 0, 0, {"slots": 2})
+        assert (hello.protocol, hello.epoch, hello.received) == (PROTOCOL, 0, 0)
+        assert hello.info == {"slots": 2, "version": __version__}
         assert hello.python == f"{sys.version_info.major}.{sys.version_info.minor}"
         assert [fresh for _, fresh in world.owner.welcomes] == [True]
         world.scheduler.endpoint.send("w1", Drop("c", 1))

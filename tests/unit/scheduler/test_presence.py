@@ -19,7 +19,7 @@ def contact(interval: float) -> Contact:
 
 @pytest.mark.parametrize(
     ("interval", "late", "silent"),
-    [(0.1, 100.15, 105.0), (1.0, 101.5, 110.0), (presence.IDLE_BEAT, 111.0, 114.0), (30.0, 131.0, 134.0)],
+    [(0.1, 100.125, 105.0), (1.0, 101.25, 110.0), (presence.IDLE_BEAT, 111.0, 114.0), (30.0, 131.0, 134.0)],
 )
 def test_silence_is_measured_by_what_the_peer_was_told(interval: float, late: float, silent: float) -> None:
     """A worker told to come every 10 s must not be suspected after 5; none may be dead for 15 s unnoticed."""
