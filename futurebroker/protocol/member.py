@@ -142,7 +142,7 @@ class Member:
             RefusedError: it answered that secret, protocol or Python don't fit.
             ClusterConnectionError: the broker refused us for a reason that waiting can't heal.
         """
-        reason: str = "connected to the broker, but no scheduler with this cluster's name and our secret answers"
+        reason = "the broker did not answer"
         try:
             async with asyncio.timeout(timeout):
                 pause = 0.02
@@ -159,6 +159,8 @@ class Member:
                     await asyncio.sleep(pause)
                     pause = min(pause * 1.5, 0.5)
         except TimeoutError:
+            if self._endpoint.has_link:
+                reason = "connected to the broker, but no scheduler with this cluster's name and our secret answers"
             await self.close()
             raise NoSchedulerError(hide_password(self.url), timeout, reason) from None
         except BaseException:

@@ -279,7 +279,7 @@ def test_a_killed_worker_is_noticed_within_three_seconds(rabbitmq_url: str, tmp_
             future.result(timeout=30)
             seconds = time.time() - float(sign.read_text())
             assert victim.wait(10) == -signal.SIGKILL
-    # a second until a heartbeat is missed, half of one between two looks, and one for a busy machine
+    # a heartbeat and a quarter until one is missed, a quarter of a second until that is seen, and a busy machine
     assert seconds < 3
 
 

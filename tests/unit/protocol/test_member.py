@@ -235,7 +235,7 @@ def test_where_nobody_listens_the_error_says_so_and_hides_the_password() -> None
             port = taken.getsockname()[1]
             member = world.make(Owner(), f"amqp://me:hidden@127.0.0.1:{port}")
             with pytest.raises(NoSchedulerError, match=rf"refused.*futurebroker scheduler --port {port}") as told:
-                await member.connect(0.3)
+                await member.connect(2.0)  # the first try loads what speaks AMQP
         assert "hidden" not in str(told.value)
 
     in_a_world(scenario)

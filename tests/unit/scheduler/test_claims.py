@@ -42,7 +42,9 @@ def test_a_result_that_comes_too_late_is_freed_unless_it_is_made_there_again() -
     """A Free there would take the new result."""
     play = Play("w", "v")
     play.ann(submit("x"))
-    (place,) = play.state.tasks["x"].worker.worker_id
+    worker = play.task("x").worker
+    assert worker is not None
+    place = worker.worker_id
     other = "v" if place == "w" else "w"
     assert play.worker(other, HELD) == [Send(other, m.Free(["x"]))]
     assert play.worker(place, HELD) == []

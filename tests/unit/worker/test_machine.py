@@ -282,7 +282,9 @@ def test_another_scheduler_hears_nothing_of_the_old_work(world: World) -> None:
     world.deliver(run("b"), run("c", Held("b")))
     world.begin(1)
     world.do(commands.Fresh())
-    assert world.mail[-1] == Inventory([], [("a", world.machine.store["a"].data)])
+    kept = world.machine.store["a"].data
+    assert kept is not None
+    assert world.mail[-1] == Inventory([], [("a", kept)])
     assert world.end(1) == []
     assert world.step(1) == []
     assert (list(world.machine.store), world.machine.tasks, world.machine.dispatcher.sent) == (["a"], {}, {})

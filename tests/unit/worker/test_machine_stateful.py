@@ -140,7 +140,8 @@ class WorkerLife(RuleBasedStateMachine):
         before = len(world.mail)
         world.do(commands.Fresh())
         told = [message for message in world.mail[before:] if isinstance(message, Inventory)]
-        kept = [key for message in told for key, *_ in (*message.held, *message.values)]
+        kept = [key for message in told for key, _, _ in message.held]
+        kept += [key for message in told for key, _ in message.values]
         assert sorted(kept) == sorted(world.machine.store)
         world.deliver(Free(kept))
         assert len(world.machine.store) == 0
