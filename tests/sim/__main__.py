@@ -13,13 +13,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=1, help="how many seeds")
     parser.add_argument("--harsh", action="store_true", help="as much trouble as there may be, and early quiet")
+    parser.add_argument("--restarts", action="store_true", help="the scheduler crashes and comes back as well")
     parser.add_argument("--digests", action="store_true", help="print the digest of each run")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     options = parser.parse_args()
     failures = 0
     for seed in range(options.seed, options.seed + options.count):
         scenario = Scenario(
-            seed, print if options.trace else None, HARSH_QUIET if options.harsh else QUIET, options.harsh
+            seed,
+            print if options.trace else None,
+            HARSH_QUIET if options.harsh else QUIET,
+            options.harsh,
+            options.restarts,
         )
         try:
             digest = scenario.run()
