@@ -298,7 +298,7 @@ class Ledger:
         state.result = UNOPENED
 
     def _settle(self, state: KeyState, status: Any) -> None:
-        """The end of a key, for now."""
+        """The end of a key, until a retry or a lost result opens it again."""
         state.status = status
         if state.size >= 0:
             self.intake.bytes -= state.size
