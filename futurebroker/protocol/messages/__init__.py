@@ -1,0 +1,177 @@
+"""Every message, one record each; a module for each direction.
+
+A record is encoded as a MessagePack array that starts with its tag. Fields named ``code``, ``args``, ``value`` and
+``payload`` are opaque bytes made by `serialize`; the scheduler and the agents pass them on and never open them. Fields
+may be added at the end with a default; anything else needs a new `PROTOCOL`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from futurebroker.exceptions import ProtocolError
+from futurebroker.protocol.messages.data import DataPart, DataWanted
+from futurebroker.protocol.messages.from_client import (
+    AddFunction,
+    Ask,
+    Cancel,
+    Detach,
+    PutFile,
+    PutPart,
+    PutValue,
+    Release,
+    Retry,
+    RunOnWorkers,
+    Submit,
+    Want,
+)
+from futurebroker.protocol.messages.from_worker import (
+    Erred,
+    ExecutorDied,
+    Finished,
+    FunctionCalled,
+    GaveBack,
+    InputsMissing,
+    Inventory,
+    NotStored,
+    Stored,
+)
+from futurebroker.protocol.messages.meeting import (
+    Goodbye,
+    Heard,
+    Heartbeat,
+    HeartbeatWanted,
+    Hello,
+    MeetAgain,
+    Refused,
+    Welcome,
+)
+from futurebroker.protocol.messages.parts import (
+    INLINE_LIMIT,
+    KEEP_LIMIT,
+    PROTOCOL,
+    Failure,
+    Held,
+    Message,
+    Part,
+    TaskOptions,
+)
+from futurebroker.protocol.messages.to_client import Answer, KeyCancelled, KeyErred, KeyFinished, KeyLost, RanOnWorkers
+from futurebroker.protocol.messages.to_worker import (
+    AdoptFile,
+    CallFunction,
+    Drop,
+    Free,
+    GiveBack,
+    Leave,
+    Replicate,
+    Run,
+    Store,
+    StorePart,
+)
+
+__all__ = [
+    "AddFunction",
+    "AdoptFile",
+    "Answer",
+    "Ask",
+    "CallFunction",
+    "Cancel",
+    "DECODERS",
+    "DataPart",
+    "DataWanted",
+    "Detach",
+    "Drop",
+    "Erred",
+    "ExecutorDied",
+    "Failure",
+    "Finished",
+    "Free",
+    "FromClient",
+    "FromWorker",
+    "FunctionCalled",
+    "GaveBack",
+    "GiveBack",
+    "Goodbye",
+    "Heard",
+    "Heartbeat",
+    "HeartbeatWanted",
+    "Held",
+    "Hello",
+    "INLINE_LIMIT",
+    "InputsMissing",
+    "Inventory",
+    "KEEP_LIMIT",
+    "KeyCancelled",
+    "KeyErred",
+    "KeyFinished",
+    "KeyLost",
+    "Leave",
+    "MeetAgain",
+    "Message",
+    "NotStored",
+    "PROTOCOL",
+    "Part",
+    "PutFile",
+    "PutPart",
+    "PutValue",
+    "RanOnWorkers",
+    "Refused",
+    "Release",
+    "Replicate",
+    "Retry",
+    "Run",
+    "RunOnWorkers",
+    "Store",
+    "StorePart",
+    "Stored",
+    "Submit",
+    "TaskOptions",
+    "ToClient",
+    "ToWorker",
+    "Want",
+    "Welcome",
+    "decode",
+    "encode",
+]
+
+FromClient = (
+    AddFunction | Submit | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask | RunOnWorkers
+    | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+)  # fmt: skip
+FromWorker = (
+    Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
+    | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+)  # fmt: skip
+ToWorker = (
+    AddFunction | Run | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction | Leave
+    | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+)  # fmt: skip
+ToClient = (
+    KeyFinished | KeyErred | KeyCancelled | KeyLost | Answer | RanOnWorkers
+    | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+)  # fmt: skip
+
+_encode = msgspec.msgpack.Encoder().encode
+#: by direction
+DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {
+    "from_client": msgspec.msgpack.Decoder(list[FromClient]),
+    "from_worker": msgspec.msgpack.Decoder(list[FromWorker]),
+    "to_worker": msgspec.msgpack.Decoder(list[ToWorker]),
+    "to_client": msgspec.msgpack.Decoder(list[ToClient]),
+}
+
+
+def encode(messages: list[Message]) -> bytes:
+    """The bytes of several messages, to be the body of one envelope."""
+    return _encode(messages)
+
+
+def decode(direction: str, body: bytes | memoryview) -> list[Any]:
+    """The messages of a body of ``direction``, a key of `DECODERS`; raises ProtocolError if it isn't one."""
+    try:
+        return DECODERS[direction].decode(body)  # type: ignore[no-any-return]
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"a body that is no list of messages {direction.replace('_', ' ')}: {error}") from error

@@ -1,0 +1,56 @@
+"""What messages are made of, the limits they keep to, and the version of them all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from futurebroker.types import Key, WorkerId
+
+#: version of messages, envelope and queues; peers of another version are refused
+PROTOCOL = 1
+
+#: bytes up to which a result travels inside its completion and on to the clients that want it
+INLINE_LIMIT = 64 * 1024
+#: bytes up to which the scheduler keeps a result itself, so that it can't be lost with a worker
+KEEP_LIMIT = 4 * 1024
+
+
+class Message(msgspec.Struct, array_like=True, gc=False, omit_defaults=True, tag_field="tag"):
+    """Base of all records that travel."""
+
+
+class Part(msgspec.Struct, array_like=True, gc=False, omit_defaults=True, frozen=True):
+    """Base of what messages are made of."""
+
+
+class TaskOptions(Part, frozen=True):
+    """How a task may run; one record is shared by all tasks of a call to ``map``."""
+
+    workers: tuple[str, ...] = ()  #: worker names, ids or host names that may run it; empty means any
+    allow_other_workers: bool = False  #: run elsewhere when none of ``workers`` is connected
+    resources: dict[str, float] | None = None  #: abstract amounts taken from the worker's while it runs
+    retries: int = 0  #: how many times an exception of the task is answered by another run
+    priority: int = 0  #: larger runs earlier
+
+
+class Held(Part, frozen=True):
+    """A result that lies in a worker's store."""
+
+    key: Key
+    nbytes: int = 0
+    #: who has it, and the path of its file on that worker's host; empty: the worker this is sent to
+    holders: list[tuple[WorkerId, str]] = []
+
+
+class Failure(Part, frozen=True):
+    """Why a task failed: the exception itself for who may open it, and its text for everybody."""
+
+    type: str  #: name of the exception's type
+    message: str
+    traceback: str  #: as the interpreter would print it, bounded
+    key: Key  #: the task that failed first
+    worker: str  #: name of the worker it ran on; empty when the scheduler failed it
+    payload: bytes | None = None  #: pickled exception with its traceback
+    fields: list[Any] | None = None  #: arguments of ``type``, one of our own, when the scheduler failed it
