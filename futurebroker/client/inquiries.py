@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from futurebroker.client.calls import worker_names
+from futurebroker.client.core import ClientCore
 from futurebroker.client.futures import Future
 from futurebroker.types import Key
 
@@ -13,11 +14,8 @@ from futurebroker.types import Key
 Keyed: TypeAlias = Future[Any] | Key | Iterable[Future[Any] | Key] | Mapping[Any, Future[Any] | Key]
 
 
-class Inquiries:
-    """Mixed into `Client`. Each method returns its answer, or an awaitable with an asynchronous client."""
-
-    def _ask(self, topic: str, about: Any = None, timeout: float | None = None) -> Any:
-        raise NotImplementedError
+class Inquiries(ClientCore):
+    """Each method returns its answer, or an awaitable with an asynchronous client."""
 
     def who_has(self, futures: Keyed | None = None) -> Any:
         """By key, the ids of the workers that hold its result; ``scheduler`` for what the scheduler keeps itself."""

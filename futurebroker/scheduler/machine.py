@@ -11,7 +11,18 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol import messages as m
-from futurebroker.scheduler import claims, dispatch, intake, observe, placement, relay, reports, stealing, transitions
+from futurebroker.scheduler import (
+    claims,
+    dispatch,
+    intake,
+    observe,
+    placement,
+    relay,
+    reports,
+    requests,
+    stealing,
+    transitions,
+)
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
@@ -252,7 +263,7 @@ _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None
     m.PutValue: intake.put_value,
     m.PutFile: intake.put_file,
     m.PutPart: intake.put_part,
-    m.Ask: observe.ask,
+    m.Ask: requests.ask,
     m.RunOnWorkers: observe.run_on_workers,
     m.DataWanted: relay.client_wants_data,
     m.DataPart: relay.client_gives_data,

@@ -15,26 +15,11 @@ from futurebroker.scheduler.state import SchedulerState
 KEYS_SHOWN = 10_000
 
 
-def ask(state: SchedulerState, client: ClientRecord, message: Ask) -> None:
-    """Answer a question now; `wait_for_workers` is answered when there are enough."""
-    if message.topic == "wait_for_workers":
-        at_least = message.about if isinstance(message.about, int) else 0
-        state.counts_awaited.append(PendingCount(client.client_id, message.number, at_least))
-        answer_counts(state)
-        return
-    answer = TOPICS.get(message.topic)
-    if answer is None:
-        known = ", ".join(sorted(TOPICS))
-        state.send(
-            client.client_id, Answer(message.number, None, f"unknown topic {message.topic!r}; known are {known}")
-        )
-        return
-    try:
-        value = answer(state, message.about)
-    except (TypeError, AttributeError) as error:
-        state.send(client.client_id, Answer(message.number, None, f"{message.topic} of {message.about!r}: {error}"))
-    else:
-        state.send(client.client_id, Answer(message.number, value))
+def wait_for_workers(state: SchedulerState, client: ClientRecord, message: Ask) -> None:
+    """Answer when there are as many workers as it asks for."""
+    at_least = message.about if isinstance(message.about, int) else 0
+    state.counts_awaited.append(PendingCount(client.client_id, message.number, at_least))
+    answer_counts(state)
 
 
 def answer_counts(state: SchedulerState) -> None:
@@ -181,6 +166,7 @@ def kind_info(state: SchedulerState, name: str) -> dict[str, Any]:
     }
 
 
+#: questions that are answered at once from the state alone
 TOPICS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     "who_has": who_has,
     "has_what": has_what,

@@ -1,0 +1,283 @@
+"""What every part of a client stands on: its beginning and end, its connection, and which client is the current one."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import dataclasses
+import html
+import os
+import sys
+import weakref
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, ClassVar, Protocol, Self, cast
+
+from futurebroker.client.connection import Connection
+from futurebroker.client.futures import KeyState
+from futurebroker.client.gathering import only_futures_in
+from futurebroker.client.submitting import Submitter, new_salt
+from futurebroker.client.waiters import run_blocking
+from futurebroker.config import Settings, hide_password, load_settings
+from futurebroker.exceptions import ClientClosedError
+from futurebroker.secret import find_secret, normalize_address, secret_origin
+
+_current: ContextVar[ClientCore | None] = ContextVar("futurebroker_client", default=None)
+_defaults: list[weakref.ref[ClientCore]] = []
+
+
+class Cluster(Protocol):
+    """What a client needs to know of a cluster object such as `LocalCluster`."""
+
+    @property
+    def scheduler_address(self) -> str:
+        """Where to connect to."""
+
+    @property
+    def name(self) -> str:
+        """The cluster's name."""
+
+    @property
+    def secret(self) -> bytes:
+        """What messages are signed with."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that everything runs on when the cluster lives in this process, else None."""
+
+    def close(self) -> Any:
+        """End it."""
+
+
+class ClientCore:
+    """`Client` without what it is for; its methods stand in classes derived from this one, a topic each."""
+
+    #: makes the cluster of a client without an address; set by `futurebroker.local`, which is above this module
+    local_cluster_factory: ClassVar[Callable[..., Cluster] | None] = None
+
+    def __init__(
+        self,
+        address: str | Cluster | None = None,
+        *,
+        timeout: float | None = None,
+        asynchronous: bool = False,
+        name: str | None = None,
+        set_as_default: bool = True,
+        secret: str | None = None,
+        cluster: str | None = None,
+        **cluster_kwargs: Any,
+    ) -> None:
+        self.asynchronous = asynchronous
+        self.status = "created"
+        #: the cluster object that was given, or was started for this client
+        self.cluster: Cluster | None = None
+        self._address = address
+        self._settings = load_settings(
+            broker_url=address if isinstance(address, str) else None,
+            cluster=cluster,
+            secret=secret,
+            connect_timeout=timeout,
+        )
+        self._cluster_kwargs = cluster_kwargs
+        self._owns_cluster = address is None and self._settings.broker_url is None
+        if cluster_kwargs and not self._owns_cluster:
+            raise TypeError(f"{', '.join(cluster_kwargs)}: arguments of a cluster, but this client joins a running one")
+        self._owner = os.getpid()
+        self._salt = new_salt()
+        self._name = f"{name or 'client'}-{self._salt}"
+        self._set_as_default = set_as_default
+        self._live: tuple[Connection, Submitter] | None = None
+        if not asynchronous:
+            run_blocking(self._begin(True))
+
+    # -- beginning and end -------------------------------------------------------------------------------------------
+
+    async def _begin(self, blocking: bool) -> Self:
+        if self.status != "created":
+            return self
+        self.status = "connecting"
+        try:
+            if self._owns_cluster:
+                self.cluster = self._start_cluster() if blocking else await asyncio.to_thread(self._start_cluster)
+            elif self._address is not None and not isinstance(self._address, str):
+                self.cluster = self._address
+            connection = self._connection_to(self.cluster, self._settings)
+            await connection.open(self._settings.connect_timeout, blocking)
+        except BaseException:
+            self.status = "closed"
+            if self._owns_cluster and self.cluster is not None:
+                self.cluster.close()
+            raise
+        self._live = (connection, Submitter(connection, self._salt, self._settings.connect_timeout))
+        self.status = "running"
+        # Per client, not once: handlers run last in first out, so before that of the cluster it belongs to.
+        atexit.register(self._at_exit)
+        if self._set_as_default:
+            _defaults.append(weakref.ref(self))
+        return self
+
+    def _start_cluster(self) -> Cluster:
+        factory = type(self).local_cluster_factory
+        if factory is None:
+            raise TypeError("give an address, or import Client from futurebroker to have a cluster started")
+        return factory(**self._cluster_kwargs)
+
+    def _connection_to(self, cluster: Cluster | None, settings: Settings) -> Connection:
+        if cluster is not None:
+            url, name, secret, loop = cluster.scheduler_address, cluster.name, cluster.secret, cluster.loop
+            origin = "the cluster object"
+        else:
+            url = normalize_address(str(settings.broker_url), settings)
+            # On this machine the secret is made by whoever comes first, so that the error is about the scheduler.
+            settings = dataclasses.replace(settings, broker_url=url)
+            name, secret, loop = settings.cluster, find_secret(settings, create=True), None
+            origin = secret_origin(settings)
+        return Connection(
+            self._name,
+            url=url,
+            cluster=name,
+            secret=secret,
+            origin=origin,
+            asynchronous=self.asynchronous,
+            patience=settings.connect_timeout,
+            heartbeat=settings.heartbeat_interval,
+            loop=loop,
+        )
+
+    def close(self) -> Any:
+        """Cancel what is pending, leave the cluster, and end it if this client started it. May be called twice."""
+        return self._enter(self._close)
+
+    async def _close(self, blocking: bool) -> None:
+        if self._live is None or self.status == "closed":
+            return
+        self.status = "closed"
+        atexit.unregister(self._at_exit)
+        _defaults[:] = [other for other in _defaults if other() is not None and other() is not self]
+        connection, submitter = self._live
+        await connection.close(blocking)
+        submitter.data.close()
+        if self._owns_cluster and self.cluster is not None:
+            if blocking:
+                self.cluster.close()
+            else:
+                await asyncio.to_thread(self.cluster.close)
+
+    def _at_exit(self) -> None:
+        # In a forked copy of the program the threads are missing that an end needs, and the client isn't the copy's.
+        if os.getpid() != self._owner:
+            return
+        run_blocking(self._close(True))
+
+    def __enter__(self) -> Self:
+        if self.asynchronous:
+            raise TypeError("an asynchronous Client is entered with: async with")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._begin(False).__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self._begin(False)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close(False)
+
+    # -- which client ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def current(cls) -> Self:
+        """The client of the innermost `as_current` here, else the last one that was made and is open.
+
+        Raises:
+            ValueError: there is none.
+        """
+        client = _current.get()
+        if client is not None:
+            return cast(Self, client)
+        for reference in reversed(_defaults):
+            client = reference()
+            if client is not None and client.status == "running":
+                return cast(Self, client)
+        raise ValueError("no client is open here; make one with Client(...)")
+
+    @contextlib.contextmanager
+    def as_current(self) -> Iterator[Self]:
+        """Have `Client.current` give this client within a ``with``, in this thread or asyncio task only."""
+        token = _current.set(self)
+        try:
+            yield self
+        finally:
+            _current.reset(token)
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """Names this client in the cluster."""
+        return self._name
+
+    @property
+    def scheduler_address(self) -> str:
+        """The URL of the cluster, without its password; empty before the client is connected."""
+        return hide_password(self._live[0].url) if self._live is not None else ""
+
+    def __repr__(self) -> str:
+        held = f" futures={len(self._live[0].states)}" if self._live is not None else ""
+        return f"<Client: {self._name} {self.status} {self.scheduler_address!r}{held}>"
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "status": self.status,
+            "scheduler": self.scheduler_address or "-",
+            "program": os.path.basename(sys.argv[0]),
+        }
+        if self._live is not None:
+            rows["futures held"] = f"{len(self._live[0].states):,}"
+        cells = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
+        return f"<table><caption>Client {html.escape(self._name)}</caption>{cells}</table>"
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _connection(self) -> Connection:
+        if self._live is None:
+            raise self._not_running()
+        return self._live[0]
+
+    @property
+    def _submitter(self) -> Submitter:
+        if self._live is None:
+            raise self._not_running()
+        return self._live[1]
+
+    def _not_running(self) -> Exception:
+        if self.status == "created":
+            return ClientClosedError("an asynchronous client connects when it is awaited: client = await Client(...)")
+        return ClientClosedError(f"this client is {self.status}")
+
+    def _enter(self, work: Callable[[bool], Any]) -> Any:
+        """A coroutine of ours run to its end, or handed to the caller's event loop."""
+        return work(False) if self.asynchronous else run_blocking(work(True))
+
+    def _ask(self, topic: str, about: Any = None, timeout: float | None = None) -> Any:
+        return self._enter(lambda blocking: self._connection.ask(topic, about, blocking, timeout))
+
+    def _states(self, futures: Any) -> list[KeyState]:
+        states = {id(future._state): future._state for future in only_futures_in(futures)}
+        for state in states.values():
+            if state.keeper is not self._connection:
+                raise ValueError(f"{state.key} belongs to another client")
+        return list(states.values())
+
+    def _done(self) -> Awaitable[None] | None:
+        return asyncio.sleep(0) if self.asynchronous else None

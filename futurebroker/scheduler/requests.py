@@ -1,0 +1,44 @@
+"""What a client may ask for by `Ask`: questions, answered at once, and requests, answered when they have been met.
+
+A subject that clients can ask about brings its own two dicts and is named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from futurebroker.protocol.messages import Answer, Ask
+from futurebroker.scheduler import observe
+from futurebroker.scheduler.records import ClientRecord
+from futurebroker.scheduler.state import SchedulerState
+
+#: topic -> what answers ``about`` from the state; TypeError, AttributeError and ValueError become the answer's error
+QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
+    **observe.TOPICS,
+}
+
+#: topic -> what takes the request up; it sends the Answer itself, now or after a later event
+REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
+    "wait_for_workers": observe.wait_for_workers,
+}
+
+
+def ask(state: SchedulerState, client: ClientRecord, message: Ask) -> None:
+    """Answer a question, or take a request up."""
+    request = REQUESTS.get(message.topic)
+    if request is not None:
+        request(state, client, message)
+        return
+    question = QUESTIONS.get(message.topic)
+    if question is None:
+        known = ", ".join(sorted({*QUESTIONS, *REQUESTS}))
+        error = f"unknown topic {message.topic!r}; known are {known}"
+        state.send(client.client_id, Answer(message.number, None, error))
+        return
+    try:
+        value = question(state, message.about)
+    except (TypeError, AttributeError, ValueError) as error:
+        state.send(client.client_id, Answer(message.number, None, f"{message.topic} of {message.about!r}: {error}"))
+    else:
+        state.send(client.client_id, Answer(message.number, value))
