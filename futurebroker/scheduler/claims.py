@@ -7,7 +7,7 @@ a client may want a key that only a worker can know: its record waits for as lon
 
 from __future__ import annotations
 
-from math import inf
+from functools import partial
 
 from futurebroker.protocol.messages import KEEP_LIMIT, Inventory, TaskOptions
 from futurebroker.scheduler import placement, transitions
@@ -35,7 +35,7 @@ def _offer(state: SchedulerState, worker: WorkerRecord, key: Key, nbytes: int, p
         value = None
     if task is None:
         claim = state.claims.setdefault(key, Claim(state.now, nbytes))
-        state.claims_due = min(state.claims_due, state.now + state.policy.claim_grace)
+        _look_after(state, state.now)
         claim.value = value
         claim.holders[worker] = path
     elif task.state is MEMORY and task.value is None:
@@ -88,7 +88,7 @@ def await_claim(state: SchedulerState, client: ClientRecord, key: Key) -> None:
     if claimed(state, task):
         return
     state.awaited[task] = state.now
-    state.claims_due = min(state.claims_due, state.now + state.policy.claim_grace)
+    _look_after(state, state.now)
     state.move(task, NO_WORKER)
     task.pool.stranded[task] = None
 
@@ -110,7 +110,15 @@ def expire(state: SchedulerState) -> None:
             reason = f"no worker has {task.key}, which was made before the scheduler was restarted; make it again"
             transitions.released_erred(state, task, reason)
     times = [*(claim.since for claim in state.claims.values()), *state.awaited.values()]
-    state.claims_due = min(times, default=inf) + state.policy.claim_grace
+    state.claims_timer = None
+    if times:
+        _look_after(state, min(times))
+
+
+def _look_after(state: SchedulerState, since: float) -> None:
+    """Look when the one that waits since then has waited for too long, unless a look is due already."""
+    if state.claims_timer is None:
+        state.claims_timer = state.timers.at(since + state.policy.claim_grace, partial(expire, state))
 
 
 def claimant_lost(state: SchedulerState, worker: WorkerRecord) -> None:

@@ -73,9 +73,13 @@ class WorkerBeat(NamedTuple):
     round_trip: float | None = None
 
 
+class Tick(NamedTuple):
+    """Time went by: a moment has come that `SchedulerState.timers` named."""
+
+
 Event = (
     ClientJoined | ClientGone | ClientSaid | WorkerJoined | WorkerSuspected | WorkerReturned | WorkerLost | WorkerSaid
-    | WorkerBeat
+    | WorkerBeat | Tick
 )  # fmt: skip
 
 

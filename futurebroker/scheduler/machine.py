@@ -30,6 +30,7 @@ from futurebroker.scheduler.commands import (
     Command,
     Event,
     Forget,
+    Tick,
     WorkerBeat,
     WorkerJoined,
     WorkerLost,
@@ -59,8 +60,8 @@ class SchedulerMachine:
         state = self.state
         state.now = now
         _APPLY[type(event)](state, event)
-        if now >= state.claims_due:
-            claims.expire(state)
+        if now >= state.timers.due:
+            state.timers.run_due(now)
         if state.check:
             transitions.settle(state)
         if state.ready or state.touched:
@@ -293,4 +294,5 @@ _APPLY: dict[type[Any], Callable[[SchedulerState, Any], None]] = {
     WorkerLost: worker_lost,
     WorkerSaid: worker_said,
     WorkerBeat: worker_beat,
+    Tick: lambda _state, _event: None,  # what is due is done after every event
 }

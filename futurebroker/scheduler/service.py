@@ -14,6 +14,7 @@ import socket
 import time
 import uuid
 from collections import Counter
+from math import inf
 from typing import Any
 
 from futurebroker import __version__
@@ -44,6 +45,7 @@ from futurebroker.scheduler.commands import (
     Command,
     Event,
     Send,
+    Tick,
     WorkerBeat,
     WorkerJoined,
     WorkerLost,
@@ -115,6 +117,8 @@ class SchedulerService:
         self._contacts: dict[str, Contact] = {}
         self._inboxes: dict[str, str] = {}
         self._sweeper: asyncio.TimerHandle | None = None
+        self._tick: asyncio.TimerHandle | None = None
+        self._tick_due = inf
         self._reconnecting: asyncio.Task[None] | None = None
         self._done: asyncio.Event
 
@@ -152,8 +156,9 @@ class SchedulerService:
 
     async def close(self) -> None:
         """Stop serving; workers and clients notice by themselves. May be called twice."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        for timer in (self._sweeper, self._tick):
+            if timer is not None:
+                timer.cancel()
         if self._reconnecting is not None:
             self._reconnecting.cancel()
             await asyncio.gather(self._reconnecting, return_exceptions=True)
@@ -187,9 +192,19 @@ class SchedulerService:
             fault = error
             commands = self.machine.state.take_commands()
         self._carry_out(commands)
+        if self.machine.state.timers.due != self._tick_due:
+            self._set_tick()
         if self._validate:
             invariants.check(self.machine.state)
         return fault
+
+    def _set_tick(self) -> None:
+        """Wake the machine when its next moment has come."""
+        if self._tick is not None:
+            self._tick.cancel()
+        self._tick, self._tick_due = None, self.machine.state.timers.due
+        if self._tick_due != inf and not self._done.is_set():
+            self._tick = self._loop.call_at(self._tick_due, self.apply, Tick())
 
     def _note_fault(self, what: str, error: Exception) -> None:
         self.faults[what] += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 from futurebroker.exceptions import InvalidTransition
@@ -24,6 +23,7 @@ from futurebroker.scheduler.records import (
     TaskRecord,
     WorkerRecord,
 )
+from futurebroker.scheduler.timers import Timer, Timers
 from futurebroker.states import TaskState
 from futurebroker.types import ClientId, Digest, Key, WorkerId
 
@@ -107,8 +107,10 @@ class SchedulerState:
         self.claims: dict[Key, Claim] = {}
         #: NO_WORKER records of keys that only such a worker can have, and since when they wait
         self.awaited: dict[TaskRecord, float] = {}
-        #: when to look for those of both that have waited for too long; workers' heartbeats bring the time
-        self.claims_due = inf
+        #: looks for those of both that have waited for too long
+        self.claims_timer: Timer | None = None
+        #: what is to happen at a later time
+        self.timers = Timers()
         self.commands: list[Command] = []
         self.frees: dict[WorkerRecord, list[Key]] = {}
         self.calls: dict[int, PendingCall] = {}

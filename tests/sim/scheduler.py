@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 from typing import Any
 
 from futurebroker.protocol.messages import Free
@@ -13,6 +14,7 @@ from futurebroker.scheduler.commands import (
     ClientSaid,
     Event,
     Forget,
+    Tick,
     WorkerBeat,
     WorkerJoined,
     WorkerLost,
@@ -44,6 +46,8 @@ class SimScheduler(Hub):
         self.lazy: dict[str, list[Any]] = {}
         self.heard: dict[str, float] = {}
         self.suspected: dict[str, float] = {}
+        #: when the machine has to be woken, as far as it was arranged
+        self.tick_due = inf
         #: workers lost that did not say goodbye
         self.losses = 0
         #: workers gone, in whatever way, with what they held
@@ -76,6 +80,21 @@ class SimScheduler(Hub):
             else:  # frees ride along, as in the service
                 self.world.after(LAZY, partial(self._send, peer))
 
+        self._set_tick()
+
+    def _set_tick(self) -> None:
+        machine, due = self.machine, self.machine.state.timers.due
+        if due == self.tick_due or due == inf:
+            return
+        self.tick_due = due
+
+        def tick() -> None:
+            if self.machine is machine and self.tick_due == due:
+                self.tick_due = inf
+                self.apply(Tick())
+
+        self.world.after(max(0.0, due - self.world.now), tick)
+
     def _send(self, peer: str) -> None:
         messages = self.lazy.pop(peer, [])
         if (end := self.ends.get(peer)) is not None:
@@ -98,6 +117,7 @@ class SimScheduler(Hub):
         for books in (self.ends, self.lazy, self.heard, self.suspected):
             books.clear()
         self.machine = SchedulerMachine()
+        self.tick_due = inf
         self.ledger = CommandLedger(self.machine.state)
         for line in lines.values():
             if line.up and not line.dead:
