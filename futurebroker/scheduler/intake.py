@@ -25,7 +25,7 @@ from futurebroker.protocol.messages import (
     TaskOptions,
     Want,
 )
-from futurebroker.scheduler import claims, placement, transitions
+from futurebroker.scheduler import claims, keeping, placement, revoking, terms, transitions
 from futurebroker.scheduler.admission import KEY_LENGTH, KEYS_PER_MESSAGE, NAME_LENGTH, bad_key, bad_options
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
@@ -61,7 +61,8 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             _reject(state, client, key, "its function was never sent")
         return
     rows: Sequence[tuple[Key, ...]] = message.dependencies or ((),) * len(message.keys)
-    if not len(message.keys) == len(message.args) == len(rows):
+    count = len(message.keys)
+    if not count == len(message.args) == len(rows) == len(message.conditions or message.keys):
         for key in message.keys:
             _reject(state, client, key, "its message has more keys than calls, or fewer")
         return
@@ -75,7 +76,10 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
     pool = placement.pool_for(state, message.options)
     tasks = state.tasks
     room = state.policy.client_keys - len(client.wants)
-    for key, args, names in zip(message.keys, message.args, rows, strict=True):
+    special = state.expected or state.revoked
+    conditions = message.conditions or (None,) * len(message.keys)
+    keeps = pool.options.keep or pool.options.unwanted
+    for key, args, names, agreed in zip(message.keys, message.args, rows, conditions, strict=True):
         if key in tasks:
             _submit_known(state, client, tasks[key], function, args, names)
             continue
@@ -99,7 +103,11 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             dependencies = tuple(known)  # type: ignore[arg-type]
         task = state.add_task(key, function.kind, function, args, dependencies, pool)
         task.add_client(client)
+        if keeps:
+            keeping.keep(state, task)
         if state.claims and claims.claimed(state, task):
+            continue
+        if (agreed is not None or special) and revoking.admitted(state, task, agreed):
             continue
         if dependencies:
             transitions.compute(state, task)
@@ -167,6 +175,8 @@ def release(state: SchedulerState, client: ClientRecord, message: Release) -> No
             task.discard_client(client)
             if task.wanted_by is None and not task.needed_by:
                 check.append(task)
+        elif state.expected:
+            terms.expect_no_more(state, client, [key])
 
 
 def detach(state: SchedulerState, client: ClientRecord, message: Detach) -> None:
@@ -191,7 +201,7 @@ def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None
         losers = task.each_client() if message.force else [one for one in task.each_client() if one is client]
         for loser in losers:
             task.discard_client(loser)
-            if loser is not state.detached:
+            if loser.client_id:
                 state.send(loser.client_id, KeyCancelled(task.key, reason))
         if not task.needed:
             state.check.append(task)

@@ -52,6 +52,7 @@ from futurebroker.scheduler.state import (
     PROCESSING,
     QUEUED,
     RELEASED,
+    SCHEDULED,
     UNFINISHED,
     WAITING,
     SchedulerState,
@@ -100,6 +101,8 @@ def _check_place(state: SchedulerState, task: TaskRecord) -> None:
     where = task.state
     if where is FORGOTTEN:
         _broken(state, "I1", f"{task} is still known", task)
+    if (where is SCHEDULED) != (task.terms is not None and task.terms.timer is not None):
+        _broken(state, "I1", f"{task} and its timer disagree", task)
     if (where is NO_WORKER) != (task in task.pool.stranded):
         _broken(state, "I1", f"{task} and the stranded tasks of its pool disagree", task)
     if state.pools.get(task.pool.token) is not task.pool:
@@ -179,7 +182,7 @@ def _check_need(state: SchedulerState, task: TaskRecord) -> None:
     elif task.function is not None and task.value is None and task.state not in (RELEASED, ERRED):
         _broken(state, "I11", f"nobody needs {task} now", task)
     for client in task.each_client():
-        known = client if client is state.detached else state.clients.get(client.client_id)
+        known = client if client in (state.detached, state.kept) else state.clients.get(client.client_id)
         if known is not client or task not in client.wants:
             _broken(state, "I11", f"{task} is wanted by {client}, who doesn't know or is gone", task)
     if task.state not in UNFINISHED and task in state.detached.wants:
@@ -284,7 +287,7 @@ def _check_stealing(state: SchedulerState) -> None:
 
 def _check_clients(state: SchedulerState) -> None:
     """I11 and I22: what clients want and sent is known of both ends."""
-    for client in (*state.clients.values(), state.detached):
+    for client in (*state.clients.values(), state.detached, state.kept):
         for task in client.wants:
             if state.tasks.get(task.key) is not task or client not in task.each_client():
                 _broken(state, "I11", f"{client} is said to want {task}", task)
@@ -306,7 +309,7 @@ def _check_functions_and_kinds(state: SchedulerState) -> None:
         if task.function is not None:
             calls[task.function] += 1
     for function in state.functions.values():
-        if function.tasks != calls[function] or not (function.tasks or function.users):
+        if function.tasks != calls[function] or not (function.tasks or function.users or function.planned):
             _broken(state, "I22", f"function {function.kind.name} counts {function.tasks}, has {calls[function]}")
         if any(state.clients.get(client.client_id) is not client for client in function.users):
             _broken(state, "I22", f"function {function.kind.name} is kept for a client that is gone")
@@ -321,7 +324,7 @@ def _check_functions_and_kinds(state: SchedulerState) -> None:
 
 def _check_idle(state: SchedulerState) -> None:
     """I17 and I26: lists that are worked off within an event are empty, and name nobody who is gone."""
-    if state.check or state.touched or state.frees or state.commands:
+    if state.begun or state.check or state.touched or state.frees or state.commands:
         _broken(state, "I26", "something was left for the next event")
     if any(state.workers.get(worker.worker_id) is not worker for worker in state.roomy):
         _broken(state, "I17", "a worker that is gone would be given work")

@@ -13,6 +13,7 @@ from typing import Any
 from futurebroker.protocol import messages as m
 from futurebroker.scheduler import (
     claims,
+    continuing,
     dispatch,
     intake,
     observe,
@@ -21,6 +22,7 @@ from futurebroker.scheduler import (
     reports,
     requests,
     stealing,
+    terms,
     transitions,
 )
 from futurebroker.scheduler.commands import (
@@ -62,6 +64,8 @@ class SchedulerMachine:
         _APPLY[type(event)](state, event)
         if now >= state.timers.due:
             state.timers.run_due(now)
+        while state.begun:
+            transitions.compute(state, state.begun.pop(0))
         if state.check:
             transitions.settle(state)
         if state.ready or state.touched:
@@ -102,6 +106,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
             state.drop_function_if_unused(function)
     state.calls = {number: call for number, call in state.calls.items() if call.client != event.client}
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
+    terms.expect_no_more(state, client)
     state.commands.append(Forget(event.client))
 
 
@@ -264,6 +269,8 @@ _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None
     m.PutValue: intake.put_value,
     m.PutFile: intake.put_file,
     m.PutPart: intake.put_part,
+    m.OnFailure: terms.plan,
+    m.Await: lambda state, client, message: terms.expect(state, client, message, intake.want),
     m.Ask: requests.ask,
     m.RunOnWorkers: observe.run_on_workers,
     m.DataWanted: relay.client_wants_data,
@@ -282,6 +289,8 @@ _FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None
     m.DataWanted: relay.worker_wants_data,
     m.DataPart: relay.worker_gives_data,
     m.Inventory: claims.inventory,
+    m.Continue: continuing.continued,
+    m.Said: terms.said,
 }
 
 _APPLY: dict[type[Any], Callable[[SchedulerState, Any], None]] = {

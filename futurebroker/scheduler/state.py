@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,10 +30,10 @@ from futurebroker.types import ClientId, Digest, Key, WorkerId
 #: what scattered data counts as in statistics
 DATA = "data"
 
-RELEASED, WAITING, NO_WORKER, QUEUED, PROCESSING, MEMORY, ERRED, FORGOTTEN = TaskState
+RELEASED, WAITING, SCHEDULED, NO_WORKER, QUEUED, PROCESSING, MEMORY, ERRED, FORGOTTEN = TaskState
 
 #: states of a task that was asked for and has not ended
-UNFINISHED = frozenset((WAITING, NO_WORKER, QUEUED, PROCESSING))
+UNFINISHED = frozenset((WAITING, SCHEDULED, NO_WORKER, QUEUED, PROCESSING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,16 @@ class SchedulerState:
         self.clients: dict[ClientId, ClientRecord] = {}
         #: wants what `fire_and_forget` was called for, until it ends
         self.detached = ClientRecord("", {})
+        #: wants what is kept for whoever asks; see `keeping`
+        self.kept = ClientRecord("", {})
+        #: seconds to keep -> keys with the time at which they ended, oldest first; see `keeping`
+        self.ended: dict[float, deque[tuple[float, TaskRecord]]] = {}
+        #: keys that clients want and nobody has submitted
+        self.expected: dict[Key, dict[ClientRecord, None]] = {}
+        #: keys that must not be run, and since when; see `revoking`
+        self.revoked: dict[Key, float] = {}
+        #: what must be added to `now` for seconds since 1970
+        self.clock_offset = 0.0
         #: encoded options -> the pool of all tasks with these options; see `placement.pool_for`
         self.pools: dict[bytes, Pool] = {}
         #: pools whose queue may hold tasks
@@ -101,6 +111,8 @@ class SchedulerState:
         self.touched: dict[WorkerRecord, None] = {}
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
+        #: new tasks that are to be computed before this event ends
+        self.begun: list[TaskRecord] = []
         #: scattered data on its way to one worker, to be copied to all others from there
         self.broadcasts: dict[TaskRecord, None] = {}
         #: results that workers kept of their time with a former scheduler; see `claims`
@@ -203,7 +215,7 @@ class SchedulerState:
 
     def drop_function_if_unused(self, function: FunctionRecord) -> None:
         """Forget a function that no task names and no connected client may name."""
-        if not function.tasks and not function.users:
+        if not (function.tasks or function.users or function.planned):
             self.functions.pop(function.digest, None)
 
     def move(self, task: TaskRecord, finish: TaskState) -> None:
@@ -230,8 +242,9 @@ class SchedulerState:
 
 #: from each state, where a task may go; RELEASED to PROCESSING and MEMORY are scattered data on its way and arrived
 LEGAL: dict[TaskState, frozenset[TaskState]] = {
-    RELEASED: frozenset((WAITING, QUEUED, NO_WORKER, PROCESSING, MEMORY, ERRED, FORGOTTEN)),
-    WAITING: frozenset((QUEUED, NO_WORKER, PROCESSING, ERRED, RELEASED)),
+    RELEASED: frozenset((WAITING, SCHEDULED, QUEUED, NO_WORKER, PROCESSING, MEMORY, ERRED, FORGOTTEN)),
+    WAITING: frozenset((SCHEDULED, QUEUED, NO_WORKER, PROCESSING, ERRED, RELEASED)),
+    SCHEDULED: frozenset((QUEUED, NO_WORKER, WAITING, ERRED, RELEASED)),
     NO_WORKER: frozenset((QUEUED, WAITING, ERRED, RELEASED)),
     QUEUED: frozenset((PROCESSING, NO_WORKER, WAITING, ERRED, RELEASED)),
     PROCESSING: frozenset((MEMORY, ERRED, WAITING, RELEASED)),

@@ -26,7 +26,8 @@ from futurebroker.protocol.messages import (
     Run,
     Stored,
 )
-from futurebroker.scheduler import placement
+from futurebroker.scheduler import keeping, placement
+from futurebroker.scheduler.holding import get_ready, let_go
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
@@ -36,11 +37,16 @@ from futurebroker.scheduler.state import (
     PROCESSING,
     QUEUED,
     RELEASED,
+    SCHEDULED,
     UNFINISHED,
     WAITING,
     SchedulerState,
 )
+from futurebroker.scheduler.terms import forget_planned, make_planned, run_terms
 from futurebroker.states import TaskState
+
+#: when nothing is missing (any more), and when the time has come
+released_queued = waiting_queued = scheduled_queued = get_ready
 
 # -- towards a result ----------------------------------------------------------------------------------------------
 
@@ -55,18 +61,6 @@ def compute(state: SchedulerState, task: TaskRecord) -> None:
                 asked.extend(released_waiting(state, task))
             else:
                 released_queued(state, task)
-
-
-def released_queued(state: SchedulerState, task: TaskRecord) -> None:
-    """A task without dependencies is ready as soon as it is needed; without a worker for it, it goes to NO_WORKER."""
-    pool = task.pool
-    if not pool.eligible:
-        state.move(task, NO_WORKER)
-        pool.stranded[task] = None
-        return
-    state.move(task, QUEUED)
-    pool.queue.push(task)
-    state.ready[pool] = None
 
 
 def released_waiting(state: SchedulerState, task: TaskRecord) -> list[TaskRecord]:
@@ -101,18 +95,6 @@ def released_waiting(state: SchedulerState, task: TaskRecord) -> list[TaskRecord
                 state.touched[worker] = None
                 break
     return released
-
-
-def waiting_queued(state: SchedulerState, task: TaskRecord) -> None:
-    """All dependencies are in memory: the task is ready. Without a worker that may run it, it goes to NO_WORKER."""
-    pool = task.pool
-    if not pool.eligible:
-        state.move(task, NO_WORKER)
-        pool.stranded[task] = None
-        return
-    state.move(task, QUEUED)
-    pool.queue.push(task)
-    state.ready[pool] = None
 
 
 def no_worker_queued(state: SchedulerState, task: TaskRecord) -> None:
@@ -150,7 +132,8 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
         state.send(worker.worker_id, AddFunction(function.digest, function.kind.name, function.code))
     dependencies = task.dependencies
     inputs = tuple([_input(dependency, worker) for dependency in dependencies]) if dependencies else ()
-    state.send(worker.worker_id, Run(task.key, task.attempt, function.digest, task.args, inputs, task.order))
+    terms = task.pool.terms if task.terms is None else run_terms(task)
+    state.send(worker.worker_id, Run(task.key, task.attempt, function.digest, task.args, inputs, task.order, terms))
     if task.dependents is not None:
         for dependent in task.each_dependent():
             if dependent.state is WAITING and len(dependent.dependencies) <= placement.PIPELINE_DEPENDENCIES:
@@ -182,11 +165,13 @@ def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished)
     state.move(task, MEMORY)
     task.nbytes = report.nbytes
     value = report.value
-    if value is not None and len(value) <= KEEP_LIMIT:
+    if value is not None and (len(value) <= KEEP_LIMIT or task.pool.options.keep):
         task.value = value
         state.free(worker, task.key)
     else:
         task.add_holder(worker, report.path)
+    if task.terms is not None:
+        forget_planned(state, task)
     memory_reached(state, task, value, report.type)
 
 
@@ -231,7 +216,7 @@ def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None,
     wanted = task.wanted_by
     if wanted is not None:
         message = KeyFinished(task.key, value, None if value is not None else task.held(), type_name)
-        if type(wanted) is ClientRecord and wanted is not state.detached:
+        if type(wanted) is ClientRecord and wanted.client_id:
             state.send(wanted.client_id, message)
         else:
             tell_end(state, task, message)
@@ -254,6 +239,8 @@ def tell_end(state: SchedulerState, task: TaskRecord, message: Message) -> None:
     for client in task.each_client():
         if client is state.detached:
             task.discard_client(client)
+        elif client is state.kept:
+            keeping.ended(state, task)
         else:
             state.send(client.client_id, message)
 
@@ -299,6 +286,8 @@ def unfinished_erred(state: SchedulerState, task: TaskRecord, failure: Failure, 
     task.failure = failure
     _free_inputs(state, task)
     tell_end(state, task, KeyErred(task.key, failure))
+    if task.terms is not None and task.terms.planned is not None:
+        make_planned(state, task, failure)
     if not task.needed:
         state.check.append(task)
 
@@ -307,6 +296,8 @@ def _leave_unfinished(state: SchedulerState, task: TaskRecord, *, tell: bool) ->
     """Take the task out of the index its unfinished state put it in."""
     if task.state is NO_WORKER:
         task.pool.stranded.pop(task, None)
+    elif task.state is SCHEDULED:
+        let_go(state, task)
     elif task.state is PROCESSING:
         worker = task.worker
         assert worker is not None
@@ -373,16 +364,16 @@ def lose(state: SchedulerState, task: TaskRecord) -> None:
     Tasks already sent to workers may have fetched it; they say so if not, and nothing is computed for them before.
     """
     memory_released(state, task)
-    if task.function is None:
-        released_erred(
-            state, task, f"the only copy of the scattered data {task.key} was lost with its worker; scatter it again"
-        )
+    if task.function is None or task.pool.options.keep:
+        what = "the scattered data" if task.function is None else "the result of the finished task"
+        again = "scatter it again" if task.function is None else "it isn't run a second time"
+        released_erred(state, task, f"the only copy of {what} {task.key} was lost with its worker; {again}")
         return
     waiting = False
     for dependent in task.each_dependent():
         if dependent.state in UNFINISHED:
             dependent.waiting_on += 1
-            if dependent.state is QUEUED or dependent.state is NO_WORKER:
+            if dependent.state in (QUEUED, NO_WORKER, SCHEDULED):
                 ready_waiting(state, dependent)
             waiting = waiting or dependent.state is WAITING
     for client in task.each_client():
@@ -405,8 +396,9 @@ def released_erred(state: SchedulerState, task: TaskRecord, reason: str) -> None
 
 
 def ready_waiting(state: SchedulerState, task: TaskRecord) -> None:
-    """An input of a QUEUED or NO_WORKER task was lost."""
+    """An input of a QUEUED, NO_WORKER or SCHEDULED task was lost."""
     task.pool.stranded.pop(task, None)
+    let_go(state, task)
     state.move(task, WAITING)
 
 
@@ -463,11 +455,19 @@ def released_forgotten(state: SchedulerState, task: TaskRecord) -> None:
         if not dependency.needed:
             state.check.append(dependency)
     task.dependencies = ()
+    forget_planned(state, task)
     state.drop_task(task)
 
 
 #: every move a task makes, and the function that makes it; `state.LEGAL` is checked against this table by a test
 TRANSITIONS: dict[tuple[TaskState, TaskState], Callable[..., object]] = {
+    (RELEASED, SCHEDULED): released_queued,
+    (WAITING, SCHEDULED): waiting_queued,
+    (SCHEDULED, QUEUED): scheduled_queued,
+    (SCHEDULED, NO_WORKER): scheduled_queued,
+    (SCHEDULED, WAITING): ready_waiting,
+    (SCHEDULED, ERRED): unfinished_erred,
+    (SCHEDULED, RELEASED): unfinished_released,
     (RELEASED, QUEUED): released_queued,
     (RELEASED, NO_WORKER): released_queued,
     (RELEASED, WAITING): released_waiting,

@@ -34,6 +34,7 @@ from futurebroker.types import Digest
 from futurebroker.worker.context import Place, current_task
 from futurebroker.worker.coroutines import CoroutineRunner
 from futurebroker.worker.failures import failure_of
+from futurebroker.worker.later import RunAgain, current_terms, say
 from futurebroker.worker.packets import (
     CRUMB,
     CRUMB_BYTES,
@@ -41,6 +42,7 @@ from futurebroker.worker.packets import (
     PACKET_BYTES,
     REPORT_BYTES,
     REPORT_LIMIT,
+    Again,
     Call,
     Called,
     Control,
@@ -48,6 +50,7 @@ from futurebroker.worker.packets import (
     Rest,
     Result,
     ReturnRest,
+    Saying,
     Setup,
     Stop,
     Task,
@@ -148,6 +151,7 @@ class Executor:
     # -- tasks ------------------------------------------------------------------------------------------------------
 
     def _read(self, slot: _Slot) -> None:
+        say.set(self._say)
         receive = self._data.recv
         while True:
             try:
@@ -249,6 +253,8 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 - whatever the user's classes raise when they are opened
             return self._failed(task, _cannot_open(task, error), 0)
         current_task.set((self._place, task.key))
+        if task.terms is not None:
+            current_terms.set((task.key, task.terms))
         call = copy_context().run
         start = perf_counter_ns()
         try:
@@ -257,6 +263,10 @@ class Executor:
             if kind is CoroutineType:
                 value = self._coroutines.run(value)
                 kind = type(value)
+        except RunAgain as again:
+            duration = (perf_counter_ns() - start) // 1000
+            told = Again(again.delay, again.retries, again.arguments, list(again.inputs), again.failure)
+            return Result(task.number, duration, again=told)
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are the task's own as well
             return self._failed(task, error, (perf_counter_ns() - start) // 1000)
         end = perf_counter_ns()
@@ -380,6 +390,9 @@ class Executor:
             self._tell(Called(call.number, None, failure_of(error, "", self._place.name)))
         else:
             self._tell(Called(call.number, data))
+
+    def _say(self, topic: str, key: str, about: Any) -> None:
+        self._tell(Saying(topic, key, about))
 
     def _tell(self, record: Control) -> None:
         with self._control_lock, contextlib.suppress(OSError):

@@ -134,6 +134,13 @@ class Recall:
 
 
 @dataclass(slots=True)
+class EndExecutor:
+    """End the executor's process at once, with all it runs; answered by ExecutorEnded."""
+
+    executor: int
+
+
+@dataclass(slots=True)
 class AskRest:
     """Have the executor report, and hand back what it hasn't begun of its packets; answered by RestReturned."""
 
@@ -219,6 +226,6 @@ class LeaveNow:
 
 
 Instruction = (
-    Message | SendPacket | Recall | AskRest | CallOut | KeepFunction | Probe | TakeFile | WritePart | SendPart | Unlink
-    | Drained | LeaveNow
+    Message | SendPacket | Recall | EndExecutor | AskRest | CallOut | KeepFunction | Probe | TakeFile | WritePart
+    | SendPart | Unlink | Drained | LeaveNow
 )  # fmt: skip

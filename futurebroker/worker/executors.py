@@ -38,6 +38,7 @@ from futurebroker.worker.packets import (
     Ready,
     Rest,
     Result,
+    Saying,
     Setup,
     Stop,
     Task,
@@ -76,6 +77,9 @@ class ExecutorEvents(Protocol):
 
     def called(self, executor: Executor, called: Called) -> None:
         """A call out of line has ended."""
+
+    def said(self, saying: Saying) -> None:
+        """It tells the scheduler something."""
 
     def ended(self, executor: Executor, how: str) -> None:
         """It is gone; what it could still report has been reported."""
@@ -270,6 +274,8 @@ class Executor:
                 self._events.rest_returned(self, record.numbers)
             elif isinstance(record, Called):
                 self._events.called(self, record)
+            elif isinstance(record, Saying):
+                self._events.said(record)
 
     def _control_ended(self) -> None:
         """The process is ending, or its sockets were closed by what it ran: then it is of no use any more."""

@@ -14,7 +14,7 @@ from futurebroker.data.objectstore import ObjectStore, StoredValue
 from futurebroker.protocol import messages
 from futurebroker.protocol.messages import Finished, Held
 from futurebroker.types import Key, WorkerId
-from futurebroker.worker import commands
+from futurebroker.worker import commands, limits
 from futurebroker.worker.arrivals import PATIENCE, Arrivals, answer
 from futurebroker.worker.calls import Calls
 from futurebroker.worker.commands import Event, Instruction
@@ -49,6 +49,7 @@ class WorkerMachine:
         self._new_path = new_path
         self._arrivals = Arrivals(self, self._emit, new_path)
         self._calls = Calls(name, self._emit)
+        self._limits = limits.Limits(self._emit)
         self._drained = False
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -70,13 +71,7 @@ class WorkerMachine:
 
     def counts(self) -> dict[str, int]:
         """How many tasks run, are ready and wait; for metrics."""
-        sent, ready = len(self.dispatcher.sent), self.dispatcher.ready
-        running = sum(min(executor.threads, len(executor.packets)) for executor in self.executors.values())
-        return {
-            "executing": running,
-            "ready": ready + sent - running,
-            "waiting": max(0, len(self.tasks) - sent - ready),
-        }
+        return self.dispatcher.counts(len(self.tasks), self.executors.values())
 
     def _emit(self, instruction: Instruction) -> None:
         self._out.append(instruction)
@@ -95,7 +90,7 @@ class WorkerMachine:
         key, inputs = message.key, message.inputs
         if (key in self.tasks or self.draining or self.store.get(key) is not None) and not self._wants_run(message):
             return
-        task = TaskRecord(key, message.attempt, message.function, message.args, inputs, message.order)
+        task = TaskRecord(key, message.attempt, message.function, message.args, inputs, message.order, message.terms)
         self.tasks[key] = task
         if inputs:
             self._gather(task)
@@ -148,10 +143,7 @@ class WorkerMachine:
         self._arrivals.fetch(source, kept, self._now)
         self._wake(self._now + PATIENCE)
 
-    def _free(self, message: messages.Free) -> None:
-        self.store.free_all(message.keys)
-
-    def _drop(self, message: messages.Drop) -> None:
+    def _drop(self, message: messages.Drop | messages.Kill) -> None:
         task = self.tasks.get(message.key)
         if task is None or task.attempt != message.attempt:
             return
@@ -161,6 +153,12 @@ class WorkerMachine:
             self._forget_dependents(task.key)
         else:
             self._give_back(task)
+
+    def _kill(self, message: messages.Kill) -> None:
+        task = self.tasks.get(message.key)
+        self._drop(message)
+        if task is not None and task.dropped:
+            limits.end(task, self._emit)
 
     def _give_back_asked(self, message: messages.GiveBack) -> None:
         recall: dict[int, None] = {}
@@ -349,7 +347,9 @@ class WorkerMachine:
             self._return(task)
             return
         if not task.dropped:
-            if result.missing is not None:
+            if result.again is not None:
+                self._out.append(limits.continued(task, result.duration, result.again))
+            elif result.missing is not None:
                 missing = [self._whose(task.inputs[index]) for index in result.missing]
                 self._out.append(messages.InputsMissing(task.key, task.attempt, missing))
             else:
@@ -395,7 +395,7 @@ class WorkerMachine:
                 if number not in event.running or task.silent or task.dropped:
                     self._return(task)
                     continue
-                self._out.append(messages.ExecutorDied(task.key, task.attempt, event.how))
+                self._out.append(messages.ExecutorDied(task.key, task.attempt, limits.how(task, event.how)))
                 self._end(task)
                 self._forget_dependents(task.key)
         self._calls.executor_ended(event.executor, event.how)
@@ -404,19 +404,12 @@ class WorkerMachine:
         executor = self.executors[event.executor]
         # What is left it has read; asking again before it gets more would go on for ever.
         executor.unread = False
-        for number in event.packets:
-            packet = executor.packets.get(number)
-            if packet is not None:
-                self._take_back(packet.numbers)
-
-    def _rest_returned(self, event: commands.RestReturned) -> None:
-        self._take_back(sorted(event.numbers))
+        for packet in [executor.packets[number] for number in event.packets if number in executor.packets]:
+            self._take_back(packet.numbers)
 
     def _take_back(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            task = self.dispatcher.take_back(number)
-            if task is not None:
-                self._return(task)
+        for task in filter(None, map(self.dispatcher.take_back, numbers)):
+            self._return(task)
 
     def _dispatch(self) -> None:
         executors = self.executors.values()
@@ -424,6 +417,8 @@ class WorkerMachine:
         while (chosen := self.dispatcher.next_packet(executors, share, self._now)) is not None:
             executor, packet = chosen
             self._out.append(commands.SendPacket(executor.number, packet))
+            if packet.tasks[0].terms is not None and (at := self._limits.begin(packet.tasks[0], self._now)):
+                self._wake(at)
             if len(packet.tasks) > 1 or len(executor.packets) > executor.threads:
                 self._wake(self._now + STALL)
 
@@ -442,6 +437,8 @@ class WorkerMachine:
         self._out.extend(commands.AskRest(executor.number) for executor in stalled)
         if look_at is not None:
             self._wake(look_at)
+        if self._limits and (at := self._limits.tick(self.dispatcher.sent, self._now)):
+            self._wake(at)
         if len(self._arrivals):
             self._arrivals.tick(self._now)
             self._wake(self._now + PATIENCE)
@@ -468,7 +465,7 @@ class WorkerMachine:
 
 _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.Run: WorkerMachine._run,
-    messages.Free: WorkerMachine._free,
+    messages.Free: lambda machine, message: machine.store.free_all(message.keys),
     messages.Drop: WorkerMachine._drop,
     messages.GiveBack: WorkerMachine._give_back_asked,
     messages.Store: lambda machine, message: machine._arrivals.store(message),
@@ -476,6 +473,7 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.StorePart: lambda machine, message: machine._arrivals.store_part(message),
     messages.Replicate: WorkerMachine._replicate,
     messages.AddFunction: lambda machine, m: machine._emit(commands.KeepFunction(m.digest, m.code)),
+    messages.Kill: WorkerMachine._kill,
     messages.CallFunction: lambda machine, message: machine._calls.make(message, machine.executors),
     messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason)),
     messages.DataWanted: lambda machine, message: machine._emit(answer(message, machine.store)),
@@ -488,7 +486,7 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     commands.ExecutorReady: WorkerMachine._executor_ready,
     commands.ExecutorEnded: WorkerMachine._executor_ended,
     commands.Recalled: WorkerMachine._recalled,
-    commands.RestReturned: WorkerMachine._rest_returned,
+    commands.RestReturned: lambda machine, event: machine._take_back(sorted(event.numbers)),
     commands.CallEnded: lambda machine, event: machine._calls.ended(event),
     commands.Probed: lambda machine, event: machine._arrivals.probed(event),
     commands.Taken: lambda machine, event: machine._arrivals.taken(event),

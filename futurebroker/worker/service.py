@@ -1,7 +1,6 @@
 """A worker's agent: carries out what its machine says, and keeps executors, store and heartbeats going.
 
-It runs on one asyncio loop and never runs or opens what a user sent: executors do. `run_worker` is the whole of a
-worker process.
+It runs on one asyncio loop and never runs or opens what a user sent: executors do.
 """
 
 from __future__ import annotations
@@ -13,9 +12,7 @@ import logging
 import os
 import platform
 import secrets as random_names
-import signal
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -27,16 +24,16 @@ from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.exceptions import FuturebrokerError, RefusedError
 from futurebroker.processes import process_mark
 from futurebroker.protocol.member import HEARTBEAT_INTERVAL, Member
-from futurebroker.protocol.messages import Message, Welcome
+from futurebroker.protocol.messages import Message, Said, Welcome
 from futurebroker.states import WorkerStatus
 from futurebroker.types import Role
-from futurebroker.worker import commands
+from futurebroker.worker import commands, crew
 from futurebroker.worker.commands import Event
 from futurebroker.worker.executors import Executor
 from futurebroker.worker.filework import FileWork
 from futurebroker.worker.machine import WorkerMachine
 from futurebroker.worker.monitor import Monitor
-from futurebroker.worker.packets import Call, Called, Result, ReturnRest, Setup
+from futurebroker.worker.packets import Call, Called, Result, ReturnRest, Saying, Setup
 
 logger = logging.getLogger("futurebroker.worker")
 
@@ -271,6 +268,10 @@ class WorkerService:
         """See `ExecutorEvents`."""
         self._feed(commands.CallEnded(called.number, called.value, called.failure))
 
+    def said(self, saying: Saying) -> None:
+        """See `ExecutorEvents`."""
+        self._link.send(Said(saying.topic, saying.key, saying.about))
+
     def ended(self, executor: Executor, how: str) -> None:
         """See `ExecutorEvents`."""
         del self._running[executor.number]
@@ -429,6 +430,7 @@ _PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {
     commands.Recall: WorkerService._recall,
     commands.AskRest: WorkerService._ask_rest,
     commands.CallOut: WorkerService._call_out,
+    commands.EndExecutor: lambda service, instruction: crew.end(service._running, instruction.executor),
     commands.KeepFunction: lambda service, instruction: service._file_work.keep_function(instruction),
     commands.Probe: lambda service, instruction: service._file_work.probe(instruction),
     commands.TakeFile: lambda service, instruction: service._file_work.take(instruction),
@@ -450,50 +452,3 @@ def _handed_down_path() -> list[str]:
         logger.warning("%s isn't a JSON list of folders; ignored", PATH_VARIABLE)
         return []
     return entries
-
-
-async def run_worker(*, timeout: float = 30.0, **settings: Any) -> None:
-    """Run a worker until it is told to end: by SIGTERM or SIGINT, or by its scheduler.
-
-    Args:
-        timeout: seconds to join the cluster in.
-        settings: for `WorkerService`.
-
-    Raises:
-        ClusterConnectionError: it could not join, or was refused later on.
-    """
-    loop = asyncio.get_running_loop()
-    service = WorkerService(**settings)
-    ending: list[asyncio.Task[None]] = []
-    work = loop.create_task(_run(service, timeout))
-
-    def end() -> None:
-        """The first signal drains; later ones change nothing, because platforms send several."""
-        if not ending:
-            ending.append(loop.create_task(_end_early(service, work)))
-
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
-        loop.add_signal_handler(number, end)
-    try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
-        await asyncio.gather(*ending)
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
-        sys.stdout.flush()
-    if service.refusal is not None:
-        raise service.refusal
-
-
-async def _run(service: WorkerService, timeout: float) -> None:
-    await service.start(timeout)
-    await service.finished()
-
-
-async def _end_early(service: WorkerService, work: asyncio.Task[None]) -> None:
-    if service.started:
-        await service.close()
-    else:
-        work.cancel()

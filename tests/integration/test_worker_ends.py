@@ -188,7 +188,7 @@ def test_a_killed_agent_takes_its_executors_along_and_its_folder_is_swept(tmp_pa
 
 WORKER = """
 import asyncio, os, sys
-from futurebroker.worker.service import run_worker
+from futurebroker.worker.run import run_worker
 from tests.integration.agent import Mailbox
 class Box(Mailbox):
     async def connect(self, timeout):

@@ -58,6 +58,16 @@ from futurebroker.protocol.messages.parts import (
     Part,
     TaskOptions,
 )
+from futurebroker.protocol.messages.terms import (
+    Await,
+    Conditions,
+    Continue,
+    Kill,
+    OnFailure,
+    PlannedCall,
+    RunTerms,
+    Said,
+)
 from futurebroker.protocol.messages.to_client import Answer, KeyCancelled, KeyErred, KeyFinished, KeyLost, RanOnWorkers
 from futurebroker.protocol.messages.to_worker import (
     AdoptFile,
@@ -77,8 +87,11 @@ __all__ = [
     "AdoptFile",
     "Answer",
     "Ask",
+    "Await",
     "CallFunction",
     "Cancel",
+    "Conditions",
+    "Continue",
     "DECODERS",
     "DataPart",
     "DataWanted",
@@ -108,12 +121,15 @@ __all__ = [
     "KeyErred",
     "KeyFinished",
     "KeyLost",
+    "Kill",
     "Leave",
     "MeetAgain",
     "Message",
     "NotStored",
+    "OnFailure",
     "PROTOCOL",
     "Part",
+    "PlannedCall",
     "PutFile",
     "PutPart",
     "PutValue",
@@ -124,6 +140,8 @@ __all__ = [
     "Retry",
     "Run",
     "RunOnWorkers",
+    "RunTerms",
+    "Said",
     "Store",
     "StorePart",
     "Stored",
@@ -140,14 +158,17 @@ __all__ = [
 FromClient = (
     AddFunction | Submit | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask | RunOnWorkers
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    | OnFailure | Await
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    | Continue | Said
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction | Leave
     | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+    | Kill
 )  # fmt: skip
 ToClient = (
     KeyFinished | KeyErred | KeyCancelled | KeyLost | Answer | RanOnWorkers

@@ -33,6 +33,17 @@ class TaskOptions(Part, frozen=True):
     resources: dict[str, float] | None = None  #: abstract amounts taken from the worker's while it runs
     retries: int = 0  #: how many times an exception of the task is answered by another run
     priority: int = 0  #: larger runs earlier
+    queue: str = ""  #: only workers that take from it run the task; empty: those that take from no named ones alone
+    keep: float = 0.0  #: seconds a result is kept for whoever asks, whether or not a client wants it; 0: it isn't
+    #: what the end of its executor or worker means: "" it is run again, "executor" it has failed if the executor ended
+    #: and is run again if the worker was lost, "any" it has failed in either case
+    fatal: str = ""
+    time_limit: float = 0.0  #: seconds after which its executor is ended; 0: never
+    soft_time_limit: float = 0.0  #: seconds after which the task is told to end; 0: never
+    rate_limit: float = 0.0  #: runs a second that are begun of tasks with its name, on each worker; 0: any number
+    rate_for_all: bool = False  #: whether ``rate_limit`` counts all workers together
+    tracked: bool = False  #: whether who asks is told that it has begun
+    unwanted: bool = False  #: run it to its end though nobody wants the result
 
 
 class Held(Part, frozen=True):

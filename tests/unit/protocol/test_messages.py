@@ -26,7 +26,10 @@ _FAILURE = m.Failure("ValueError", "text", "Traceback", "k", "w1", b"payload", [
 
 #: a value other than the default, by the name of the field
 SAMPLES: dict[str, Any] = {
-    "about": ["k"], "allow_other_workers": True, "args": b"args", "asker": "c1", "attempt": 3, "broadcast": True,
+    "about": ["k"], "calls": [m.PlannedCall(b"f" * 16, "k", b"args")],
+    "allow_other_workers": True, "args": b"args", "asker": "c1", "attempt": 3, "broadcast": True,
+    "conditions": [None, m.Conditions(1.5, 2.5, "p", True, b"r")], "delay": 1.5, "of": "k", "retries": 3,
+    "terms": m.RunTerms(1, 2.0, 3.0, True, b"r"),
     "code": b"code", "data": b"data", "dependencies": [("k1", "k2"), ()], "digest": b"d" * 16, "duration": 5,
     "epoch": 2, "error": "text", "failure": _FAILURE, "force": True, "forgotten": True, "function": b"f" * 16,
     "held": _HELD, "holder": "w1", "how": "SIGKILL", "inbox": "q", "incarnation": "i", "info": {"a": [1, None]},
@@ -46,6 +49,8 @@ def full(kind: type[Any]) -> Any:
     values = {field: SAMPLES[field] for field in kind.__struct_fields__}
     if kind is m.Submit:
         values["args"] = [b"1", b"2"]
+    elif kind is m.Continue:
+        values["inputs"] = ["k1", "k2"]
     elif kind is m.Inventory:
         values["held"] = [("k", 5, "/p")]
     return kind(**values)
