@@ -323,6 +323,7 @@ class WorkerRecord:
         "pipeline",
         "processing",
         "resources",
+        "away",
         "slots",
         "status",
         "used",
@@ -341,6 +342,7 @@ class WorkerRecord:
         self.info = info
         self.status = WorkerStatus.RUNNING
         self.processing: dict[TaskRecord, None] = {}  #: sent and not reported back, in the order sent
+        self.away: dict[TaskRecord, None] = {}  #: of these, the tasks that wait for others and take no slot
         self.occupancy = 0.0  #: seconds of work sent and not reported back
         self.holds: dict[TaskRecord, None] = {}  #: results in its store
         self.functions: set[Digest] = set()  #: functions it has been sent

@@ -141,7 +141,7 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     worker.occupancy += span
     if task.pool.resources:
         _take_resources(task, worker)
-    sent = len(worker.processing)
+    sent = len(worker.processing) - len(worker.away)
     if sent > worker.slots and (worker.occupancy >= worker.window or sent >= worker.limit):
         state.roomy.pop(worker, None)
         state.laden[worker] = None
@@ -231,7 +231,7 @@ def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None,
     wanted = task.wanted_by
     if wanted is not None:
         message = KeyFinished(task.key, value, None if value is not None else task.held(), type_name)
-        if type(wanted) is ClientRecord and wanted is not state.detached:
+        if type(wanted) is ClientRecord and wanted.client_id:
             state.send(wanted.client_id, message)
         else:
             tell_end(state, task, message)
@@ -254,7 +254,7 @@ def tell_end(state: SchedulerState, task: TaskRecord, message: Message) -> None:
     for client in task.each_client():
         if client is state.detached:
             task.discard_client(client)
-        else:
+        elif client.client_id:
             state.send(client.client_id, message)
 
 
@@ -321,6 +321,8 @@ def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
     assert worker is not None
     task.worker = None
     del worker.processing[task]
+    if worker.away:
+        worker.away.pop(task, None)
     if worker.processing:
         worker.occupancy -= task.span
         for name, amount in task.pool.resources.items():
@@ -386,7 +388,8 @@ def lose(state: SchedulerState, task: TaskRecord) -> None:
                 ready_waiting(state, dependent)
             waiting = waiting or dependent.state is WAITING
     for client in task.each_client():
-        state.send(client.client_id, KeyLost(task.key))
+        if client.client_id:
+            state.send(client.client_id, KeyLost(task.key))
     if waiting or task.wanted_by is not None:
         compute(state, task)
     elif not task.needed:
