@@ -153,6 +153,11 @@ class EmbeddedBroker:
             self._is_flush_due = True
             self.loop.call_soon(self._flush_turn)
 
+    def hand_over(self) -> None:
+        """Let the links in this process take what waits for them now, and not in the loop's next turn."""
+        for link in self._links:
+            link.take_turn()
+
     def touch(self, queue: MessageQueue) -> None:
         queue.last_used = self.loop.time()
         if queue.settings.expires is not None and queue not in self._expiries:
