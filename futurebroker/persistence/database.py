@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
-    URL, ColumnElement, Connection, Double, Engine, cast, create_engine, event, extract, func, make_url, text,
+    URL,
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    cast,
+    create_engine,
+    event,
+    extract,
+    func,
+    make_url,
+    text,
 )  # fmt: skip
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 

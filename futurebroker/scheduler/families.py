@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol.messages import KeyCancelled, ResultHolds, TaskAway, TaskReturned
-from futurebroker.scheduler import placement
-from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
-from futurebroker.scheduler.state import MEMORY, RELEASED, UNFINISHED, SchedulerState
+from futurebroker.scheduler import placement, recording, transitions
+from futurebroker.scheduler.records import TaskRecord, WorkerRecord
+from futurebroker.scheduler.state import FAMILY, MEMORY, RELEASED, UNFINISHED, SchedulerState
 from futurebroker.types import Key
 
 #: see `requests.QUESTIONS`; the answer to "fence" tells that all was taken that its client sent before
@@ -39,10 +39,7 @@ def gone(state: SchedulerState, parent: Key) -> str:
 
 def adopt(state: SchedulerState, parent: TaskRecord, child: TaskRecord) -> None:
     """``parent`` submitted ``child``."""
-    family = state.families.get(parent.key)
-    if family is None:
-        family = state.families[parent.key] = ClientRecord("", {"parent": parent.key})
-    child.add_client(family)
+    child.add_client(state.families.get(parent.key) or state.holder(FAMILY + parent.key))
 
 
 def result_holds(state: SchedulerState, worker: WorkerRecord, message: ResultHolds) -> None:
@@ -50,14 +47,23 @@ def result_holds(state: SchedulerState, worker: WorkerRecord, message: ResultHol
     parent = state.tasks.get(message.key)
     if parent is None or parent.worker is not worker or parent.attempt != message.attempt:
         return
+    recording.reported(state, worker, message)
     kept = [task for key in message.keys if (task := state.tasks.get(key)) is not None and task is not parent]
     for task in kept:
         adopt(state, parent, task)
     if kept:
-        state.families[parent.key].info["kept"] = dict.fromkeys(kept)
+        state.families[parent.key].info["kept"] = [task.key for task in kept]
 
 
-def part(state: SchedulerState) -> None:
+def settle(state: SchedulerState) -> None:
+    """Work off what an event leaves to be looked at: parents that ended, and keys that nobody may need any more."""
+    while state.check or state.ended_parents:
+        if state.ended_parents:
+            _part(state)
+        transitions.settle(state)
+
+
+def _part(state: SchedulerState) -> None:
     """Parents have ended in this event: let go of what they submitted."""
     ended, state.ended_parents = state.ended_parents, []
     for parent, start, finish in ended:
@@ -65,19 +71,22 @@ def part(state: SchedulerState) -> None:
         if family is None:
             continue
         if finish is MEMORY and "kept" in family.info:
-            kept = family.info["kept"]
-            _let_go(state, family, [task for task in family.wants if task not in kept])
+            for task in tuple(family.wants):
+                if task.key not in family.info["kept"]:
+                    task.discard_client(family)
+                    if not task.needed:
+                        state.check.append(task)
         else:
             end(state, parent, given_up=start in UNFINISHED and finish is RELEASED)
 
 
 def end(state: SchedulerState, parent: TaskRecord, *, given_up: bool = True) -> None:
     """``parent`` needs what it submitted no more; if it was given up, neither does the code that still runs for it."""
-    family = state.families.pop(parent.key, None)
+    family = state.families.get(parent.key)
     if family is None:
         return
     children = list(family.wants)
-    _let_go(state, family, children)
+    state.drop_holder(family.holds_for)
     for child in children if given_up else ():
         for client in child.each_client():
             if INSIDE in client.info:
@@ -85,13 +94,6 @@ def end(state: SchedulerState, parent: TaskRecord, *, given_up: bool = True) -> 
                 if child.state in UNFINISHED:
                     reason = f"{parent.key}, which submitted it, was cancelled"
                     state.send(client.client_id, KeyCancelled(child.key, reason))
-        if not child.needed:
-            state.check.append(child)
-
-
-def _let_go(state: SchedulerState, family: ClientRecord, children: list[TaskRecord]) -> None:
-    for child in children:
-        child.discard_client(family)
         if not child.needed:
             state.check.append(child)
 

@@ -43,7 +43,7 @@ from typing import NoReturn
 
 from futurebroker.exceptions import InvariantViolation
 from futurebroker.scheduler import placement, stealing
-from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Kind, Pool, TaskRecord, WorkerRecord
+from futurebroker.scheduler.records import FunctionRecord, Kind, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
     FORGOTTEN,
@@ -179,15 +179,12 @@ def _check_need(state: SchedulerState, task: TaskRecord) -> None:
     elif task.function is not None and task.value is None and task.state not in (RELEASED, ERRED):
         _broken(state, "I11", f"nobody needs {task} now", task)
     for client in task.each_client():
-        known = client if client is state.detached else state.clients.get(client.client_id) or _family(state, client)
+        known = client if client is state.detached else state.clients.get(client.client_id)
+        known = known or state.holders.get(client.holds_for)
         if known is not client or task not in client.wants:
             _broken(state, "I11", f"{task} is wanted by {client}, who doesn't know or is gone", task)
     if task.state not in UNFINISHED and task in state.detached.wants:
         _broken(state, "I11", f"{task} has ended and is still kept for nobody", task)
-
-
-def _family(state: SchedulerState, client: ClientRecord) -> ClientRecord | None:
-    return state.families.get(str(client.info.get("parent")))
 
 
 # -- pools and workers ---------------------------------------------------------------------------------------------
@@ -290,7 +287,7 @@ def _check_stealing(state: SchedulerState) -> None:
 
 def _check_clients(state: SchedulerState) -> None:
     """I11 and I22: what clients want and sent is known of both ends."""
-    for client in (*state.clients.values(), *state.families.values(), state.detached):
+    for client in (*state.clients.values(), *state.holders.values(), state.detached):
         for task in client.wants:
             if state.tasks.get(task.key) is not task or client not in task.each_client():
                 _broken(state, "I11", f"{client} is said to want {task}", task)
