@@ -99,7 +99,8 @@ class Peer:
 
     def __init__(self, broker: Broker, sock: socket.socket, address: str) -> None:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.broker = broker
         self.entities = broker.entities
         self.stage = Stage.HEADER

@@ -12,7 +12,7 @@ from futurebroker.scheduler.terms import note_continued
 
 def continued(state: SchedulerState, worker: WorkerRecord, report: Continue) -> None:
     """The attempt is over and the task goes on; its dependents go on waiting, and are told nothing."""
-    task = current(state, worker, report.key, report.attempt)
+    task = current(state, worker, report)
     if task is None:
         return
     task.kind.observe(report.duration * 1e-6)

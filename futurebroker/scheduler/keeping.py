@@ -26,7 +26,12 @@ def ended(state: SchedulerState, task: TaskRecord) -> None:
         line = state.ended[seconds] = deque()
     line.append((state.now, task))
     if len(line) == 1:
-        state.timers.at(state.now + seconds, partial(_expire, state, seconds))
+        watch(state, seconds)
+
+
+def watch(state: SchedulerState, seconds: float) -> None:
+    """Look when the oldest of those that are kept so long has had its time."""
+    state.timers.at(state.ended[seconds][0][0] + seconds, partial(_expire, state, seconds))
 
 
 def _expire(state: SchedulerState, seconds: float) -> None:
@@ -37,7 +42,7 @@ def _expire(state: SchedulerState, seconds: float) -> None:
         if task.state not in UNFINISHED:
             forget(state, task)
     if line:
-        state.timers.at(line[0][0] + seconds, partial(_expire, state, seconds))
+        watch(state, seconds)
     else:
         del state.ended[seconds]
 

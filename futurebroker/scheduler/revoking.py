@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from futurebroker.protocol.messages import Conditions, Failure, GiveBack, Kill
-from futurebroker.scheduler import transitions
+from futurebroker.scheduler import recording, transitions
 from futurebroker.scheduler.records import TaskRecord
 from futurebroker.scheduler.state import MEMORY, PROCESSING, UNFINISHED, WAITING, SchedulerState
 from futurebroker.scheduler.terms import agree, arrive, terms_of
@@ -37,7 +37,7 @@ def admitted(state: SchedulerState, task: TaskRecord, conditions: Conditions | N
             _begin(state, task)
             transitions.fail(state, task, _failure(task, "expired"))
             return True
-        state.timers.at(at, partial(_expire, state, task))
+        state.timers.at(at, partial(expire, state, task))
     return False
 
 
@@ -49,7 +49,8 @@ def _begin(state: SchedulerState, task: TaskRecord) -> None:
     state.move(task, WAITING)
 
 
-def _expire(state: SchedulerState, task: TaskRecord) -> None:
+def expire(state: SchedulerState, task: TaskRecord) -> None:
+    """Its time to begin is over."""
     _give_up(state, task, "expired")
 
 
@@ -106,3 +107,4 @@ def request(state: SchedulerState, about: Any) -> list[Key]:
 
 #: questions that are answered at once
 TOPICS = {"revoke": request}
+recording.KEPT_TOPICS.add("revoke")

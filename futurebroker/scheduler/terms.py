@@ -12,14 +12,16 @@ from futurebroker.protocol.messages import (
     Conditions,
     Continue,
     Failure,
+    Held,
     OnFailure,
     PlannedCall,
+    Run,
     RunTerms,
     Said,
     TaskOptions,
 )
 from futurebroker.scheduler import keeping, placement
-from futurebroker.scheduler.records import ClientRecord, TaskRecord, Terms, WorkerRecord
+from futurebroker.scheduler.records import ClientRecord, FunctionRecord, TaskRecord, Terms, WorkerRecord
 from futurebroker.scheduler.state import ERRED, MEMORY, UNFINISHED, SchedulerState
 from futurebroker.types import Key
 
@@ -69,6 +71,24 @@ def run_terms(task: TaskRecord) -> RunTerms | None:
         terms.request,
         terms.deals_with,
     )
+
+
+def run_message(task: TaskRecord, worker: WorkerRecord, function: FunctionRecord) -> Run:
+    """What sends the task to ``worker``."""
+    dependencies = task.dependencies
+    inputs = tuple([_input(dependency, worker) for dependency in dependencies]) if dependencies else ()
+    terms = task.pool.terms if task.terms is None else run_terms(task)
+    return Run(task.key, task.attempt, function.digest, task.args, inputs, task.order, terms)
+
+
+def _input(dependency: TaskRecord, worker: WorkerRecord) -> bytes | Held:
+    """How a worker gets at one input: the value, where it lies, or nothing but the key when it is made there."""
+    if dependency.value is not None:
+        return dependency.value
+    paths = dependency.holder_paths()
+    if not paths or (worker in paths and not paths[worker]):
+        return Held(dependency.key, dependency.nbytes)
+    return dependency.held()
 
 
 # -- going on --------------------------------------------------------------------------------------------------------

@@ -18,15 +18,13 @@ from futurebroker.protocol.messages import (
     Drop,
     Failure,
     Finished,
-    Held,
     KeyErred,
     KeyFinished,
     KeyLost,
     Message,
-    Run,
     Stored,
 )
-from futurebroker.scheduler import keeping, placement
+from futurebroker.scheduler import keeping, placement, recording
 from futurebroker.scheduler.holding import get_ready, let_go
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
@@ -42,7 +40,7 @@ from futurebroker.scheduler.state import (
     WAITING,
     SchedulerState,
 )
-from futurebroker.scheduler.terms import forget_planned, make_planned, run_terms
+from futurebroker.scheduler.terms import forget_planned, make_planned, run_message
 from futurebroker.states import TaskState
 
 #: when nothing is missing (any more), and when the time has come
@@ -123,17 +121,14 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     worker.occupancy += span
     if task.pool.resources:
         _take_resources(task, worker)
-    sent = len(worker.processing)
+    sent = len(worker.processing) - len(worker.away)
     if sent > worker.slots and (worker.occupancy >= worker.window or sent >= worker.limit):
         state.roomy.pop(worker, None)
         state.laden[worker] = None
     if function.digest not in worker.functions:
         worker.functions.add(function.digest)
         state.send(worker.worker_id, AddFunction(function.digest, function.kind.name, function.code))
-    dependencies = task.dependencies
-    inputs = tuple([_input(dependency, worker) for dependency in dependencies]) if dependencies else ()
-    terms = task.pool.terms if task.terms is None else run_terms(task)
-    state.send(worker.worker_id, Run(task.key, task.attempt, function.digest, task.args, inputs, task.order, terms))
+    state.send(worker.worker_id, run_message(task, worker, function))
     if task.dependents is not None:
         for dependent in task.each_dependent():
             if dependent.state is WAITING and len(dependent.dependencies) <= placement.PIPELINE_DEPENDENCIES:
@@ -146,16 +141,6 @@ def _take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
         worker.used[name] = worker.used.get(name, 0.0) + amount
 
 
-def _input(dependency: TaskRecord, worker: WorkerRecord) -> bytes | Held:
-    """How a worker gets at one input: the value, where it lies, or nothing but the key when it is made there."""
-    if dependency.value is not None:
-        return dependency.value
-    paths = dependency.holder_paths()
-    if not paths or (worker in paths and not paths[worker]):
-        return Held(dependency.key, dependency.nbytes)
-    return dependency.held()
-
-
 def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished) -> None:
     """The task's result is there: tell who wants it, let dependents go on, release inputs nobody needs any more."""
     worker = task.worker
@@ -165,7 +150,7 @@ def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished)
     state.move(task, MEMORY)
     task.nbytes = report.nbytes
     value = report.value
-    if value is not None and (len(value) <= KEEP_LIMIT or task.pool.options.keep):
+    if value is not None and (len(value) <= KEEP_LIMIT or task.pool.options.durable):
         task.value = value
         state.free(worker, task.key)
     else:
@@ -206,6 +191,7 @@ def processing_stored(state: SchedulerState, task: TaskRecord, report: Stored) -
 
 def processing_refused(state: SchedulerState, task: TaskRecord, reason: str) -> None:
     """Scattered data can't be kept by the worker it was sent to; what was submitted with it fails."""
+    recording.refused(state, task, reason)
     _leave_worker(state, task)
     state.move(task, RELEASED)
     released_erred(state, task, f"the scattered data {task.key} could not be stored: {reason}")
@@ -241,7 +227,7 @@ def tell_end(state: SchedulerState, task: TaskRecord, message: Message) -> None:
             task.discard_client(client)
         elif client is state.kept:
             keeping.ended(state, task)
-        else:
+        elif client.client_id:
             state.send(client.client_id, message)
 
 
@@ -312,6 +298,8 @@ def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
     assert worker is not None
     task.worker = None
     del worker.processing[task]
+    if worker.away:
+        worker.away.pop(task, None)
     if worker.processing:
         worker.occupancy -= task.span
         for name, amount in task.pool.resources.items():
@@ -343,7 +331,9 @@ def pull_back(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
         pulled.extend(follower for follower in current.each_dependent() if follower.waiting_on)
     for current in back:
         for dependency in current.dependencies:
-            compute(state, dependency)
+            if dependency.state is RELEASED:
+                recording.needed(state, dependency)
+                compute(state, dependency)
         if current.state is WAITING and not current.waiting_on:
             waiting_queued(state, current)
 
@@ -358,16 +348,20 @@ def processing_waiting(state: SchedulerState, task: TaskRecord, *, tell: bool) -
     state.move(task, WAITING)
 
 
-def lose(state: SchedulerState, task: TaskRecord) -> None:
+def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> None:
     """The last copy of a result in MEMORY is gone: compute it again if anybody waits for it.
 
     Tasks already sent to workers may have fetched it; they say so if not, and nothing is computed for them before.
+
+    Args:
+        again: whether to compute it, when that was decided before.
     """
     memory_released(state, task)
     if task.function is None or task.pool.options.keep:
         what = "the scattered data" if task.function is None else "the result of the finished task"
-        again = "scatter it again" if task.function is None else "it isn't run a second time"
-        released_erred(state, task, f"the only copy of {what} {task.key} was lost with its worker; {again}")
+        advice = "scatter it again" if task.function is None else "it isn't run a second time"
+        recording.lost(state, task, again=False)
+        released_erred(state, task, f"the only copy of {what} {task.key} was lost with its worker; {advice}")
         return
     waiting = False
     for dependent in task.each_dependent():
@@ -377,8 +371,12 @@ def lose(state: SchedulerState, task: TaskRecord) -> None:
                 ready_waiting(state, dependent)
             waiting = waiting or dependent.state is WAITING
     for client in task.each_client():
-        state.send(client.client_id, KeyLost(task.key))
-    if waiting or task.wanted_by is not None:
+        if client.client_id:
+            state.send(client.client_id, KeyLost(task.key))
+    if again is None:
+        again = waiting or task.wanted_by is not None
+    recording.lost(state, task, again)
+    if again:
         compute(state, task)
     elif not task.needed:
         state.check.append(task)

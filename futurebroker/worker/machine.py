@@ -14,8 +14,8 @@ from futurebroker.data.objectstore import ObjectStore, StoredValue
 from futurebroker.protocol import messages
 from futurebroker.protocol.messages import Finished, Held
 from futurebroker.types import Key, WorkerId
-from futurebroker.worker import commands, limits
-from futurebroker.worker.arrivals import PATIENCE, Arrivals, answer
+from futurebroker.worker import absences, commands, limits
+from futurebroker.worker.arrivals import PATIENCE, Arrivals, answer, holder_of
 from futurebroker.worker.calls import Calls
 from futurebroker.worker.commands import Event, Instruction
 from futurebroker.worker.dispatch import STALL, Dispatcher
@@ -169,22 +169,16 @@ class WorkerMachine:
             if task.state is not SENT:
                 self._give_back(task)
                 continue
-            assert task.packet is not None
-            executor = task.packet.executor
-            if len(executor.packets) > executor.threads:
+            executor = task.packet.executor if task.packet is not None else None
+            if executor is not None and len(executor.packets) > executor.threads:
                 task.give_back = True  # if it has begun, it runs on and its result is reported
                 recall[executor.number] = None
         for number in recall:
             self._out.append(commands.Recall(number))
 
     def _replicate(self, message: messages.Replicate) -> None:
-        key = message.source.key
-        value = self.store.get(key)
-        if value is not None and not value.holder:
-            value.freed = False
-            self._out.append(messages.Stored(key, value.nbytes, value.path))
-            return
-        self._fetch(message.source, kept=True)
+        if not self._arrivals.has_copy(message.source.key, self.store):
+            self._fetch(message.source, kept=True)
 
     # -- values -----------------------------------------------------------------------------------------------------
 
@@ -289,7 +283,7 @@ class WorkerMachine:
         function, cost, count = b"", 0, 0
         for result, task in zip(event.results, self.dispatcher.take_reported(event.results)):
             value = result.value
-            if task is None or value is None or task.inputs or task.dropped or task.silent:
+            if task is None or value is None or task.inputs or task.dropped or task.silent or result.futures:
                 self._reported_otherwise(task, result)
                 continue
             # The usual end, in as few steps as it takes.
@@ -339,6 +333,8 @@ class WorkerMachine:
                 self._out.append(commands.Unlink(result.path))
             return
         key, nbytes, value, path = task.key, result.nbytes, result.value, result.path
+        if result.futures:
+            self._out.append(messages.ResultHolds(key, task.attempt, result.futures))
         self._out.append(Finished(key, task.attempt, nbytes, result.duration, value, path, result.type))
         self._hold(key, StoredValue(nbytes, value, path, task.attempt))
 
@@ -350,7 +346,7 @@ class WorkerMachine:
             if result.again is not None:
                 self._out.append(limits.continued(task, result.duration, result.again))
             elif result.missing is not None:
-                missing = [self._whose(task.inputs[index]) for index in result.missing]
+                missing = [holder_of(task.inputs[index], self.store) for index in result.missing]
                 self._out.append(messages.InputsMissing(task.key, task.attempt, missing))
             else:
                 assert result.failure is not None
@@ -359,11 +355,6 @@ class WorkerMachine:
         self._end(task)
         if not task.dropped:  # else that was done, and a newer attempt may have others waiting for it
             self._forget_dependents(task.key)
-
-    def _whose(self, source: bytes | Held) -> tuple[Key, WorkerId]:
-        assert isinstance(source, Held)
-        value = self.store.get(source.key)
-        return source.key, value.holder if value is not None else ""
 
     def _return(self, task: TaskRecord) -> None:
         """A task that was in a packet hasn't begun."""
@@ -397,6 +388,12 @@ class WorkerMachine:
                     continue
                 self._out.append(messages.ExecutorDied(task.key, task.attempt, limits.how(task, event.how)))
                 self._end(task)
+                self._forget_dependents(task.key)
+        for task, message in absences.executor_ended(self.dispatcher, event):
+            if message is not None:
+                self._out.append(message)
+            self._end(task)
+            if message is not None:
                 self._forget_dependents(task.key)
         self._calls.executor_ended(event.executor, event.how)
 
@@ -487,6 +484,10 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     commands.ExecutorEnded: WorkerMachine._executor_ended,
     commands.Recalled: WorkerMachine._recalled,
     commands.RestReturned: lambda machine, event: machine._take_back(sorted(event.numbers)),
+    commands.TaskLeft: lambda machine, event: machine._out.extend(absences.task_left(machine.dispatcher, event)),
+    commands.TaskBack: lambda machine, event: machine._out.extend(
+        absences.task_back(machine.dispatcher, event, machine._now)
+    ),
     commands.CallEnded: lambda machine, event: machine._calls.ended(event),
     commands.Probed: lambda machine, event: machine._arrivals.probed(event),
     commands.Taken: lambda machine, event: machine._arrivals.taken(event),

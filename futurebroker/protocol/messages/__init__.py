@@ -36,7 +36,10 @@ from futurebroker.protocol.messages.from_worker import (
     InputsMissing,
     Inventory,
     NotStored,
+    ResultHolds,
     Stored,
+    TaskAway,
+    TaskReturned,
 )
 from futurebroker.protocol.messages.meeting import (
     Goodbye,
@@ -137,6 +140,7 @@ __all__ = [
     "Refused",
     "Release",
     "Replicate",
+    "ResultHolds",
     "Retry",
     "Run",
     "RunOnWorkers",
@@ -146,7 +150,9 @@ __all__ = [
     "StorePart",
     "Stored",
     "Submit",
+    "TaskAway",
     "TaskOptions",
+    "TaskReturned",
     "ToClient",
     "ToWorker",
     "Want",
@@ -162,6 +168,7 @@ FromClient = (
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
+    | TaskAway | TaskReturned | ResultHolds
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
     | Continue | Said
 )  # fmt: skip

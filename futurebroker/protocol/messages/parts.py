@@ -33,11 +33,12 @@ class TaskOptions(Part, frozen=True):
     resources: dict[str, float] | None = None  #: abstract amounts taken from the worker's while it runs
     retries: int = 0  #: how many times an exception of the task is answered by another run
     priority: int = 0  #: larger runs earlier
-    queue: str = ""  #: only workers that take from it run the task; empty: those that take from no named ones alone
-    keep: float = 0.0  #: seconds a result is kept for whoever asks, whether or not a client wants it; 0: it isn't
-    #: what the end of its executor or worker means: "" it is run again, "executor" it has failed if the executor ended
-    #: and is run again if the worker was lost, "any" it has failed in either case
-    fatal: str = ""
+    durable: bool = False  #: the result is kept by the scheduler and in its journal, so that no loss can undo it
+    keep: float = 0.0  #: seconds for which the end is kept although nobody wants it
+    idempotent: bool = False  #: the key stands for the work, whatever function and arguments come with it again
+    at_most_once: bool = False  #: fail rather than run again what may have begun
+    fails_with_executor: bool = False  #: fail if the executor ends that runs it; what is lost with a worker runs again
+    queue: str = ""  #: only workers that take from it run the task
     time_limit: float = 0.0  #: seconds after which its executor is ended; 0: never
     soft_time_limit: float = 0.0  #: seconds after which the task is told to end; 0: never
     rate_limit: float = 0.0  #: runs a second that are begun of tasks with its name, on each worker; 0: any number
