@@ -22,7 +22,6 @@ from futurebroker.protocol.messages import (
     KeyErred,
     KeyFinished,
     KeyLost,
-    Message,
     Run,
     Stored,
 )
@@ -40,6 +39,7 @@ from futurebroker.scheduler.state import (
     WAITING,
     SchedulerState,
 )
+from futurebroker.scheduler.telling import tell_end
 from futurebroker.states import TaskState
 
 # -- towards a result ----------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     worker.processing[task] = None
     worker.occupancy += span
     if task.pool.resources:
-        _take_resources(task, worker)
+        take_resources(task, worker)
     sent = len(worker.processing)
     if sent > worker.slots and (worker.occupancy >= worker.window or sent >= worker.limit):
         state.roomy.pop(worker, None)
@@ -158,7 +158,8 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
                 state.touched[worker] = None
 
 
-def _take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
+def take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
+    """Book what a task needs of its worker while it runs there."""
     for name, amount in task.pool.resources.items():
         worker.used[name] = worker.used.get(name, 0.0) + amount
 
@@ -249,15 +250,6 @@ def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None,
         state.check.append(task)
 
 
-def tell_end(state: SchedulerState, task: TaskRecord, message: Message) -> None:
-    """The task has ended: tell every client that wants it; what was kept for nobody is kept no longer."""
-    for client in task.each_client():
-        if client is state.detached:
-            task.discard_client(client)
-        else:
-            state.send(client.client_id, message)
-
-
 def _cut_lineage(state: SchedulerState, task: TaskRecord) -> None:
     """The result can't be lost any more, so what it was made from need not stay known for it."""
     for dependency in task.dependencies:
@@ -321,6 +313,10 @@ def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
     assert worker is not None
     task.worker = None
     del worker.processing[task]
+    if state.adopted and task in state.adopted:
+        del state.adopted[task]
+        for dependency in task.dependencies:
+            dependency.needed_by += 1  # from here on it is as any other
     if worker.processing:
         worker.occupancy -= task.span
         for name, amount in task.pool.resources.items():
@@ -349,7 +345,9 @@ def pull_back(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
             continue
         processing_waiting(state, current, tell=tell or current is not task)
         back.append(current)
-        pulled.extend(follower for follower in current.each_dependent() if follower.waiting_on)
+        for follower in current.each_dependent():
+            if follower.waiting_on and follower not in state.adopted:
+                pulled.append(follower)
     for current in back:
         for dependency in current.dependencies:
             compute(state, dependency)
@@ -378,6 +376,14 @@ def lose(state: SchedulerState, task: TaskRecord) -> None:
             state, task, f"the only copy of the scattered data {task.key} was lost with its worker; scatter it again"
         )
         return
+    if hold_back(state, task):
+        compute(state, task)
+    elif not task.needed:
+        state.check.append(task)
+
+
+def hold_back(state: SchedulerState, task: TaskRecord) -> bool:
+    """A result is gone: who was told is told, and what was ready by it waits; whether anybody does."""
     waiting = False
     for dependent in task.each_dependent():
         if dependent.state in UNFINISHED:
@@ -387,10 +393,7 @@ def lose(state: SchedulerState, task: TaskRecord) -> None:
             waiting = waiting or dependent.state is WAITING
     for client in task.each_client():
         state.send(client.client_id, KeyLost(task.key))
-    if waiting or task.wanted_by is not None:
-        compute(state, task)
-    elif not task.needed:
-        state.check.append(task)
+    return waiting or task.wanted_by is not None
 
 
 def released_erred(state: SchedulerState, task: TaskRecord, reason: str) -> None:
@@ -442,6 +445,9 @@ def settle(state: SchedulerState) -> None:
             continue  # data, or lineage that was cut: it stays as long as something made from it may have to be again
         if task.state is MEMORY:
             memory_released(state, task)
+            if state.adopted:
+                for dependent in task.each_dependent():
+                    dependent.waiting_on += dependent in state.adopted
         elif task.state in UNFINISHED:
             unfinished_released(state, task)
         if task.dependents is None:

@@ -58,8 +58,17 @@ from futurebroker.protocol.messages.parts import (
     Part,
     TaskOptions,
 )
-from futurebroker.protocol.messages.to_client import Answer, KeyCancelled, KeyErred, KeyFinished, KeyLost, RanOnWorkers
+from futurebroker.protocol.messages.to_client import (
+    Answer,
+    DetachedEnded,
+    KeyCancelled,
+    KeyErred,
+    KeyFinished,
+    KeyLost,
+    RanOnWorkers,
+)
 from futurebroker.protocol.messages.to_worker import (
+    Adopt,
     AdoptFile,
     CallFunction,
     Drop,
@@ -74,6 +83,7 @@ from futurebroker.protocol.messages.to_worker import (
 
 __all__ = [
     "AddFunction",
+    "Adopt",
     "AdoptFile",
     "Answer",
     "Ask",
@@ -83,6 +93,7 @@ __all__ = [
     "DataPart",
     "DataWanted",
     "Detach",
+    "DetachedEnded",
     "Drop",
     "Erred",
     "ExecutorDied",
@@ -146,11 +157,11 @@ FromWorker = (
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 ToWorker = (
-    AddFunction | Run | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction | Leave
-    | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+    AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
+    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
 )  # fmt: skip
 ToClient = (
-    KeyFinished | KeyErred | KeyCancelled | KeyLost | Answer | RanOnWorkers
+    KeyFinished | KeyErred | KeyCancelled | KeyLost | DetachedEnded | Answer | RanOnWorkers
     | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
 )  # fmt: skip
 
