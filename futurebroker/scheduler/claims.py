@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import partial
 
 from futurebroker.protocol.messages import KEEP_LIMIT, Inventory, KeyFinished, KeyLost, TaskOptions
-from futurebroker.scheduler import adoption, placement, transitions
+from futurebroker.scheduler import adoption, placement, recording, transitions
 from futurebroker.scheduler.records import ORDER_MASK, ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
@@ -74,7 +74,7 @@ def _claim(state: SchedulerState, key: Key, nbytes: int) -> Claim:
     claim = state.claims.get(key)
     if claim is None:
         claim = state.claims[key] = Claim(state.now, nbytes)
-        _look_after(state, state.now)
+        look_after(state, state.now)
     claim.nbytes = nbytes or claim.nbytes
     return claim
 
@@ -92,8 +92,13 @@ def claimed(state: SchedulerState, task: TaskRecord) -> bool:
 
 def take(state: SchedulerState, task: TaskRecord, claim: Claim) -> None:
     """The result of a RELEASED or unfinished task is what was claimed."""
+    recording.claimed(state, task, claim.nbytes, claim.value)
+    _take(state, task, claim)
+
+
+def _take(state: SchedulerState, task: TaskRecord, claim: Claim) -> None:
     if task.state is PROCESSING:
-        transitions.pull_back(state, task, tell=True)
+        transitions.pull_back(state, task, tell=task.worker is not state.nowhere)
     if task.state is not RELEASED:
         transitions.unfinished_released(state, task)
     state.awaited.pop(task, None)
@@ -131,7 +136,7 @@ def take_given(state: SchedulerState, client: ClientRecord, key: Key, value: byt
             transitions.erred_released(state, task)
         claim = Claim(state.now, len(value))
         claim.value = value
-        take(state, task, claim)
+        _take(state, task, claim)
         return
     if task.value is None and is_former(task):
         for worker in tuple(task.holder_paths()):
@@ -157,7 +162,7 @@ def await_claim(state: SchedulerState, client: ClientRecord, key: Key) -> None:
 def _wait(state: SchedulerState, task: TaskRecord) -> None:
     """A RELEASED record waits for somebody to claim or submit it."""
     state.awaited[task] = state.now
-    _look_after(state, state.now)
+    look_after(state, state.now)
     state.move(task, NO_WORKER)
     task.pool.stranded[task] = None
 
@@ -227,21 +232,26 @@ def expire(state: SchedulerState) -> None:
     times = [*(claim.since for claim in state.claims.values()), *state.awaited.values()]
     state.claims_timer = None
     if times:
-        _look_after(state, min(times))
+        look_after(state, min(times))
 
 
-def _look_after(state: SchedulerState, since: float) -> None:
+def look_after(state: SchedulerState, since: float) -> None:
     """Look when the one that waits since then has waited for too long, unless a look is due already."""
     if state.claims_timer is None:
         state.claims_timer = state.timers.at(since + state.policy.claim_grace, partial(expire, state))
 
 
-def lose(state: SchedulerState, task: TaskRecord) -> None:
-    """The last copy of a result is gone: it is computed again, or who can submit it is waited for."""
+def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> None:
+    """The last copy of a result is gone: it is computed again, or who can submit it is waited for.
+
+    Args:
+        again: whether to compute it, when that was decided before.
+    """
     if not is_former(task):
-        transitions.lose(state, task)
+        transitions.lose(state, task, again)
         return
     transitions.memory_released(state, task)
+    recording.lost(state, task, again=False)
     if not transitions.hold_back(state, task):
         state.check.append(task)
         return

@@ -26,7 +26,7 @@ from futurebroker.protocol.messages import (
     TaskOptions,
     Want,
 )
-from futurebroker.scheduler import claims, placement, transitions
+from futurebroker.scheduler import claims, placement, recording, transitions
 from futurebroker.scheduler.admission import KEY_LENGTH, KEYS_PER_MESSAGE, NAME_LENGTH, bad_key, bad_options
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
@@ -254,6 +254,8 @@ def _new_data(state: SchedulerState, client: ClientRecord, message: PutValue | P
     """A record for scattered data; None if the key is known, which then is wanted by one more, or can't be one."""
     known = state.tasks.get(message.key)
     if known is not None and known not in state.awaited:
+        if state.facts is not None:
+            recording.said(state, client, Want([message.key]))
         want(state, client, known)
         return None
     options = TaskOptions(workers=message.workers) if message.workers else None
@@ -270,21 +272,28 @@ def _new_data(state: SchedulerState, client: ClientRecord, message: PutValue | P
     task.add_client(client)
     if message.broadcast:
         state.broadcasts[task] = None
-    return None if claims.claimed(state, task) else task
+    if message.key in state.claims:
+        recording.said_data(state, client, message, kept=False)
+        claims.claimed(state, task)
+        return None
+    return task
 
 
 def put_value(state: SchedulerState, client: ClientRecord, message: PutValue) -> None:
     """Small data: the scheduler keeps it while it is tiny or no worker is there, else a worker does."""
     if message.given:
+        recording.said_data(state, client, message, kept=True)
         claims.take_given(state, client, message.key, message.value)
         return
     task = _new_data(state, client, message)
     if task is None:
         return
     worker = _storing_worker(state, task.pool)
-    if len(message.value) <= KEEP_LIMIT or worker is None:
+    if len(message.value) <= KEEP_LIMIT or worker is None or state.replaying:  # what isn't kept is noted otherwise
+        recording.said_data(state, client, message, kept=True)
         transitions.keep_value(state, task, message.value)
         return
+    recording.said_data(state, client, message, kept=False)
     transitions.store_on(state, task, worker)
     state.send(worker.worker_id, Store(message.key, message.value))
 
@@ -298,6 +307,7 @@ def put_file(state: SchedulerState, client: ClientRecord, message: PutFile) -> N
     if worker is None:
         _refuse_data(state, task, "no worker is connected that could hold it")
         return
+    recording.said_data(state, client, message, kept=False)
     transitions.store_on(state, task, worker)
     state.send(worker.worker_id, AdoptFile(message.key, message.path, message.nbytes))
 
@@ -313,6 +323,7 @@ def put_part(state: SchedulerState, client: ClientRecord, message: PutPart) -> N
         if worker is None:
             _refuse_data(state, task, "no worker is connected that could hold it")
             return
+        recording.said_data(state, client, message, kept=False)
         transitions.store_on(state, task, worker)
     if task is not None and task.state is PROCESSING and task.function is None and task.worker is not None:
         part = StorePart(message.key, message.offset, message.nbytes, message.data)
@@ -320,7 +331,9 @@ def put_part(state: SchedulerState, client: ClientRecord, message: PutPart) -> N
 
 
 def _storing_worker(state: SchedulerState, pool: Pool) -> WorkerRecord | None:
-    """The eligible worker that holds the least."""
+    """The eligible worker that holds the least; the one that got it, whichever that was, when this is replayed."""
+    if state.replaying:
+        return state.nowhere
     running = [worker for worker in pool.eligible if worker.status is WorkerStatus.RUNNING]
     return min(running, key=lambda worker: len(worker.holds) + len(worker.processing), default=None)
 

@@ -179,7 +179,8 @@ class TaskRecord:
 
     def held(self) -> Held:
         """Where the stored result lies."""
-        return Held(self.key, self.nbytes, [(worker.worker_id, path) for worker, path in self.holder_paths().items()])
+        holders = [(worker.worker_id, path) for worker, path in self.holder_paths().items() if worker.worker_id]
+        return Held(self.key, self.nbytes, holders)
 
     @property
     def needed(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from futurebroker.exceptions import InvalidTransition
+from futurebroker.protocol.facts import AnyFact
 from futurebroker.protocol.messages import Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.commands import Command, Send
@@ -117,6 +118,14 @@ class SchedulerState:
         self.claims_timer: Timer | None = None
         #: what is to happen at a later time
         self.timers = Timers()
+        #: what must survive and has not been taken by the journal; None without one
+        self.facts: list[AnyFact] | None = None
+        #: stands for workers of a former scheduler's time, while it isn't known which of them are still there
+        self.nowhere: WorkerRecord | None = None
+        #: facts of a journal are applied; what follows from them has been said already
+        self.replaying = False
+        #: nothing is sent to workers yet, because some of them may run it already
+        self.holding = False
         self.commands: list[Command] = []
         self.frees: dict[WorkerRecord, list[Key]] = {}
         self.calls: dict[int, PendingCall] = {}

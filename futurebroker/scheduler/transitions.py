@@ -25,7 +25,7 @@ from futurebroker.protocol.messages import (
     Run,
     Stored,
 )
-from futurebroker.scheduler import placement
+from futurebroker.scheduler import placement, recording
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
@@ -183,7 +183,7 @@ def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished)
     state.move(task, MEMORY)
     task.nbytes = report.nbytes
     value = report.value
-    if value is not None and len(value) <= KEEP_LIMIT:
+    if value is not None and (len(value) <= KEEP_LIMIT or task.pool.options.durable):
         task.value = value
         state.free(worker, task.key)
     else:
@@ -222,6 +222,7 @@ def processing_stored(state: SchedulerState, task: TaskRecord, report: Stored) -
 
 def processing_refused(state: SchedulerState, task: TaskRecord, reason: str) -> None:
     """Scattered data can't be kept by the worker it was sent to; what was submitted with it fails."""
+    recording.refused(state, task, reason)
     _leave_worker(state, task)
     state.move(task, RELEASED)
     released_erred(state, task, f"the scattered data {task.key} could not be stored: {reason}")
@@ -350,7 +351,9 @@ def pull_back(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
                 pulled.append(follower)
     for current in back:
         for dependency in current.dependencies:
-            compute(state, dependency)
+            if dependency.state is RELEASED:
+                recording.needed(state, dependency)
+                compute(state, dependency)
         if current.state is WAITING and not current.waiting_on:
             waiting_queued(state, current)
 
@@ -365,18 +368,26 @@ def processing_waiting(state: SchedulerState, task: TaskRecord, *, tell: bool) -
     state.move(task, WAITING)
 
 
-def lose(state: SchedulerState, task: TaskRecord) -> None:
+def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> None:
     """The last copy of a result in MEMORY is gone: compute it again if anybody waits for it.
 
     Tasks already sent to workers may have fetched it; they say so if not, and nothing is computed for them before.
+
+    Args:
+        again: whether to compute it, when that was decided before.
     """
     memory_released(state, task)
     if task.function is None:
+        recording.lost(state, task, again=False)
         released_erred(
             state, task, f"the only copy of the scattered data {task.key} was lost with its worker; scatter it again"
         )
         return
-    if hold_back(state, task):
+    wanted = hold_back(state, task)
+    if again is None:
+        again = wanted
+    recording.lost(state, task, again)
+    if again:
         compute(state, task)
     elif not task.needed:
         state.check.append(task)
