@@ -75,6 +75,7 @@ class ClientRow(Row):
 
     client: ClientId
     functions: list[int]
+    holder: str = ""  #: see `SchedulerState.holders`
 
 
 class TaskRow(Row):
@@ -138,14 +139,18 @@ def rows_of(state: SchedulerState, wall: float) -> Iterator[tuple[str, Iterator[
     kinds = {kind: place for place, kind in enumerate(state.kinds.values())}
     functions = {function: place for place, function in enumerate(state.functions.values())}
     pools = {pool: place for place, pool in enumerate(state.pools.values())}
-    clients = {client: place for place, client in enumerate((state.detached, *state.clients.values()))}
+    known = (state.detached, *state.clients.values(), *state.holders.values())
+    clients = {client: place for place, client in enumerate(known)}
     yield "head", iter([Head(VERSION, state.now, wall, state.sequence, FIELDS)])
     yield "kinds", (KindRow(kind.name, kind.duration, kind.ended, kind.errors) for kind in kinds)
     yield "functions", (FunctionRow(one.digest, kinds[one.kind], one.code) for one in functions)
     yield "options", (pool.options for pool in pools)
     yield (
         "clients",
-        (ClientRow(one.client_id, [functions[state.functions[digest]] for digest in one.functions]) for one in clients),
+        (
+            ClientRow(one.client_id, [functions[state.functions[digest]] for digest in one.functions], one.holds_for)
+            for one in clients
+        ),
     )
     places: dict[TaskRecord, int] = {}
     yield (
@@ -289,9 +294,10 @@ class Loader:
         self._options.append(row)
 
     def _take_clients(self, row: ClientRow) -> None:
-        client = ClientRecord(row.client, {}) if row.client else self._state.detached
         if row.client:
-            self._state.clients[row.client] = client
+            client = self._state.clients[row.client] = ClientRecord(row.client, {})
+        else:
+            client = self._state.holder(row.holder) if row.holder else self._state.detached
         for place in row.functions:
             function = self._functions[place]
             function.users[client] = None

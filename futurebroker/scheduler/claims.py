@@ -196,7 +196,8 @@ def identify(
     elif task.state is ERRED:
         transitions.erred_released(state, task)
         for client in task.each_client():
-            state.send(client.client_id, KeyLost(task.key))
+            if client.client_id:
+                state.send(client.client_id, KeyLost(task.key))
     task.kind.counts[task.state] -= 1
     function.kind.counts[task.state] += 1
     function.tasks += 1

@@ -26,7 +26,7 @@ from futurebroker.protocol.messages import (
     TaskOptions,
     Want,
 )
-from futurebroker.scheduler import claims, placement, recording, transitions
+from futurebroker.scheduler import claims, families, placement, recording, transitions
 from futurebroker.scheduler.admission import KEY_LENGTH, KEYS_PER_MESSAGE, NAME_LENGTH, bad_key, bad_options
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
@@ -74,12 +74,21 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
         for key in message.keys:
             _reject(state, client, key, fault)
         return
+    parent = None
+    if message.parent and (fault := families.gone(state, message.parent)):
+        for key in message.keys:
+            _reject(state, client, key, fault, kind="cancelled")
+        return
+    if message.parent:
+        parent = families.unfinished(state, message.parent)
     pool = placement.pool_for(state, message.options)
     tasks = state.tasks
     room = state.policy.client_keys - len(client.wants)
     for key, args, names in zip(message.keys, message.args, rows, strict=True):
         if key in tasks:
             _submit_known(state, client, tasks[key], function, args, names, pool)
+            if parent is not None and client in tasks[key].each_client():
+                families.adopt(state, parent, tasks[key])
             continue
         if room <= 0:
             _reject(state, client, key, f"the client already holds {len(client.wants):,} futures, the most it may")
@@ -99,8 +108,10 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
                 _reject(state, client, key, "it names a dependency twice")
                 continue
             dependencies = tuple(known)  # type: ignore[arg-type]
-        task = state.add_task(key, function.kind, function, args, dependencies, pool)
+        task = state.add_task(key, function.kind, function, args, dependencies, pool, parent)
         task.add_client(client)
+        if parent is not None:
+            families.adopt(state, parent, task)
         if state.claims and claims.claimed(state, task):
             continue
         if dependencies:
@@ -209,8 +220,9 @@ def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None
         for loser in losers:
             if loser is state.detached:
                 undetach(state, task)
-            else:
-                task.discard_client(loser)
+                continue
+            task.discard_client(loser)
+            if loser.client_id:
                 state.send(loser.client_id, KeyCancelled(task.key, reason))
         if not task.needed:
             state.check.append(task)
@@ -241,7 +253,8 @@ def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
             spreading.extend(task.each_dependent())
     for task in again:  # all of them before the first can fail again
         for one in task.each_client():
-            state.send(one.client_id, KeyLost(task.key))
+            if one.client_id:
+                state.send(one.client_id, KeyLost(task.key))
     for task in again:
         if task.needed:
             transitions.compute(state, task)

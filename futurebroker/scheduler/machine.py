@@ -14,6 +14,7 @@ from futurebroker.protocol import messages as m
 from futurebroker.scheduler import (
     claims,
     dispatch,
+    families,
     intake,
     observe,
     placement,
@@ -66,8 +67,8 @@ class SchedulerMachine:
         if now >= state.timers.due:
             state.timers.run_due(now)
             recording.ticked(state)
-        if state.check:
-            transitions.settle(state)
+        if state.check or state.ended_parents:
+            families.settle(state)
         if (state.ready or state.touched) and not state.holding:
             dispatch.dispatch(state)
         if state.laden and state.roomy and state.policy.stealing:
@@ -184,7 +185,8 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     for pool in state.pools.values():
         _refresh(state, pool)
     # An input that goes with the worker makes a task look as if it had not begun: choose before.
-    blamed = [task for task in worker.processing if not task.waiting_on and task.function is not None][: worker.slots]
+    begun = (task for task in worker.processing if not task.waiting_on and task.function is not None)
+    blamed = [task for task in begun if task not in worker.away][: worker.slots]
     for task in tuple(worker.holds):
         task.discard_holder(worker)
         if task.state is MEMORY and task.holders is None and task.value is None:
@@ -294,6 +296,9 @@ FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]
     m.DataWanted: relay.worker_wants_data,
     m.DataPart: relay.worker_gives_data,
     m.Inventory: claims.inventory,
+    m.TaskAway: families.task_away,
+    m.TaskReturned: families.task_returned,
+    m.ResultHolds: families.result_holds,
 }
 
 _APPLY: dict[type[Any], Callable[[SchedulerState, Any], None]] = {

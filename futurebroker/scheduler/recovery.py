@@ -22,7 +22,7 @@ from futurebroker.protocol.facts import (
     Said,
     Ticked,
 )
-from futurebroker.scheduler import claims, machine, reports, transitions
+from futurebroker.scheduler import claims, families, machine, reports, transitions
 from futurebroker.scheduler.commands import ClientGone, ClientSaid
 from futurebroker.scheduler.records import WorkerRecord
 from futurebroker.scheduler.resuming import adopt
@@ -50,8 +50,8 @@ def replay(state: SchedulerState, facts: Iterable[AnyFact], shift: float) -> Non
     for fact in facts:
         state.now = fact.at + shift
         _REPLAY[type(fact)](state, stand_in, fact)
-        if state.check:
-            transitions.settle(state)
+        if state.check or state.ended_parents:
+            families.settle(state)
         state.commands.clear()
     state.frees.clear()
     state.touched.clear()

@@ -23,7 +23,7 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import claims, recording, stealing, transitions
+from futurebroker.scheduler import claims, families, recording, stealing, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
@@ -65,6 +65,7 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
     task.kind.errors += 1
     if task.retried < task.pool.options.retries:
         task.retried += 1
+        families.end(state, task)
         transitions.pull_back(state, task, tell=False)
     else:
         transitions.fail(state, task, report.failure, tell=False)

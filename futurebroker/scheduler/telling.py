@@ -12,7 +12,7 @@ def tell_end(state: SchedulerState, task: TaskRecord, message: Message) -> None:
     for client in task.each_client():
         if client is state.detached:
             undetach(state, task)
-        else:
+        elif client.client_id:
             state.send(client.client_id, message)
 
 

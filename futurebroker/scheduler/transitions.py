@@ -141,7 +141,7 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     worker.occupancy += span
     if task.pool.resources:
         take_resources(task, worker)
-    sent = len(worker.processing)
+    sent = len(worker.processing) - len(worker.away)
     if sent > worker.slots and (worker.occupancy >= worker.window or sent >= worker.limit):
         state.roomy.pop(worker, None)
         state.laden[worker] = None
@@ -233,7 +233,7 @@ def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None,
     wanted = task.wanted_by
     if wanted is not None:
         message = KeyFinished(task.key, value, None if value is not None else task.held(), type_name)
-        if type(wanted) is ClientRecord and wanted is not state.detached:
+        if type(wanted) is ClientRecord and wanted.client_id:
             state.send(wanted.client_id, message)
         else:
             tell_end(state, task, message)
@@ -318,6 +318,8 @@ def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
         del state.adopted[task]
         for dependency in task.dependencies:
             dependency.needed_by += 1  # from here on it is as any other
+    if worker.away:
+        worker.away.pop(task, None)
     if worker.processing:
         worker.occupancy -= task.span
         for name, amount in task.pool.resources.items():
@@ -403,7 +405,8 @@ def hold_back(state: SchedulerState, task: TaskRecord) -> bool:
                 ready_waiting(state, dependent)
             waiting = waiting or dependent.state is WAITING
     for client in task.each_client():
-        state.send(client.client_id, KeyLost(task.key))
+        if client.client_id:
+            state.send(client.client_id, KeyLost(task.key))
     return waiting or task.wanted_by is not None
 
 

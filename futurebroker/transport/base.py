@@ -38,6 +38,7 @@ class Capabilities:
     mandatory: bool  #: a send to a queue that does not exist comes back through `LinkEvents.returned`
     peer_death: bool  #: the broker tells at once when the owner of an INBOX is gone, through `LinkEvents.returned`
     max_message: int  #: bytes of the largest body it carries
+    inbox: str = ""  #: where to send what the declared INBOX shall receive, if that has another name
 
 
 class LinkEvents(Protocol):
