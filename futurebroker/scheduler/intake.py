@@ -72,6 +72,7 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
         for key in message.keys:
             _reject(state, client, key, fault)
         return
+    state.moments.note(state.sequence, state.now)
     pool = placement.pool_for(state, message.options)
     tasks = state.tasks
     room = state.policy.client_keys - len(client.wants)

@@ -11,6 +11,7 @@ from futurebroker.exceptions import InvalidTransition
 from futurebroker.protocol.messages import Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.commands import Command, Send
+from futurebroker.scheduler.moments import Moments
 from futurebroker.scheduler.records import (
     ORDER_BITS,
     ORDER_MASK,
@@ -117,6 +118,8 @@ class SchedulerState:
         self.counts_awaited: list[PendingCount] = []
         self.call_number = 0
         self.sequence = 0
+        #: when tasks were submitted
+        self.moments = Moments()
         #: attempts begun so far; their numbers rise through all tasks, so that a key that comes again reuses none
         self.attempts = 0
         #: what was ignored and why (stale completions, unknown keys, ...), and what was stolen
