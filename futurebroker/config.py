@@ -7,6 +7,7 @@ that looks at the environment or at a settings file.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import tomllib
@@ -328,6 +329,20 @@ def default_secret_file(environ: Mapping[str, str] | None = None) -> Path:
     """Where the secret is kept when nothing else is set: the user's state folder."""
     environ = os.environ if environ is None else environ
     return _user_folder(environ, "XDG_STATE_HOME", "~/.local/state") / "secret"
+
+
+def database_of(settings: Settings, environ: Mapping[str, str] | None = None) -> str:
+    """The URL of the database: the one that is set, else a SQLite file in the user's state folder.
+
+    The file is the cluster's and the address's, so that two schedulers of one machine don't share it.
+    """
+    if settings.database_url is not None:
+        return settings.database_url
+    place = str(settings.port)
+    if settings.broker_url is not None:
+        place = hashlib.sha256(settings.broker_url.encode()).hexdigest()[:8]
+    folder = _user_folder(os.environ if environ is None else environ, "XDG_STATE_HOME", "~/.local/state")
+    return f"sqlite:///{folder / f'{settings.cluster}-{place}.db'}"
 
 
 def _user_folder(environ: Mapping[str, str], variable: str, usual: str) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from futurebroker.protocol.messages import KEEP_LIMIT, Inventory, TaskOptions
-from futurebroker.scheduler import placement, transitions
+from futurebroker.scheduler import placement, recording, transitions
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import DATA, ERRED, MEMORY, NO_WORKER, PROCESSING, RELEASED, Claim, SchedulerState
 from futurebroker.types import Key
@@ -35,7 +35,7 @@ def _offer(state: SchedulerState, worker: WorkerRecord, key: Key, nbytes: int, p
         value = None
     if task is None:
         claim = state.claims.setdefault(key, Claim(state.now, nbytes))
-        _look_after(state, state.now)
+        look_after(state, state.now)
         claim.value = value
         claim.holders[worker] = path
     elif task.state is MEMORY and task.value is None:
@@ -64,6 +64,7 @@ def claimed(state: SchedulerState, task: TaskRecord) -> bool:
 
 def take(state: SchedulerState, task: TaskRecord, claim: Claim) -> None:
     """The result of a RELEASED or waiting task is what was claimed."""
+    recording.claimed(state, task, claim.nbytes, claim.value)
     if task.state is not RELEASED:
         transitions.unfinished_released(state, task)
     state.awaited.pop(task, None)
@@ -88,7 +89,7 @@ def await_claim(state: SchedulerState, client: ClientRecord, key: Key) -> None:
     if claimed(state, task):
         return
     state.awaited[task] = state.now
-    _look_after(state, state.now)
+    look_after(state, state.now)
     state.move(task, NO_WORKER)
     task.pool.stranded[task] = None
 
@@ -112,10 +113,10 @@ def expire(state: SchedulerState) -> None:
     times = [*(claim.since for claim in state.claims.values()), *state.awaited.values()]
     state.claims_timer = None
     if times:
-        _look_after(state, min(times))
+        look_after(state, min(times))
 
 
-def _look_after(state: SchedulerState, since: float) -> None:
+def look_after(state: SchedulerState, since: float) -> None:
     """Look when the one that waits since then has waited for too long, unless a look is due already."""
     if state.claims_timer is None:
         state.claims_timer = state.timers.at(since + state.policy.claim_grace, partial(expire, state))

@@ -25,7 +25,7 @@ from futurebroker.protocol.messages import (
     TaskOptions,
     Want,
 )
-from futurebroker.scheduler import claims, placement, transitions
+from futurebroker.scheduler import claims, families, placement, recording, transitions
 from futurebroker.scheduler.admission import KEY_LENGTH, KEYS_PER_MESSAGE, NAME_LENGTH, bad_key, bad_options
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
@@ -73,12 +73,21 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             _reject(state, client, key, fault)
         return
     state.moments.note(state.sequence, state.now)
+    parent = None
+    if message.parent and (fault := families.gone(state, message.parent)):
+        for key in message.keys:
+            _reject(state, client, key, fault, kind="cancelled")
+        return
+    if message.parent:
+        parent = families.unfinished(state, message.parent)
     pool = placement.pool_for(state, message.options)
     tasks = state.tasks
     room = state.policy.client_keys - len(client.wants)
     for key, args, names in zip(message.keys, message.args, rows, strict=True):
         if key in tasks:
             _submit_known(state, client, tasks[key], function, args, names)
+            if parent is not None and client in tasks[key].each_client():
+                families.adopt(state, parent, tasks[key])
             continue
         if room <= 0:
             _reject(state, client, key, f"the client already holds {len(client.wants):,} futures, the most it may")
@@ -98,8 +107,10 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
                 _reject(state, client, key, "it names a dependency twice")
                 continue
             dependencies = tuple(known)  # type: ignore[arg-type]
-        task = state.add_task(key, function.kind, function, args, dependencies, pool)
+        task = state.add_task(key, function.kind, function, args, dependencies, pool, parent)
         task.add_client(client)
+        if parent is not None:
+            families.adopt(state, parent, task)
         if state.claims and claims.claimed(state, task):
             continue
         if dependencies:
@@ -192,7 +203,7 @@ def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None
         losers = task.each_client() if message.force else [one for one in task.each_client() if one is client]
         for loser in losers:
             task.discard_client(loser)
-            if loser is not state.detached:
+            if loser.client_id:
                 state.send(loser.client_id, KeyCancelled(task.key, reason))
         if not task.needed:
             state.check.append(task)
@@ -223,7 +234,8 @@ def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
             spreading.extend(task.each_dependent())
     for task in again:  # all of them before the first can fail again
         for one in task.each_client():
-            state.send(one.client_id, KeyLost(task.key))
+            if one.client_id:
+                state.send(one.client_id, KeyLost(task.key))
     for task in again:
         if task.needed:
             transitions.compute(state, task)
@@ -236,6 +248,8 @@ def _new_data(state: SchedulerState, client: ClientRecord, message: PutValue | P
     """A record for scattered data; None if the key is known, which then is wanted by one more, or can't be one."""
     known = state.tasks.get(message.key)
     if known is not None:
+        if state.facts is not None:
+            recording.said(state, client, Want([message.key]))
         want(state, client, known)
         return None
     options = TaskOptions(workers=message.workers) if message.workers else None
@@ -248,7 +262,11 @@ def _new_data(state: SchedulerState, client: ClientRecord, message: PutValue | P
     task.add_client(client)
     if message.broadcast:
         state.broadcasts[task] = None
-    return None if claims.claimed(state, task) else task
+    if message.key in state.claims:
+        recording.said_data(state, client, message, kept=False)
+        claims.claimed(state, task)
+        return None
+    return task
 
 
 def put_value(state: SchedulerState, client: ClientRecord, message: PutValue) -> None:
@@ -257,9 +275,11 @@ def put_value(state: SchedulerState, client: ClientRecord, message: PutValue) ->
     if task is None:
         return
     worker = _storing_worker(state, task.pool)
-    if len(message.value) <= KEEP_LIMIT or worker is None:
+    if len(message.value) <= KEEP_LIMIT or worker is None or state.replaying:  # what isn't kept is noted otherwise
+        recording.said_data(state, client, message, kept=True)
         transitions.keep_value(state, task, message.value)
         return
+    recording.said_data(state, client, message, kept=False)
     transitions.store_on(state, task, worker)
     state.send(worker.worker_id, Store(message.key, message.value))
 
@@ -273,6 +293,7 @@ def put_file(state: SchedulerState, client: ClientRecord, message: PutFile) -> N
     if worker is None:
         _refuse_data(state, task, "no worker is connected that could hold it")
         return
+    recording.said_data(state, client, message, kept=False)
     transitions.store_on(state, task, worker)
     state.send(worker.worker_id, AdoptFile(message.key, message.path, message.nbytes))
 
@@ -288,6 +309,7 @@ def put_part(state: SchedulerState, client: ClientRecord, message: PutPart) -> N
         if worker is None:
             _refuse_data(state, task, "no worker is connected that could hold it")
             return
+        recording.said_data(state, client, message, kept=False)
         transitions.store_on(state, task, worker)
     if task is not None and task.state is PROCESSING and task.function is None and task.worker is not None:
         part = StorePart(message.key, message.offset, message.nbytes, message.data)
@@ -295,7 +317,9 @@ def put_part(state: SchedulerState, client: ClientRecord, message: PutPart) -> N
 
 
 def _storing_worker(state: SchedulerState, pool: Pool) -> WorkerRecord | None:
-    """The eligible worker that holds the least."""
+    """The eligible worker that holds the least; the one that got it, whichever that was, when this is replayed."""
+    if state.replaying:
+        return state.nowhere
     running = [worker for worker in pool.eligible if worker.status is WorkerStatus.RUNNING]
     return min(running, key=lambda worker: len(worker.holds) + len(worker.processing), default=None)
 

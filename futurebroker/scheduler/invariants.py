@@ -180,6 +180,7 @@ def _check_need(state: SchedulerState, task: TaskRecord) -> None:
         _broken(state, "I11", f"nobody needs {task} now", task)
     for client in task.each_client():
         known = client if client is state.detached else state.clients.get(client.client_id)
+        known = known or state.holders.get(client.holds_for)
         if known is not client or task not in client.wants:
             _broken(state, "I11", f"{task} is wanted by {client}, who doesn't know or is gone", task)
     if task.state not in UNFINISHED and task in state.detached.wants:
@@ -245,6 +246,8 @@ def _check_worker(state: SchedulerState, worker: WorkerRecord) -> None:
         _broken(state, "I17", f"{worker} has room or not, and the list of those with room says otherwise")
     if worker.status is not WorkerStatus.RUNNING and worker in state.roomy:
         _broken(state, "I17", f"{worker} doesn't run and would be given work")
+    if any(task not in worker.processing or task.span for task in worker.away):
+        _broken(state, "I22", f"{worker} is said to have {list(worker.away)} that wait for others")
     occupancy = sum(task.span for task in worker.processing)
     if not isclose(worker.occupancy, occupancy, rel_tol=SLACK, abs_tol=SLACK):
         _broken(state, "I22", f"{worker} has work for {worker.occupancy} s, counted are {occupancy} s")
@@ -287,7 +290,7 @@ def _check_stealing(state: SchedulerState) -> None:
 
 def _check_clients(state: SchedulerState) -> None:
     """I11 and I22: what clients want and sent is known of both ends."""
-    for client in (*state.clients.values(), state.detached):
+    for client in (*state.clients.values(), *state.holders.values(), state.detached):
         for task in client.wants:
             if state.tasks.get(task.key) is not task or client not in task.each_client():
                 _broken(state, "I11", f"{client} is said to want {task}", task)
@@ -324,13 +327,15 @@ def _check_functions_and_kinds(state: SchedulerState) -> None:
 
 def _check_idle(state: SchedulerState) -> None:
     """I17 and I26: lists that are worked off within an event are empty, and name nobody who is gone."""
-    if state.check or state.touched or state.frees or state.commands:
+    if state.check or state.touched or state.frees or state.commands or state.ended_parents:
         _broken(state, "I26", "something was left for the next event")
     if any(state.workers.get(worker.worker_id) is not worker for worker in state.roomy):
         _broken(state, "I17", "a worker that is gone would be given work")
     for key, claim in state.claims.items():
         if key in state.tasks or any(state.workers.get(one.worker_id) is not one for one in claim.holders):
             _broken(state, "I26", f"{key} is claimed, and known or held by a worker that is gone")
+    if any(key not in state.tasks for key in state.families):
+        _broken(state, "I26", "a task that is gone still keeps what it submitted")
     if any(state.tasks.get(task.key) is not task for task in state.awaited):
         _broken(state, "I26", "a record that is gone waits for a claim")
     if any(state.pools.get(pool.token) is not pool for pool in state.ready):

@@ -185,7 +185,8 @@ class TaskRecord:
 
     def held(self) -> Held:
         """Where the stored result lies."""
-        return Held(self.key, self.nbytes, [(worker.worker_id, path) for worker, path in self.holder_paths().items()])
+        holders = [(worker.worker_id, path) for worker, path in self.holder_paths().items() if worker.worker_id]
+        return Held(self.key, self.nbytes, holders)
 
     @property
     def needed(self) -> bool:
@@ -331,6 +332,7 @@ class WorkerRecord:
         "pipeline",
         "processing",
         "resources",
+        "away",
         "slots",
         "status",
         "used",
@@ -349,6 +351,7 @@ class WorkerRecord:
         self.info = info
         self.status = WorkerStatus.RUNNING
         self.processing: dict[TaskRecord, None] = {}  #: sent and not reported back, in the order sent
+        self.away: dict[TaskRecord, None] = {}  #: of these, the tasks that wait for others and take no slot
         self.occupancy = 0.0  #: seconds of work sent and not reported back
         self.holds: dict[TaskRecord, None] = {}  #: results in its store
         self.nbytes = 0  #: of these
@@ -374,13 +377,14 @@ class WorkerRecord:
 class ClientRecord:
     """One connected client, or one of the scheduler's own that hold keys on behalf of nobody connected."""
 
-    __slots__ = ("client_id", "functions", "info", "wants")
+    __slots__ = ("client_id", "functions", "holds_for", "info", "wants")
 
-    def __init__(self, client_id: ClientId, info: dict[str, Any]) -> None:
-        self.client_id = client_id
+    def __init__(self, client_id: ClientId, info: dict[str, Any], holds_for: str = "") -> None:
+        self.client_id = client_id  #: empty for one of the scheduler's own
+        self.holds_for = holds_for  #: of one of the scheduler's own, what its keys are kept for
         self.info = info
         self.wants: dict[TaskRecord, None] = {}
         self.functions: dict[Digest, None] = {}
 
     def __repr__(self) -> str:
-        return f"<client {self.client_id}>"
+        return f"<client {self.client_id or self.holds_for}>"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler import observe, viewing
+from futurebroker.scheduler import families, observe, viewing
 from futurebroker.scheduler.records import ClientRecord
 from futurebroker.scheduler.state import SchedulerState
 
@@ -17,6 +17,7 @@ from futurebroker.scheduler.state import SchedulerState
 QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **observe.TOPICS,
     **viewing.TOPICS,
+    **families.QUESTIONS,
 }
 
 #: topic -> what takes the request up; it sends the Answer itself, now or after a later event

@@ -235,8 +235,8 @@ class SchedulerService:
     def _forget(self, name: str) -> None:
         self._endpoint.forget(name)
         contact = self._contacts.pop(name, None)
-        if contact is not None:
-            self._inboxes.pop(contact.inbox, None)
+        if contact is not None and self._inboxes.get(contact.inbox) == name:
+            del self._inboxes[contact.inbox]
 
     # -- endpoint events --------------------------------------------------------------------------------------------
 
@@ -327,9 +327,11 @@ class SchedulerService:
             contact = self._contacts[peer.name] = Contact(peer, hello.inbox, self._loop.time(), self._rhythm.busy)
             contact.name = str(hello.info.get("name") or peer.name)
             logger.info("%s %s joined", peer.role.name.lower(), contact.name, extra=_about(peer, contact.name))
-        self._inboxes.pop(contact.inbox, None)
+        if self._inboxes.get(contact.inbox) == peer.name:
+            del self._inboxes[contact.inbox]
         contact.inbox = hello.inbox
-        self._inboxes[hello.inbox] = peer.name
+        # Clients inside tasks share the inbox of their worker, which said hello before them.
+        self._inboxes.setdefault(hello.inbox, peer.name)
         contact.interval = self._rhythm.busy
         self._heard(contact)
         self._endpoint.send_meeting(peer, hello.inbox, self._welcome(peer))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from futurebroker.exceptions import InvalidTransition
+from futurebroker.protocol.facts import AnyFact
 from futurebroker.protocol.messages import Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.commands import Command, Send
@@ -33,6 +34,10 @@ DATA = "data"
 
 RELEASED, WAITING, NO_WORKER, QUEUED, PROCESSING, MEMORY, ERRED, FORGOTTEN = TaskState
 
+#: what the names of holders for tasks begin with
+FAMILY = "task:"
+#: place in the order of the first task; those before it are for what tasks submit
+FIRST_PLACE = 1 << 20
 #: states of a task that was asked for and has not ended
 UNFINISHED = frozenset((WAITING, NO_WORKER, QUEUED, PROCESSING))
 
@@ -88,6 +93,12 @@ class SchedulerState:
         self.clients: dict[ClientId, ClientRecord] = {}
         #: wants what `fire_and_forget` was called for, until it ends
         self.detached = ClientRecord("", {})
+        #: who wants keys on behalf of what isn't a client, by what that is: "task:" and a key, and others
+        self.holders: dict[str, ClientRecord] = {}
+        #: by the key of a task, the holder of what it submitted, as long as it is unfinished; see `families`
+        self.families: dict[Key, ClientRecord] = {}
+        #: tasks that submitted others and have ended in this event: from which state to which
+        self.ended_parents: list[tuple[TaskRecord, TaskState, TaskState]] = []
         #: encoded options -> the pool of all tasks with these options; see `placement.pool_for`
         self.pools: dict[bytes, Pool] = {}
         #: pools whose queue may hold tasks
@@ -112,18 +123,46 @@ class SchedulerState:
         self.claims_timer: Timer | None = None
         #: what is to happen at a later time
         self.timers = Timers()
+        #: what must survive and has not been taken by the journal; None without one
+        self.facts: list[AnyFact] | None = None
+        #: stands for workers of a former scheduler's time, while it isn't known which of them are still there
+        self.nowhere: WorkerRecord | None = None
+        #: facts of a journal are applied; what follows from them has been said already
+        self.replaying = False
+        #: nothing is sent to workers yet, because some of them may run it already
+        self.holding = False
         self.commands: list[Command] = []
         self.frees: dict[WorkerRecord, list[Key]] = {}
         self.calls: dict[int, PendingCall] = {}
         self.counts_awaited: list[PendingCount] = []
         self.call_number = 0
-        self.sequence = 0
+        self.sequence = FIRST_PLACE
         #: when tasks were submitted
         self.moments = Moments()
         #: attempts begun so far; their numbers rise through all tasks, so that a key that comes again reuses none
         self.attempts = 0
         #: what was ignored and why (stale completions, unknown keys, ...), and what was stolen
         self.counters: Counter[str] = Counter()
+
+    def holder(self, name: str) -> ClientRecord:
+        """Who wants keys on behalf of ``name``; made if there is none."""
+        holder = self.holders.get(name)
+        if holder is None:
+            holder = self.holders[name] = ClientRecord("", {}, name)
+            if name.startswith(FAMILY):
+                self.families[name.removeprefix(FAMILY)] = holder
+        return holder
+
+    def drop_holder(self, name: str) -> None:
+        """Nothing is held for ``name`` any more; what only it wanted is let go."""
+        holder = self.holders.pop(name, None)
+        if holder is None:
+            return
+        self.families.pop(name.removeprefix(FAMILY), None)
+        for task in tuple(holder.wants):
+            task.discard_client(holder)
+            if not task.needed:
+                self.check.append(task)
 
     # -- commands ---------------------------------------------------------------------------------------------------
 
@@ -165,14 +204,16 @@ class SchedulerState:
         args: bytes,
         dependencies: tuple[TaskRecord, ...],
         pool: Pool,
+        parent: TaskRecord | None = None,
     ) -> TaskRecord:
         """A new record in state RELEASED, tied to its dependencies.
 
         Its place in the order is that of its earliest unfinished dependency, so that what was begun is finished before
-        more is begun; without one it comes after everything submitted before.
+        more is begun; without one it comes after everything submitted before. What a task submits comes before that
+        task's own place, so that the deepest of nested tasks run first and few of them wait.
         """
         self.sequence += 1
-        base = self.sequence
+        base = self.sequence if parent is None else max(1, (parent.order & ORDER_MASK) - 1)
         for dependency in dependencies:
             if dependency.state in UNFINISHED and dependency.order & ORDER_MASK < base:
                 base = dependency.order & ORDER_MASK
@@ -222,6 +263,8 @@ class SchedulerState:
         counts[start] -= 1
         counts[finish] += 1
         task.state = finish
+        if self.families and finish not in UNFINISHED and task.key in self.families:
+            self.ended_parents.append((task, start, finish))
 
     def story(self, task: TaskRecord) -> str:
         """What is known of a task, for an error about it."""

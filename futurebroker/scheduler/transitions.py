@@ -26,7 +26,7 @@ from futurebroker.protocol.messages import (
     Run,
     Stored,
 )
-from futurebroker.scheduler import placement
+from futurebroker.scheduler import placement, recording
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
@@ -141,7 +141,7 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     worker.occupancy += span
     if task.pool.resources:
         _take_resources(task, worker)
-    sent = len(worker.processing)
+    sent = len(worker.processing) - len(worker.away)
     if sent > worker.slots and (worker.occupancy >= worker.window or sent >= worker.limit):
         state.roomy.pop(worker, None)
         state.laden[worker] = None
@@ -182,7 +182,7 @@ def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished)
     state.move(task, MEMORY)
     task.nbytes = report.nbytes
     value = report.value
-    if value is not None and len(value) <= KEEP_LIMIT:
+    if value is not None and (len(value) <= KEEP_LIMIT or task.pool.options.durable):
         task.value = value
         state.free(worker, task.key)
     else:
@@ -221,6 +221,7 @@ def processing_stored(state: SchedulerState, task: TaskRecord, report: Stored) -
 
 def processing_refused(state: SchedulerState, task: TaskRecord, reason: str) -> None:
     """Scattered data can't be kept by the worker it was sent to; what was submitted with it fails."""
+    recording.refused(state, task, reason)
     _leave_worker(state, task)
     state.move(task, RELEASED)
     released_erred(state, task, f"the scattered data {task.key} could not be stored: {reason}")
@@ -231,7 +232,7 @@ def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None,
     wanted = task.wanted_by
     if wanted is not None:
         message = KeyFinished(task.key, value, None if value is not None else task.held(), type_name)
-        if type(wanted) is ClientRecord and wanted is not state.detached:
+        if type(wanted) is ClientRecord and wanted.client_id:
             state.send(wanted.client_id, message)
         else:
             tell_end(state, task, message)
@@ -254,7 +255,7 @@ def tell_end(state: SchedulerState, task: TaskRecord, message: Message) -> None:
     for client in task.each_client():
         if client is state.detached:
             task.discard_client(client)
-        else:
+        elif client.client_id:
             state.send(client.client_id, message)
 
 
@@ -321,6 +322,8 @@ def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
     assert worker is not None
     task.worker = None
     del worker.processing[task]
+    if worker.away:
+        worker.away.pop(task, None)
     if worker.processing:
         worker.occupancy -= task.span
         for name, amount in task.pool.resources.items():
@@ -352,7 +355,9 @@ def pull_back(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
         pulled.extend(follower for follower in current.each_dependent() if follower.waiting_on)
     for current in back:
         for dependency in current.dependencies:
-            compute(state, dependency)
+            if dependency.state is RELEASED:
+                recording.needed(state, dependency)
+                compute(state, dependency)
         if current.state is WAITING and not current.waiting_on:
             waiting_queued(state, current)
 
@@ -367,13 +372,17 @@ def processing_waiting(state: SchedulerState, task: TaskRecord, *, tell: bool) -
     state.move(task, WAITING)
 
 
-def lose(state: SchedulerState, task: TaskRecord) -> None:
+def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> None:
     """The last copy of a result in MEMORY is gone: compute it again if anybody waits for it.
 
     Tasks already sent to workers may have fetched it; they say so if not, and nothing is computed for them before.
+
+    Args:
+        again: whether to compute it, when that was decided before.
     """
     memory_released(state, task)
     if task.function is None:
+        recording.lost(state, task, again=False)
         released_erred(
             state, task, f"the only copy of the scattered data {task.key} was lost with its worker; scatter it again"
         )
@@ -386,8 +395,12 @@ def lose(state: SchedulerState, task: TaskRecord) -> None:
                 ready_waiting(state, dependent)
             waiting = waiting or dependent.state is WAITING
     for client in task.each_client():
-        state.send(client.client_id, KeyLost(task.key))
-    if waiting or task.wanted_by is not None:
+        if client.client_id:
+            state.send(client.client_id, KeyLost(task.key))
+    if again is None:
+        again = waiting or task.wanted_by is not None
+    recording.lost(state, task, again)
+    if again:
         compute(state, task)
     elif not task.needed:
         state.check.append(task)

@@ -14,7 +14,7 @@ from futurebroker.data.objectstore import ObjectStore, StoredValue
 from futurebroker.protocol import messages
 from futurebroker.protocol.messages import Finished, Held
 from futurebroker.types import Key, WorkerId
-from futurebroker.worker import commands
+from futurebroker.worker import absences, commands
 from futurebroker.worker.arrivals import PATIENCE, Arrivals, answer
 from futurebroker.worker.calls import Calls
 from futurebroker.worker.commands import Event, Instruction
@@ -74,7 +74,7 @@ class WorkerMachine:
         running = sum(min(executor.threads, len(executor.packets)) for executor in self.executors.values())
         return {
             "executing": running,
-            "ready": ready + sent - running,
+            "ready": ready + sent - running - len(self.dispatcher.away),
             "waiting": max(0, len(self.tasks) - sent - ready),
         }
 
@@ -171,9 +171,8 @@ class WorkerMachine:
             if task.state is not SENT:
                 self._give_back(task)
                 continue
-            assert task.packet is not None
-            executor = task.packet.executor
-            if len(executor.packets) > executor.threads:
+            executor = task.packet.executor if task.packet is not None else None
+            if executor is not None and len(executor.packets) > executor.threads:
                 task.give_back = True  # if it has begun, it runs on and its result is reported
                 recall[executor.number] = None
         for number in recall:
@@ -291,7 +290,7 @@ class WorkerMachine:
         function, cost, count = b"", 0, 0
         for result, task in zip(event.results, self.dispatcher.take_reported(event.results)):
             value = result.value
-            if task is None or value is None or task.inputs or task.dropped or task.silent:
+            if task is None or value is None or task.inputs or task.dropped or task.silent or result.futures:
                 self._reported_otherwise(task, result)
                 continue
             # The usual end, in as few steps as it takes.
@@ -341,6 +340,8 @@ class WorkerMachine:
                 self._out.append(commands.Unlink(result.path))
             return
         key, nbytes, value, path = task.key, result.nbytes, result.value, result.path
+        if result.futures:
+            self._out.append(messages.ResultHolds(key, task.attempt, result.futures))
         self._out.append(Finished(key, task.attempt, nbytes, result.duration, value, path, result.type))
         self._hold(key, StoredValue(nbytes, value, path, task.attempt))
 
@@ -397,6 +398,12 @@ class WorkerMachine:
                     continue
                 self._out.append(messages.ExecutorDied(task.key, task.attempt, event.how))
                 self._end(task)
+                self._forget_dependents(task.key)
+        for task, message in absences.executor_ended(self.dispatcher, event):
+            if message is not None:
+                self._out.append(message)
+            self._end(task)
+            if message is not None:
                 self._forget_dependents(task.key)
         self._calls.executor_ended(event.executor, event.how)
 
@@ -489,6 +496,10 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     commands.ExecutorEnded: WorkerMachine._executor_ended,
     commands.Recalled: WorkerMachine._recalled,
     commands.RestReturned: WorkerMachine._rest_returned,
+    commands.TaskLeft: lambda machine, event: machine._out.extend(absences.task_left(machine.dispatcher, event)),
+    commands.TaskBack: lambda machine, event: machine._out.extend(
+        absences.task_back(machine.dispatcher, event, machine._now)
+    ),
     commands.CallEnded: lambda machine, event: machine._calls.ended(event),
     commands.Probed: lambda machine, event: machine._arrivals.probed(event),
     commands.Taken: lambda machine, event: machine._arrivals.taken(event),

@@ -28,6 +28,8 @@ FUNCTIONS = "functions"
 #: a breadcrumb, the number of the task a thread runs, as `struct` and `memoryview` write it; and its bytes
 CRUMB: Final = "Q"
 CRUMB_BYTES = struct.calcsize(CRUMB)
+#: tasks of one executor that may wait for others, or have seceded, at a time; each holds a thread and a breadcrumb
+AWAY_MAX = 1000
 #: length of a record on the control socket
 LENGTH = struct.Struct("!I")
 
@@ -72,6 +74,7 @@ class Result(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     failure: Failure | None = None
     missing: list[int] | None = None  #: places of inputs whose files are gone
     not_run: bool = False  #: an earlier task of the packet, whose result it needs, has none
+    futures: list[Key] | None = None  #: keys of futures inside the value
 
 
 class Control(msgspec.Struct, array_like=True, tag_field="tag"):
@@ -91,6 +94,8 @@ class Setup(Control, tag=1):
     path: list[str] = []  #: for the end of sys.path
     log_level: str = ""  #: empty: what tasks log is the user's own business
     log_format: str = "text"
+    cluster: str = ""
+    broker_is_local: bool = False  #: whether the broker's address is on loopback
 
 
 class ReturnRest(Control, tag=2):
@@ -107,6 +112,60 @@ class Call(Control, tag=3):
 
 class Stop(Control, tag=4):
     """To an executor: end orderly; the sockets close next."""
+
+
+class Away(Control, tag=13):
+    """From an executor: this task waits for others, or has seceded; it takes no slot."""
+
+    task: int
+
+
+class Returning(Control, tag=14):
+    """From an executor: a task that was away runs again, or will as soon as a slot is free."""
+
+    task: int
+
+
+class LinkWanted(Control, tag=15):
+    """From an executor, with a socket: its end of a link of the client ``name``."""
+
+    name: str
+
+
+class LinkOpened(Control, tag=20):
+    """On a link's socket, to the executor, first of all: what the agent's own link to the broker can do."""
+
+    mandatory: bool
+    peer_death: bool
+    max_message: int
+    inbox: str  #: queue to which answers are to be sent
+
+
+class LinkBody(Control, tag=21):
+    """On a link's socket, to the executor: an envelope."""
+
+    body: bytes
+
+
+class LinkReturned(Control, tag=22):
+    """On a link's socket, to the executor: there is no such queue (any more)."""
+
+    destination: str
+
+
+class LinkBlocked(Control, tag=23):
+    """On a link's socket, to the executor: the broker asks to stop sending, or to go on."""
+
+    is_blocked: bool
+
+
+class LinkSend(Control, tag=24):
+    """On a link's socket, from the executor: an envelope for the scheduler."""
+
+    destination: str
+    body: bytes
+    durable: bool = False
+    mandatory: bool = False
 
 
 class Ready(Control, tag=10):
@@ -135,7 +194,10 @@ encode_results = _encode
 decode_packet = msgspec.msgpack.Decoder(Packet).decode
 #: results, or the path of the file they are in
 decode_results = msgspec.msgpack.Decoder(list[Result] | str).decode
-_decode_control = msgspec.msgpack.Decoder(Setup | ReturnRest | Call | Stop | Ready | Rest | Called).decode
+_decode_control = msgspec.msgpack.Decoder(
+    Setup | ReturnRest | Call | Stop | Ready | Rest | Called | Away | Returning
+    | LinkWanted | LinkOpened | LinkBody | LinkReturned | LinkBlocked | LinkSend
+).decode  # fmt: skip
 
 
 def encode_control(record: Control) -> bytes:

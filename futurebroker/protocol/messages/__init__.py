@@ -36,7 +36,10 @@ from futurebroker.protocol.messages.from_worker import (
     InputsMissing,
     Inventory,
     NotStored,
+    ResultHolds,
     Stored,
+    TaskAway,
+    TaskReturned,
 )
 from futurebroker.protocol.messages.meeting import (
     Goodbye,
@@ -121,6 +124,7 @@ __all__ = [
     "Refused",
     "Release",
     "Replicate",
+    "ResultHolds",
     "Retry",
     "Run",
     "RunOnWorkers",
@@ -128,7 +132,9 @@ __all__ = [
     "StorePart",
     "Stored",
     "Submit",
+    "TaskAway",
     "TaskOptions",
+    "TaskReturned",
     "ToClient",
     "ToWorker",
     "Want",
@@ -143,6 +149,7 @@ FromClient = (
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
+    | TaskAway | TaskReturned | ResultHolds
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 ToWorker = (

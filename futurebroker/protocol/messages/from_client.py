@@ -24,6 +24,7 @@ class Submit(Message, tag=11):
     args: list[bytes]
     dependencies: list[tuple[Key, ...]] | None = None  #: one tuple a call; None when no call has any
     options: TaskOptions | None = None
+    parent: Key = ""  #: the task that makes these calls; they end with it if it is cancelled
 
 
 class Release(Message, tag=12):

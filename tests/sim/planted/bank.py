@@ -56,7 +56,7 @@ def attempt_is_not_compared(state: SchedulerState, worker: WorkerRecord, key: st
     return task if task is not None and task.worker is worker else None
 
 
-@_plant(table=(machine._FROM_WORKER, m.Finished))
+@_plant(table=(machine.FROM_WORKER, m.Finished))
 def completion_of_any_attempt_counts(state: SchedulerState, worker: WorkerRecord, report: m.Finished) -> None:
     """A worker that was given up and came back completes what another one runs."""
     task = state.tasks.get(report.key)
