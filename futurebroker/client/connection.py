@@ -61,6 +61,7 @@ class Connection(Ledger):
         super().__init__(name, patience)
         self.name = name
         self.url: str = url
+        self.secret = secret
         self.asynchronous = asynchronous
         self.routes: dict[int, Callable[[DataPart], None]] = {}
         #: seconds between a heartbeat and its answer, as of the last one

@@ -74,6 +74,7 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
         for key in message.keys:
             _reject(state, client, key, fault)
         return
+    state.moments.note(state.sequence, state.now)
     parent = None
     if message.parent and (fault := families.gone(state, message.parent)):
         for key in message.keys:

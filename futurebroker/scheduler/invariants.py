@@ -243,6 +243,9 @@ def _check_worker(state: SchedulerState, worker: WorkerRecord) -> None:
     for task in worker.holds:
         if worker not in task.holder_paths() or state.tasks.get(task.key) is not task:
             _broken(state, "I8", f"{worker} is said to hold {task}", task)
+    held = sum(task.nbytes for task in worker.holds)
+    if worker.nbytes != held:
+        _broken(state, "I8", f"{worker} is said to hold {worker.nbytes:,} bytes, counted are {held:,}")
     if placement.has_room(worker) != (worker in state.roomy):
         _broken(state, "I17", f"{worker} has room or not, and the list of those with room says otherwise")
     if worker.status is not WorkerStatus.RUNNING and worker in state.roomy:

@@ -12,6 +12,7 @@ from futurebroker.protocol.facts import AnyFact
 from futurebroker.protocol.messages import Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.commands import Command, Send
+from futurebroker.scheduler.moments import Moments
 from futurebroker.scheduler.records import (
     ORDER_BITS,
     ORDER_MASK,
@@ -142,6 +143,8 @@ class SchedulerState:
         self.counts_awaited: list[PendingCount] = []
         self.call_number = 0
         self.sequence = FIRST_PLACE
+        #: when tasks were submitted
+        self.moments = Moments()
         #: attempts begun so far; their numbers rise through all tasks, so that a key that comes again reuses none
         self.attempts = 0
         #: what was ignored and why (stale completions, unknown keys, ...), and what was stolen
