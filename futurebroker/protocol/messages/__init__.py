@@ -47,6 +47,8 @@ from futurebroker.protocol.messages.meeting import (
     Heartbeat,
     HeartbeatWanted,
     Hello,
+    LookedFor,
+    LookFor,
     MeetAgain,
     Refused,
     Welcome,
@@ -123,6 +125,8 @@ __all__ = [
     "KeyFinished",
     "KeyLost",
     "Leave",
+    "LookFor",
+    "LookedFor",
     "MeetAgain",
     "Message",
     "NotStored",
@@ -160,12 +164,12 @@ FromClient = (
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
-    | TaskAway | TaskReturned | ResultHolds
+    | TaskAway | TaskReturned | ResultHolds | LookedFor
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
-    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor
 )  # fmt: skip
 ToClient = (
     KeyFinished | KeyErred | KeyCancelled | KeyLost | DetachedEnded | Answer | RanOnWorkers
