@@ -40,6 +40,26 @@ PART_ROWS = 4096
 PART_BYTES = 1024 * 1024
 
 
+def _restore_detachers(state: SchedulerState, rows: dict[Key, list[ClientId]]) -> None:
+    for key, names in rows.items():
+        state.detachers[state.tasks[key]] = {state.clients[name]: None for name in names if name in state.clients}
+
+
+def _restore_kept(state: SchedulerState, rows: dict[Key, list[Key]]) -> None:
+    for parent, kept in rows.items():
+        state.families[parent].info["kept"] = kept
+
+
+EXTRAS["detachers"] = (
+    lambda state: {task.key: [one.client_id for one in clients] for task, clients in state.detachers.items()},
+    _restore_detachers,
+)
+EXTRAS["kept"] = (
+    lambda state: {key: family.info["kept"] for key, family in state.families.items() if "kept" in family.info},
+    _restore_kept,
+)
+
+
 class Row(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     """Base of all rows; rows name each other by their place in their section."""
 
