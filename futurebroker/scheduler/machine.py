@@ -16,6 +16,8 @@ from futurebroker.scheduler import (
     dispatch,
     families,
     intake,
+    leases,
+    mailboxes,
     observe,
     placement,
     recording,
@@ -107,6 +109,8 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
             function.users.pop(client, None)
             state.drop_function_if_unused(function)
     state.calls = {number: call for number, call in state.calls.items() if call.client != event.client}
+    leases.client_gone(state, event.client)
+    mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
     state.commands.append(Forget(event.client))
 
