@@ -281,6 +281,22 @@ class Settings:
     validate: bool = _setting(
         _boolean, False, "true or false", "check the scheduler's invariants after every event; slow"
     )
+    web_host: str = _setting(_address, "127.0.0.1", "a host name or an IP address", "where the dashboard listens")
+    web_port: int = _setting(_port, 8787, "0 (any free port) to 65535", "the port the dashboard listens on")
+    web_token: str | None = _setting(
+        _text, None, "one line of text", "opens the dashboard to who may cancel and retry; derived from the secret",
+        show=_show_secret, in_file=False,
+    )  # fmt: skip
+    web_viewer_token: str | None = _setting(
+        _text, None, "one line of text", "opens the dashboard to who may only look; derived from the secret",
+        show=_show_secret, in_file=False,
+    )  # fmt: skip
+    web_hosts: str | None = _setting(
+        _text, None, "host names with commas between; .example.com takes all below it, * any",
+        "names under which the dashboard may be asked for, besides this machine's own",
+    )  # fmt: skip
+    web_read_only: bool = _setting(_boolean, False, "true or false", "let nobody cancel or retry in the dashboard")
+    dashboard: bool = _setting(_boolean, True, "true or false", "have `futurebroker up` and local clusters a dashboard")
     #: name -> where its value came from; what is not in it is a default
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 

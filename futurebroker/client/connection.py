@@ -62,6 +62,7 @@ class Connection(Ledger):
         super().__init__(name, patience)
         self.name = name
         self.url: str = url
+        self.secret = secret
         self.asynchronous = asynchronous
         self.routes: dict[int, Callable[[DataPart], None]] = {}
         #: leases that this client holds, by the name of what they are of, with the most that there may be

@@ -257,7 +257,12 @@ class ClientCore:
         if self._live is not None:
             rows["futures held"] = f"{len(self._live[0].states):,}"
         cells = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
+        cells += self._more_rows()
         return f"<table><caption>Client {html.escape(self._name)}</caption>{cells}</table>"
+
+    def _more_rows(self) -> str:
+        """Rows that topics add to the client's HTML."""
+        return ""
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

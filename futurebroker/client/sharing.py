@@ -34,16 +34,15 @@ class SharedByName:
 
     async def _ask(self, topic: str, blocking: bool, op: str = "", **about: Any) -> Any:
         """The scheduler's answer; asked again if it was restarted in the meantime."""
+        return await self._question(topic, blocking, {"name": self.name, "op": op or secrets.token_hex(8), **about})
+
+    async def _question(self, topic: str, blocking: bool, about: Any = None) -> Any:
         connection: Connection = self._client._connection
-        about = {"name": self.name, "op": op or secrets.token_hex(8), **about}
         while True:
             try:
-                return await connection.ask(topic, about, blocking)
+                return await connection.ask(topic, about or self.name, blocking)
             except SchedulerRestartedError:
                 continue
-
-    async def _question(self, topic: str, blocking: bool) -> Any:
-        return await self._client._connection.ask(topic, self.name, blocking)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.name}>"

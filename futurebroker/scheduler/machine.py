@@ -194,7 +194,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     for task in tuple(worker.holds):
         task.discard_holder(worker)
         if task.state is MEMORY and task.holders is None and task.value is None:
-            transitions.lose(state, task)
+            claims.lose(state, task)
     for task in tuple(worker.processing):
         if task.worker is worker:
             _take_from_lost(state, worker, task, blame=not event.expected and task in blamed)

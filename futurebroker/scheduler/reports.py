@@ -23,10 +23,11 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import families, recording, stealing, transitions
+from futurebroker.scheduler import claims, families, recording, stealing, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
+from futurebroker.scheduler.telling import tell_end
 from futurebroker.states import WorkerStatus
 
 
@@ -112,7 +113,7 @@ def inputs_missing(state: SchedulerState, worker: WorkerRecord, report: InputsMi
             source.discard_holder(holder)
             state.free(holder, key)  # perhaps it could only not be reached
         if source.holders is None and source.value is None:
-            transitions.lose(state, source)
+            claims.lose(state, source)
     if task is not None and task.worker is worker:
         transitions.pull_back(state, task, tell=False)
 
@@ -146,7 +147,7 @@ def not_stored(state: SchedulerState, worker: WorkerRecord, report: NotStored) -
     if task is None or task.function is not None or task.worker is not worker:
         return
     recording.reported(state, worker, report)
-    transitions.tell_end(state, task, KeyCancelled(task.key, report.reason, "rejected"))
+    tell_end(state, task, KeyCancelled(task.key, report.reason, "rejected"))
     for client in task.each_client():
         task.discard_client(client)
     transitions.processing_refused(state, task, report.reason)

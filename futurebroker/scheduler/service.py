@@ -53,6 +53,7 @@ from futurebroker.scheduler.commands import (
     WorkerSaid,
     WorkerSuspected,
 )
+from futurebroker.scheduler.health import Health
 from futurebroker.scheduler.machine import SchedulerMachine
 from futurebroker.scheduler.presence import Contact, Rhythm
 from futurebroker.scheduler.state import Policy
@@ -116,6 +117,7 @@ class SchedulerService:
         self.faults: Counter[str] = Counter()
         self._contacts: dict[str, Contact] = {}
         self._inboxes: dict[str, str] = {}
+        self._health = Health(SWEEP_EVERY)
         self._sweeper: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._tick_due = inf
@@ -371,7 +373,7 @@ class SchedulerService:
         now = self._loop.time()
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
         self._rhythm.look(self.machine.state, now)
-        self.machine.state.about["time"] = time.time()
+        self.machine.state.about.update(self._health.look(now), time=time.time())
         if not self._endpoint.hears:
             # without the broker everybody is silent, which says nothing about them
             for contact in self._contacts.values():

@@ -61,8 +61,17 @@ from futurebroker.protocol.messages.parts import (
     Part,
     TaskOptions,
 )
-from futurebroker.protocol.messages.to_client import Answer, KeyCancelled, KeyErred, KeyFinished, KeyLost, RanOnWorkers
+from futurebroker.protocol.messages.to_client import (
+    Answer,
+    DetachedEnded,
+    KeyCancelled,
+    KeyErred,
+    KeyFinished,
+    KeyLost,
+    RanOnWorkers,
+)
 from futurebroker.protocol.messages.to_worker import (
+    Adopt,
     AdoptFile,
     CallFunction,
     Drop,
@@ -77,6 +86,7 @@ from futurebroker.protocol.messages.to_worker import (
 
 __all__ = [
     "AddFunction",
+    "Adopt",
     "AdoptFile",
     "Answer",
     "Ask",
@@ -86,6 +96,7 @@ __all__ = [
     "DataPart",
     "DataWanted",
     "Detach",
+    "DetachedEnded",
     "Drop",
     "Erred",
     "ExecutorDied",
@@ -153,11 +164,11 @@ FromWorker = (
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 ToWorker = (
-    AddFunction | Run | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction | Leave
-    | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+    AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
+    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
 )  # fmt: skip
 ToClient = (
-    KeyFinished | KeyErred | KeyCancelled | KeyLost | Answer | RanOnWorkers
+    KeyFinished | KeyErred | KeyCancelled | KeyLost | DetachedEnded | Answer | RanOnWorkers
     | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
 )  # fmt: skip
 

@@ -37,7 +37,9 @@ SAMPLES: dict[str, Any] = {
     "options": m.TaskOptions(("w1",), True, {"gpu": 1.0}, 2, -1), "order": 6, "path": "/p", "patient": True,
     "protocol": 1, "python": "3.11", "reason": "because", "received": 11,
     "results": {"w1": (b"v", None), "w2": (None, _FAILURE)},
-    "settings": {"heartbeat": 0.5}, "source": _HELD, "status": "paused", "tasks": [("k", 1)], "topic": "who_has",
+    "running": [("k", b"f" * 16)],
+    "given": True, "settings": {"heartbeat": 0.5}, "source": _HELD, "status": "paused", "tasks": [("k", 1)],
+    "topic": "who_has",
     "transfer": 12, "type": "int", "value": b"value", "values": [("k", b"v")], "wait": False, "workers": ("w1", "w2"),
 }  # fmt: skip
 
