@@ -282,6 +282,8 @@ _FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None
     m.DataWanted: relay.worker_wants_data,
     m.DataPart: relay.worker_gives_data,
     m.Inventory: claims.inventory,
+    m.DataLost: reports.data_lost,
+    m.Happened: reports.happened,
 }
 
 _APPLY: dict[type[Any], Callable[[SchedulerState, Any], None]] = {

@@ -367,16 +367,14 @@ def processing_waiting(state: SchedulerState, task: TaskRecord, *, tell: bool) -
     state.move(task, WAITING)
 
 
-def lose(state: SchedulerState, task: TaskRecord) -> None:
+def lose(state: SchedulerState, task: TaskRecord, how: str = "with its worker") -> None:
     """The last copy of a result in MEMORY is gone: compute it again if anybody waits for it.
 
     Tasks already sent to workers may have fetched it; they say so if not, and nothing is computed for them before.
     """
     memory_released(state, task)
     if task.function is None:
-        released_erred(
-            state, task, f"the only copy of the scattered data {task.key} was lost with its worker; scatter it again"
-        )
+        released_erred(state, task, f"the only copy of the scattered data {task.key} was lost {how}; scatter it again")
         return
     waiting = False
     for dependent in task.each_dependent():

@@ -24,7 +24,8 @@ from time import perf_counter_ns
 from types import CoroutineType, FrameType
 from typing import Any
 
-from futurebroker.data.files import map_value, write_value
+from futurebroker.data.files import map_value
+from futurebroker.data.sealed import DamagedFileError
 from futurebroker.exceptions import ResultError, SerializationError, TaskError
 from futurebroker.logs import start_logging
 from futurebroker.protocol.messages import INLINE_LIMIT
@@ -37,7 +38,6 @@ from futurebroker.worker.failures import failure_of
 from futurebroker.worker.packets import (
     CRUMB,
     CRUMB_BYTES,
-    FUNCTIONS,
     PACKET_BYTES,
     REPORT_BYTES,
     REPORT_LIMIT,
@@ -51,12 +51,14 @@ from futurebroker.worker.packets import (
     Setup,
     Stop,
     Task,
+    Trim,
     ValueFile,
     decode_packet,
     encode_control,
     encode_results,
     take_controls,
 )
+from futurebroker.worker.results import ResultWriter, trim
 
 #: functions an executor keeps open; the one opened first goes first
 FUNCTIONS_KEPT = 2000
@@ -118,8 +120,7 @@ class Executor:
         self._setup = setup
         self._owns_process = owns_process
         self._place = Place(setup.worker, setup.worker_id, setup.resources)
-        self._folder = Path(setup.folder)
-        self._code_folder = Path(setup.store) / FUNCTIONS
+        self._writer = ResultWriter(setup)
         self._functions: dict[Digest, Callable[..., Any]] = {}
         self._coroutines = CoroutineRunner()
         self._slots = [_Slot(number) for number in range(setup.threads)]
@@ -220,7 +221,7 @@ class Executor:
         data = encode_results([result])
         if len(data) > REPORT_LIMIT:
             try:
-                data = encode_results(str(write_value(self._folder, [data])))
+                data = encode_results(self._writer.write([data]))
             except OSError as error:
                 key = result.failure.key if result.failure is not None else ""
                 kind = result.failure.type if result.failure is not None else result.type
@@ -289,15 +290,14 @@ class Executor:
         size = frames_size(frames)
         if size <= INLINE_LIMIT:
             return Result(task.number, duration, 0, size, b"".join(layout(frames)), kind)
-        path = write_value(self._folder, frames)
-        return Result(task.number, duration, 0, size, None, kind, str(path))
+        return Result(task.number, duration, 0, size, None, kind, self._writer.write(frames, size))
 
     def _failed(self, task: Task, error: BaseException, duration: int) -> Result:
         return Result(task.number, duration, failure=failure_of(error, task.key, self._place.name))
 
     def _open_function(self, digest: Digest) -> Callable[..., Any]:
         functions = self._functions
-        code = (self._code_folder / digest.hex()).read_bytes()
+        code = self._writer.read_function(digest)
         function: Callable[..., Any] = loads(code)
         if len(functions) >= FUNCTIONS_KEPT:
             functions.pop(next(iter(functions)), None)
@@ -316,7 +316,7 @@ class Executor:
             if isinstance(source, ValueFile):
                 try:
                     opened.append(loads(map_value(source.path)))
-                except FileNotFoundError:
+                except (FileNotFoundError, DamagedFileError):
                     raise _InputGone(index) from None
             else:
                 opened.append(loads_writable(source))
@@ -346,6 +346,8 @@ class Executor:
             self._return_rest()
         elif isinstance(record, Call):
             threading.Thread(target=self._call, args=(record,), name="call", daemon=True).start()
+        elif isinstance(record, Trim):
+            trim()
         elif isinstance(record, Stop):
             self._stopping = True
             if self._owns_process:

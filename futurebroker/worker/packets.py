@@ -28,6 +28,9 @@ FUNCTIONS = "functions"
 #: a breadcrumb, the number of the task a thread runs, as `struct` and `memoryview` write it; and its bytes
 CRUMB: Final = "Q"
 CRUMB_BYTES = struct.calcsize(CRUMB)
+#: how the room for values in memory is written, and its bytes
+ROOM = struct.Struct("<Q")
+ROOM_BYTES = ROOM.size
 #: length of a record on the control socket
 LENGTH = struct.Struct("!I")
 
@@ -91,6 +94,8 @@ class Setup(Control, tag=1):
     path: list[str] = []  #: for the end of sys.path
     log_level: str = ""  #: empty: what tasks log is the user's own business
     log_format: str = "text"
+    room: str = ""  #: path of the file with the bytes that a value in memory may have
+    disk: str = ""  #: folder for larger ones
 
 
 class ReturnRest(Control, tag=2):
@@ -107,6 +112,10 @@ class Call(Control, tag=3):
 
 class Stop(Control, tag=4):
     """To an executor: end orderly; the sockets close next."""
+
+
+class Trim(Control, tag=5):
+    """To an executor: give back memory that isn't used."""
 
 
 class Ready(Control, tag=10):
@@ -135,7 +144,7 @@ encode_results = _encode
 decode_packet = msgspec.msgpack.Decoder(Packet).decode
 #: results, or the path of the file they are in
 decode_results = msgspec.msgpack.Decoder(list[Result] | str).decode
-_decode_control = msgspec.msgpack.Decoder(Setup | ReturnRest | Call | Stop | Ready | Rest | Called).decode
+_decode_control = msgspec.msgpack.Decoder(Setup | ReturnRest | Call | Stop | Trim | Ready | Rest | Called).decode
 
 
 def encode_control(record: Control) -> bytes:

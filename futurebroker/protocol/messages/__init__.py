@@ -48,6 +48,7 @@ from futurebroker.protocol.messages.meeting import (
     Refused,
     Welcome,
 )
+from futurebroker.protocol.messages.memory import DataLost, Happened
 from futurebroker.protocol.messages.parts import (
     INLINE_LIMIT,
     KEEP_LIMIT,
@@ -80,6 +81,7 @@ __all__ = [
     "CallFunction",
     "Cancel",
     "DECODERS",
+    "DataLost",
     "DataPart",
     "DataWanted",
     "Detach",
@@ -95,6 +97,7 @@ __all__ = [
     "GaveBack",
     "GiveBack",
     "Goodbye",
+    "Happened",
     "Heard",
     "Heartbeat",
     "HeartbeatWanted",
@@ -143,7 +146,7 @@ FromClient = (
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
-    | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction | Leave
