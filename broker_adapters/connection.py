@@ -18,6 +18,7 @@ from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, PreconditionFa
 from kombu.connection import Connection as KombuConnection
 
 from futurebroker.broker_adapters.credentials import USER, derive_password
+from futurebroker.broker_adapters.shortcut import HereTransport
 from futurebroker.exceptions import (
     BrokerRefusedError,
     BrokerUnreachableError,
@@ -132,7 +133,7 @@ def connect(address: Address, deadline: float, name: str) -> Any:
         userid=address.user,
         password=address.password,
         virtual_host=address.vhost,
-        transport="pyamqp",
+        transport=HereTransport if address.is_derived and not address.is_tls else "pyamqp",
         ssl=tls,
         connect_timeout=remaining,
         heartbeat=HEARTBEAT_SECONDS,

@@ -22,7 +22,12 @@ _HOMES = {
     "progress": "futurebroker.client.progress",
     "fire_and_forget": "futurebroker.client.waiting",
     # inside a task
+    "get_client": "futurebroker.client.inside",
     "get_worker": "futurebroker.worker.context",
+    "local_client": "futurebroker.client.inside",
+    "rejoin": "futurebroker.client.inside",
+    "secede": "futurebroker.client.inside",
+    "worker_client": "futurebroker.client.inside",
     # errors
     "CancelledError": "futurebroker.exceptions",
     "TimeoutError": "builtins",
@@ -38,9 +43,14 @@ __all__ = [
     "__version__",
     "as_completed",
     "fire_and_forget",
+    "get_client",
     "get_worker",
+    "local_client",
     "progress",
+    "rejoin",
+    "secede",
     "wait",
+    "worker_client",
 ]
 
 

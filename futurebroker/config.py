@@ -7,6 +7,7 @@ that looks at the environment or at a settings file.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import tomllib
@@ -305,6 +306,22 @@ class Settings:
     validate: bool = _setting(
         _boolean, False, "true or false", "check the scheduler's invariants after every event; slow"
     )
+    web_host: str = _setting(_address, "127.0.0.1", "a host name or an IP address", "where the dashboard listens")
+    web_port: int = _setting(_port, 8787, "0 (any free port) to 65535", "the port the dashboard listens on")
+    web_token: str | None = _setting(
+        _text, None, "one line of text", "opens the dashboard to who may cancel and retry; derived from the secret",
+        show=_show_secret, in_file=False,
+    )  # fmt: skip
+    web_viewer_token: str | None = _setting(
+        _text, None, "one line of text", "opens the dashboard to who may only look; derived from the secret",
+        show=_show_secret, in_file=False,
+    )  # fmt: skip
+    web_hosts: str | None = _setting(
+        _text, None, "host names with commas between; .example.com takes all below it, * any",
+        "names under which the dashboard may be asked for, besides this machine's own",
+    )  # fmt: skip
+    web_read_only: bool = _setting(_boolean, False, "true or false", "let nobody cancel or retry in the dashboard")
+    dashboard: bool = _setting(_boolean, True, "true or false", "have `futurebroker up` and local clusters a dashboard")
     #: name -> where its value came from; what is not in it is a default
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -337,6 +354,20 @@ def default_secret_file(environ: Mapping[str, str] | None = None) -> Path:
     """Where the secret is kept when nothing else is set: the user's state folder."""
     environ = os.environ if environ is None else environ
     return _user_folder(environ, "XDG_STATE_HOME", "~/.local/state") / "secret"
+
+
+def database_of(settings: Settings, environ: Mapping[str, str] | None = None) -> str:
+    """The URL of the database: the one that is set, else a SQLite file in the user's state folder.
+
+    The file is the cluster's and the address's, so that two schedulers of one machine don't share it.
+    """
+    if settings.database_url is not None:
+        return settings.database_url
+    place = str(settings.port)
+    if settings.broker_url is not None:
+        place = hashlib.sha256(settings.broker_url.encode()).hexdigest()[:8]
+    folder = _user_folder(os.environ if environ is None else environ, "XDG_STATE_HOME", "~/.local/state")
+    return f"sqlite:///{folder / f'{settings.cluster}-{place}.db'}"
 
 
 def _user_folder(environ: Mapping[str, str], variable: str, usual: str) -> Path:

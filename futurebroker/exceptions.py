@@ -248,6 +248,21 @@ class CancelledError(_FutureCancelledError, FuturebrokerError):
     """The task was cancelled, or what it depends on was; the text says by what."""
 
 
+# -- what survives --------------------------------------------------------------------------------------------------
+
+
+class DatabaseError(FuturebrokerError):
+    """The database at ``url`` can't be used; ``reason`` is what it said, and what to do."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the database {self.url}: {self.reason}"
+
+
 # -- inside --------------------------------------------------------------------------------------------------------
 
 

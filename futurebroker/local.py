@@ -7,6 +7,7 @@ with the cluster, and the cluster ends with the program.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 import itertools
 import os
@@ -83,11 +84,15 @@ class LocalCluster:
             timeout,
             silence_logs if isinstance(silence_logs, str) else "warning" if silence_logs else "info",
             scheduler_conduct(settings),
+            web_host=settings.web_host,
+            web_port=settings.web_port,
+            database_url=settings.database_url,
         )
         self.asynchronous = asynchronous
         self.processes = processes
         self.status = "created"
         self._plan = plan
+        self._has_dashboard = settings.dashboard
         self._initial = count
         self._numbers = itertools.count(1)
         # One change at a time: what `scale` adds must not escape a `close` in another thread.
@@ -140,7 +145,25 @@ class LocalCluster:
             "processes": "yes" if self.processes else "no",
         }
         cells = "".join(f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows.items())
+        with contextlib.suppress(FuturebrokerError):
+            link = html.escape(self.dashboard_link, quote=True)
+            cells += f'<tr><th>dashboard</th><td><a href="{link}" target="_blank" rel="noopener">{link}</a></td></tr>'
         return f"<table><caption>LocalCluster {html.escape(self.name)}</caption>{cells}</table>"
+
+    @property
+    def dashboard_link(self) -> str:
+        """The address of this cluster's dashboard, with the token that opens it; the first to ask starts the site.
+
+        Raises:
+            FuturebrokerError: the cluster doesn't run, or ``dashboard`` is off in the settings.
+            StartError: the site could not start.
+        """
+        with self._changing:
+            if self._machinery is None or self.status != "running":
+                raise FuturebrokerError(f"the cluster {self.name} is {self.status}")
+            if not self._has_dashboard:
+                raise FuturebrokerError("this cluster has no dashboard: the setting dashboard is false")
+            return self._machinery.dashboard()
 
     # -- what it does ----------------------------------------------------------------------------------------------
 

@@ -157,6 +157,12 @@ class LocalLink(Sender):
         if not self._is_woken:
             self._wake_owner()
 
+    def take_turn(self) -> None:
+        """Tell the owner what waits, and let it answer at once."""
+        if self._is_woken and self._events is not None:
+            self._hand_over()
+            self._events.idle()
+
     def next_tag(self) -> int:
         """A delivery tag that was not used yet."""
         self._last_tag += 1

@@ -77,6 +77,9 @@ class Broker(Protocol):
     def written_soon(self) -> None:
         """Whatever was marked is written at the end of this turn of the loop."""
 
+    def hand_over(self) -> None:
+        """Let the links in the broker's own process take what waits for them now."""
+
     def touch(self, queue: MessageQueue) -> None:
         """The queue was used."""
 
@@ -87,12 +90,17 @@ class Broker(Protocol):
         """The peer's socket is closed and all it had is taken down."""
 
 
+#: bytes below which what was read is one call or one answer, that somebody waits for, and no part of a burst
+_LONE = 1024
+
+
 class Peer:
     """One connection that was accepted."""
 
     def __init__(self, broker: Broker, sock: socket.socket, address: str) -> None:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.broker = broker
         self.entities = broker.entities
         self.stage = Stage.HEADER
@@ -157,6 +165,8 @@ class Peer:
             if channel.confirms:
                 channel.send_confirms()
         self._update_reading()
+        if len(data) < _LONE:
+            self.broker.hand_over()
         self.broker.written_soon()
 
     def _parse(self, data: bytes) -> list[Incoming]:

@@ -18,6 +18,7 @@ from futurebroker.broker_adapters.embedded.local import LocalLink
 from futurebroker.broker_adapters.embedded.peer import Peer
 from futurebroker.broker_adapters.embedded.queues import MemoryGauge, MessageQueue
 from futurebroker.broker_adapters.frames import AmqpError
+from futurebroker.broker_adapters.shortcut import listen_here
 from futurebroker.exceptions import ClusterConnectionError, ConfigError
 from futurebroker.transport.base import Link, Queue
 
@@ -66,6 +67,8 @@ class EmbeddedBroker:
         self._host = host
         self._port = port
         self._listener: socket.socket | None = None
+        #: what people connect to, and the shortcut beside it
+        self._listeners: list[socket.socket] = []
         self._peers: set[Peer] = set()
         self._links: set[LocalLink] = set()
         self._marked: list[Peer] = []
@@ -95,7 +98,10 @@ class EmbeddedBroker:
             listener.close()
             raise
         self._listener = listener
-        self.loop.add_reader(listener.fileno(), self._accept)
+        here = listen_here(listener, _BACKLOG)
+        self._listeners = [listener] if here is None else [listener, here]
+        for one in self._listeners:
+            self.loop.add_reader(one.fileno(), self._accept, one)
 
     @property
     def port(self) -> int:
@@ -122,10 +128,11 @@ class EmbeddedBroker:
 
     async def close(self) -> None:
         """Tell everyone, wait a second for them to hear it, and let go of all sockets."""
-        if self._listener is not None:
-            self.loop.remove_reader(self._listener.fileno())
-            self._listener.close()
-            self._listener = None
+        for listener in self._listeners:
+            self.loop.remove_reader(listener.fileno())
+            listener.close()
+        self._listeners.clear()
+        self._listener = None
         for link in list(self._links):
             link.lost(ClusterConnectionError("the embedded broker was closed"))
         self._nobody_left = asyncio.Event()
@@ -152,6 +159,11 @@ class EmbeddedBroker:
             # not at once: what other sockets bring in this turn of the loop may go to the same peers
             self._is_flush_due = True
             self.loop.call_soon(self._flush_turn)
+
+    def hand_over(self) -> None:
+        """Let the links in this process take what waits for them now, and not in the loop's next turn."""
+        for link in self._links:
+            link.take_turn()
 
     def touch(self, queue: MessageQueue) -> None:
         queue.last_used = self.loop.time()
@@ -191,27 +203,27 @@ class EmbeddedBroker:
         self._is_flush_due = False
         self.flush()
 
-    def _accept(self) -> None:
-        if self._listener is None:
+    def _accept(self, listener: socket.socket) -> None:
+        if listener not in self._listeners:
             return
         for _ in range(_ACCEPTS_PER_TURN):
             try:
-                sock, address = self._listener.accept()
+                sock, address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError:
                 # out of file descriptors: leave the rest in the backlog and try again when something was closed
-                self.loop.remove_reader(self._listener.fileno())
-                self.loop.call_later(1.0, self._accept_again)
+                self.loop.remove_reader(listener.fileno())
+                self.loop.call_later(1.0, self._accept_again, listener)
                 return
             if sum(not peer.is_known for peer in self._peers) >= _HANDSHAKES_MAX:
                 sock.close()
                 continue
-            self._peers.add(Peer(self, sock, str(address[0])))
+            self._peers.add(Peer(self, sock, str(address[0]) if address else "127.0.0.1"))
 
-    def _accept_again(self) -> None:
-        if self._listener is not None:
-            self.loop.add_reader(self._listener.fileno(), self._accept)
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener in self._listeners:
+            self.loop.add_reader(listener.fileno(), self._accept, listener)
 
     def _queue_deleted(self, queue: MessageQueue) -> None:
         timer = self._expiries.pop(queue, None)

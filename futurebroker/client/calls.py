@@ -22,9 +22,11 @@ NAME_LIMIT = 80
 class Call:
     """A function with the options of its calls; calls that share this object travel in one message."""
 
-    __slots__ = ("code", "digest", "name", "options", "prefix")
+    __slots__ = ("code", "digest", "name", "options", "parent", "prefix")
 
     def __init__(self, digest: Digest, code: bytes, name: str, options: TaskOptions | None, salt: str) -> None:
+        #: the task that makes the calls, if one does
+        self.parent: Key = ""
         self.digest = digest
         self.code = code
         self.name = name
@@ -181,7 +183,7 @@ class Coalescer:
     def _submit(self, column: PreparedColumn) -> None:
         call = column.call
         self._introduce(call)
-        self._send(Submit(call.digest, column.keys, column.arguments, column.dependencies, call.options))
+        self._send(Submit(call.digest, column.keys, column.arguments, column.dependencies, call.options, call.parent))
         self._remember(column)
 
     def _introduce(self, call: Call) -> None:

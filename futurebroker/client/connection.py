@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from futurebroker.client import fetching
-from futurebroker.client.futures import KeyState
+from futurebroker.client.futures import CANCELLED, Home, KeyState
 from futurebroker.client.ledger import Ledger
 from futurebroker.client.outbox import Outbox
 from futurebroker.client.replies import Replies, introduce
@@ -24,8 +24,8 @@ from futurebroker.exceptions import (
     SecretRefusedError,
 )
 from futurebroker.protocol.member import Member
-from futurebroker.protocol.messages import Answer, Ask, DataPart, Held, Message, RanOnWorkers, Welcome
-from futurebroker.types import Role
+from futurebroker.protocol.messages import Answer, Ask, DataPart, Held, Message, RanOnWorkers, Want, Welcome
+from futurebroker.types import Key, Role
 
 logger = logging.getLogger("futurebroker.client")
 
@@ -40,6 +40,7 @@ class Connection(Ledger):
         asynchronous: whether methods that wait return awaitables.
         origin: where the secret comes from, for the error when it isn't the scheduler's.
         loop: run on this loop of a cluster in the same process instead of in a thread of our own.
+        about: what else to tell the scheduler of this program.
         patience: seconds that `submit` may block because the scheduler takes no more.
     """
 
@@ -55,10 +56,12 @@ class Connection(Ledger):
         heartbeat: float,
         origin: str = "",
         loop: asyncio.AbstractEventLoop | None = None,
+        about: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(name, patience)
         self.name = name
-        self.url = url
+        self.url: str = url
+        self.secret = secret
         self.asynchronous = asynchronous
         self.routes: dict[int, Callable[[DataPart], None]] = {}
         #: seconds between a heartbeat and its answer, as of the last one
@@ -80,7 +83,7 @@ class Connection(Ledger):
             secret=secret,
             events=self,
             loop=self._loop,
-            info=introduce,
+            info=lambda: {**introduce(), **(about or {})},
             on_blocked=self.intake.block,
         )
         self.outbox = Outbox(self, self._member, self._io)
@@ -126,6 +129,18 @@ class Connection(Ledger):
         """Raise why nothing can be sent any more, if so."""
         if self.ended is not None:
             raise copy.copy(self.ended)  # a copy, so that tracebacks don't grow
+
+    def attach(self, key: Key) -> KeyState:
+        """The state of a key that came by another way than submitting it; for one more future of it."""
+        with self.lock:
+            state = self.states.get(key)
+            if state is not None and state.status is not CANCELLED:
+                state.refs += 1
+                return state
+            state = self.states[key] = KeyState(key, Home(self), -1)
+            # With the lock held: a release of the same key goes out before or after both.
+            self.put(Want([key]))
+        return state
 
     # -- from user threads -------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, cast
 
 from futurebroker.client.connection import Connection
-from futurebroker.client.futures import KeyState
+from futurebroker.client.futures import Keeper, KeyState, find_keeper
 from futurebroker.client.gathering import only_futures_in
 from futurebroker.client.submitting import Submitter, new_salt
 from futurebroker.client.waiters import run_blocking
@@ -56,6 +56,12 @@ class ClientCore:
 
     #: makes the cluster of a client without an address; set by `futurebroker.local`, which is above this module
     local_cluster_factory: ClassVar[Callable[..., Cluster] | None] = None
+    #: turns calls into futures for this client
+    _submitter_class: ClassVar[type[Submitter]] = Submitter
+    #: what the scheduler is told of this client, beside what it is told of any program
+    _about: ClassVar[dict[str, Any]] = {}
+    #: gives the client of the task that runs here, None outside of tasks; set by `client.inside`
+    client_of_task: ClassVar[Callable[[], ClientCore | None] | None] = None
 
     def __init__(
         self,
@@ -110,7 +116,7 @@ class ClientCore:
             if self._owns_cluster and self.cluster is not None:
                 self.cluster.close()
             raise
-        self._live = (connection, Submitter(connection, self._salt, self._settings.connect_timeout))
+        self._live = (connection, self._submitter_class(connection, self._salt, self._settings.connect_timeout))
         self.status = "running"
         # Per client, not once: handlers run last in first out, so before that of the cluster it belongs to.
         atexit.register(self._at_exit)
@@ -144,6 +150,7 @@ class ClientCore:
             patience=settings.connect_timeout,
             heartbeat=settings.heartbeat_interval,
             loop=loop,
+            about=self._about,
         )
 
     def close(self) -> Any:
@@ -202,6 +209,8 @@ class ClientCore:
             ValueError: there is none.
         """
         client = _current.get()
+        if client is None and cls.client_of_task is not None:
+            client = cls.client_of_task()
         if client is not None:
             return cast(Self, client)
         for reference in reversed(_defaults):
@@ -244,7 +253,12 @@ class ClientCore:
         if self._live is not None:
             rows["futures held"] = f"{len(self._live[0].states):,}"
         cells = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
+        cells += self._more_rows()
         return f"<table><caption>Client {html.escape(self._name)}</caption>{cells}</table>"
+
+    def _more_rows(self) -> str:
+        """Rows that topics add to the client's HTML."""
+        return ""
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -281,3 +295,15 @@ class ClientCore:
 
     def _done(self) -> Awaitable[None] | None:
         return asyncio.sleep(0) if self.asynchronous else None
+
+
+def _keeper_here() -> Keeper | None:
+    """The connection of the current client, for futures that are unpickled here."""
+    try:
+        client = ClientCore.current()
+    except ValueError:
+        return None
+    return client._live[0] if client._live is not None else None
+
+
+find_keeper[:] = [_keeper_here]

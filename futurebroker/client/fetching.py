@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from futurebroker.client.futures import FINISHED, UNOPENED, KeyState, unopened
+from futurebroker.client.futures import FINISHED, UNOPENED, KeyState, opening, unopened
 from futurebroker.client.waiters import Countdown, pause
 from futurebroker.data.files import map_value
 from futurebroker.exceptions import ResultError
@@ -110,10 +110,13 @@ async def fetch(channel: Channel, state: KeyState, held: Held, blocking: bool) -
             if attempts == ATTEMPTS:
                 raise ResultError(f"the result of {state.key} could not be fetched from its worker")
             await pause(Countdown(1), blocking, AGAIN)
+    opening.keeper = state.keeper
     try:
         result = loads(data)
     except Exception as error:
         raise unopened(state.key, error) from error
+    finally:
+        opening.keeper = None
     state.result = result
     return result
 

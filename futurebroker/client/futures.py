@@ -11,9 +11,11 @@ import asyncio
 import copy
 import html
 import pickle
+import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -21,6 +23,7 @@ import msgspec
 
 from futurebroker.client.waiters import Countdown, Waiter, pause, run_blocking
 from futurebroker.exceptions import CancelledError, ResultError
+from futurebroker.inside import current_task, pickled
 from futurebroker.protocol.messages import Failure, Held, Message
 from futurebroker.protocol.serialize import load_failure, loads_writable
 from futurebroker.states import FutureState
@@ -37,6 +40,8 @@ T = TypeVar("T")
 
 #: result of a state whose bytes nobody has opened yet
 UNOPENED: Final = object()
+#: types of results that nobody can change once they are here, so that their bytes can be made again
+UNCHANGING: Final = frozenset({int, float, str, bytes, bool, complex, type(None)})
 #: what every pickle begins with
 _PICKLED: Final = pickle.PROTO[0]
 
@@ -56,12 +61,14 @@ class Keeper(Protocol):
     def notice(self) -> None: ...
     def flush(self) -> None: ...
     def put(self, message: Message) -> None: ...
+    def detach(self, states: list[KeyState]) -> None: ...
     def watch(self, states: list[KeyState], waiter: Waiter) -> int: ...
     def unwatch(self, states: list[KeyState], waiter: Waiter) -> None: ...
     def cancel(self, states: list[KeyState], force: bool, reason: str) -> None: ...
     def retry(self, states: list[KeyState]) -> None: ...
     def call_back(self, states: list[KeyState], call: Callable[[], object]) -> None: ...
     def fetch(self, state: KeyState, held: Held, blocking: bool) -> Any: ...
+    def attach(self, key: Key) -> KeyState: ...
 
 
 class Home(msgspec.Struct, eq=False, gc=False):
@@ -87,7 +94,7 @@ class KeyState(msgspec.Struct, eq=False):
     refs: int = 1
     #: who is told when it is settled
     waiters: tuple[Waiter, ...] | None = None
-    #: the result as it came, until somebody asks for it
+    #: the result as it came; once it was opened only if its type is not in `UNCHANGING`
     value: bytes | None = None
     held: Held | None = None
     result: Any = UNOPENED
@@ -117,13 +124,17 @@ def open_value(state: KeyState, value: bytes) -> Any:
     Raises:
         ResultError: it can't be opened here; the message says why.
     """
+    opening.keeper = state.home.keeper
     try:
         # Nearly all are one plain pickle, which begins with this byte.
         result = _loads(value) if value[0] == _PICKLED else loads_writable(value)
     except Exception as error:
         raise unopened(state.key, error) from error
+    finally:
+        opening.keeper = None
     state.result = result
-    state.value = None
+    if type(result) in UNCHANGING:
+        state.value = None  # others stay as they came: a scheduler that is restarted is given them
     return result
 
 
@@ -303,7 +314,9 @@ class Future(Generic[T]):
     def __await__(self) -> Generator[Any, None, Any]:
         return self._result(False, None).__await__()
 
-    def __reduce__(self) -> tuple[Callable[[Key], Future[Any]], tuple[Key]]:
+    def __reduce__(self) -> tuple[Callable[..., Future[Any]], tuple[Any, ...]]:
+        if pickled.keys is not None:
+            pickled.keys.append(self._state.key)
         return unbound, (self._state.key,)
 
     def __repr__(self) -> str:
@@ -372,8 +385,10 @@ class ChunkFuture(Future[T]):
     def _pick(self, result: Any) -> Any:
         return result[self._index]
 
-    def __reduce__(self) -> tuple[Callable[[Key], Future[Any]], tuple[Key]]:
-        return unbound, (f"{self._state.key}[{self._index}]",)
+    def __reduce__(self) -> tuple[Callable[..., Future[Any]], tuple[Any, ...]]:
+        if pickled.keys is not None:
+            pickled.keys.append(self._state.key)
+        return unbound, (self._state.key, self._index)
 
 
 # -- futures without a client ----------------------------------------------------------------------------------------
@@ -398,16 +413,37 @@ class _Nobody:
             "inside a list, tuple, set, dict or named tuple, and the task gets their results"
         )
 
-    flush = put = watch = unwatch = cancel = retry = call_back = fetch = _refuse
+    flush = put = detach = watch = unwatch = cancel = retry = call_back = fetch = attach = _refuse
 
 
 NOBODY: Final = _Nobody()
 _NOWHERE: Final = Home(NOBODY)
 
 
-def unbound(key: Key) -> Future[Any]:
-    """The future that unpickling one gives, as in dask.distributed: it has a key and no client."""
-    return Future(KeyState(key, _NOWHERE, 0))
+class _Opening(threading.local):
+    """Whose results this thread opens now; None: whose they are isn't known."""
+
+    keeper: Keeper | None = None
+
+
+opening: Final = _Opening()
+
+#: module of clients inside tasks; loaded when a future comes to an executor in which none was made yet
+INSIDE = "futurebroker.client.inside"
+#: gives the connection that a future belongs to which is unpickled here; set by `client.core`, which knows the clients
+find_keeper: list[Callable[[], Keeper | None]] = []
+
+
+def unbound(key: Key, index: int | None = None) -> Future[Any]:
+    """The future that unpickling one gives: it belongs to the client that opens it, or the current one.
+
+    Where there is no client it has a key and is of no use, as in dask.distributed.
+    """
+    if not find_keeper and current_task.get(None) is not None:
+        import_module(INSIDE)
+    keeper = opening.keeper or (find_keeper[0]() if find_keeper else None)
+    state = KeyState(key, _NOWHERE, 0) if keeper is None else keeper.attach(key)
+    return Future(state) if index is None else ChunkFuture(state, index)
 
 
 def ensure_future(thing: object) -> Future[Any]:

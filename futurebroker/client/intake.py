@@ -51,6 +51,13 @@ class Intake:
         """Whether the scheduler takes the call counted as ``number``."""
         return number - self.settled <= self.max_tasks and self.bytes <= self.max_bytes
 
+    def has_open(self) -> bool:
+        """Whether a call was made that isn't settled."""
+        number = next(self.counter)
+        with self._lock:
+            self.settled += 1  # this one won't be sent
+            return number > self.settled
+
     def take(self, count: int) -> list[int] | None:
         """Numbers for so many calls, all at once; None if the scheduler doesn't take them all now."""
         numbers = list(itertools.islice(self.counter, count))

@@ -82,8 +82,8 @@ class Submitter:
         pure: bool,
     ) -> Future[Any]:
         """A call with options. A key that this client holds already gives a future of that, whatever is called."""
-        call = Call.of(function, options, self._salt)
-        return self._start_named(call, args, kwargs, _checked(key), pure)
+        call = self._call(function, options)
+        return self._start_named(call, args, kwargs, checked_key(key), pure)
 
     def _start_named(
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], key: Key | None, pure: bool
@@ -94,7 +94,7 @@ class Submitter:
                 return known
         packed = self._pack(call, args, kwargs)
         if key is None and pure:
-            key = _pure_key(call, packed)
+            key = pure_key(call, packed)
         return self._start(call, packed) if key is None else self._start_keyed(call, packed, key)
 
     # -- many calls --------------------------------------------------------------------------------------------------
@@ -115,15 +115,15 @@ class Submitter:
         if isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1:
             raise ValueError(f"chunksize= takes 1 or more, got {chunksize!r}")
         name = key if isinstance(key, str) else name_of(function) if callable(function) else ""
-        keys = None if key is None or isinstance(key, str) else [_checked(one) for one in key]
+        keys = None if key is None or isinstance(key, str) else [checked_key(one) for one in key]
         kwargs = self._shared(name, kwargs)
         rows = zip(*iterables)
         if chunksize > 1:
             if keys is not None:
                 raise ValueError("a list of keys names single calls; with chunksize= give a prefix, or nothing")
-            call = Call.of(chunked(function), options, self._salt, name)
+            call = self._call(chunked(function), options, name)
             return self._map_chunks(call, rows, kwargs, pure, chunksize)
-        call = Call.of(function, options, self._salt, name)
+        call = self._call(function, options, name)
         if keys is None and not pure:
             return self._map_columns(call, rows, kwargs)
         if keys is None:
@@ -188,6 +188,9 @@ class Submitter:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
+    def _call(self, function: Callable[..., Any], options: TaskOptions | None, name: str = "") -> Call:
+        return Call.of(function, options, self._salt, name)
+
     def _pack(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
         return pack(self._connection, call.name, args, kwargs, self.data.move, self._split)
 
@@ -239,13 +242,13 @@ def _whole(part: ChunkFuture[Any]) -> Future[Any]:
     return Future(state)
 
 
-def _checked(key: Any) -> Key | None:
+def checked_key(key: Any) -> Key | None:
     if key is not None and (not isinstance(key, str) or not key):
         raise TypeError(f"key= takes text, got {key!r}")
     return key
 
 
-def _pure_key(call: Call, packed: Packed) -> Key:
+def pure_key(call: Call, packed: Packed) -> Key:
     """The same for the same function and arguments, as far as these pickle to the same bytes."""
     digest = hashlib.sha256(call.digest)
     for part in (packed.data, *(key.encode() for key in packed.dependencies or ())):

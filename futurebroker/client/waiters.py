@@ -12,7 +12,11 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol
 
+from futurebroker.inside import NO_TASK, current_task, waiting
 from futurebroker.states import FutureState
+
+#: seconds a task waits before it gives up its slot
+BRIEF = 0.0005
 
 _FINISHED: Final = FutureState.FINISHED.value
 
@@ -110,11 +114,23 @@ async def pause(countdown: Countdown, blocking: bool, timeout: float | None = No
     """Wait for ``countdown``: by blocking this thread, or in the running loop.
 
     With ``blocking`` the coroutine that awaits this never suspends, so `run_blocking` can drive it; that is how every
-    method of the client works both ways with one body.
+    method of the client works both ways with one body. A task that waits gives its slot to others meanwhile.
     """
+    _, _, slot, number = current_task.get(NO_TASK)
+    if slot is None:
+        return countdown.wait(timeout) if blocking else await countdown.wait_async(timeout)
     if blocking:
-        return countdown.wait(timeout)
-    return await countdown.wait_async(timeout)
+        if countdown.wait(BRIEF):
+            return True
+        with waiting():
+            return countdown.wait(None if timeout is None else timeout - BRIEF)
+    gave_up = slot.give_up(number)
+    try:
+        return await countdown.wait_async(timeout)
+    finally:
+        if gave_up:
+            # In a thread: what runs in our slot may be a coroutine of this very loop.
+            await asyncio.to_thread(slot.take_back, number)
 
 
 def _without_ours(trace: TracebackType | None) -> TracebackType | None:

@@ -290,6 +290,10 @@ class Endpoint:
             self._flush_due = True
             self._loop.call_soon(self._flush_if_due)
 
+    def idle(self) -> None:
+        """See `LinkEvents.idle`."""
+        self._flush_if_due()
+
     def _flush_if_due(self) -> None:
         if self._flush_due:
             self._flush()

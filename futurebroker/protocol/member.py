@@ -35,7 +35,7 @@ from futurebroker.protocol.messages import (
 )
 from futurebroker.protocol.queues import command_queue, inbox
 from futurebroker.protocol.wire import Keyring
-from futurebroker.transport.base import Queue, QueueKind
+from futurebroker.transport.base import Link, Queue, QueueKind
 from futurebroker.transport.opening import open_in_thread
 from futurebroker.types import Peer, Role
 
@@ -84,6 +84,7 @@ class Member:
     Args:
         info: asked at each hello for what to tell about this process.
         on_blocked: told when the broker asks to stop sending, and when it takes messages again.
+        share: given each link that was opened and the queue it reads, returns the one to use.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Member:
         loop: asyncio.AbstractEventLoop,
         info: Callable[[], dict[str, Any]],
         on_blocked: Callable[[bool], None] | None = None,
+        share: Callable[[Link, str], Link] | None = None,
     ) -> None:
         self.url = url
         self.name = name
@@ -106,6 +108,7 @@ class Member:
         self._events = events
         self._loop = loop
         self._info = info
+        self._share = share
         me = Peer(role, name, _incarnation())
         self._endpoint = Endpoint(me, cluster, Keyring(secret), self, loop, on_blocked=on_blocked)
         self._generation = 0
@@ -219,8 +222,8 @@ class Member:
             if self._closed:
                 link.close()
                 raise ClusterConnectionError("it was closed while it connected")
-            self._inbox = name
-            self._endpoint.attach(link)
+            self._inbox = link.capabilities.inbox or name
+            self._endpoint.attach(link if self._share is None else self._share(link, name))
             await self._greet()
         finally:
             self._joining = False

@@ -77,9 +77,13 @@ class Tick(NamedTuple):
     """Time went by: a moment has come that `SchedulerState.timers` named."""
 
 
+class WorkersBack(NamedTuple):
+    """After a restart: all workers that were there before are back, or known to be gone."""
+
+
 Event = (
     ClientJoined | ClientGone | ClientSaid | WorkerJoined | WorkerSuspected | WorkerReturned | WorkerLost | WorkerSaid
-    | WorkerBeat | Tick
+    | WorkerBeat | Tick | WorkersBack
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from futurebroker.protocol.messages import (
     AdoptFile,
     Cancel,
     Detach,
+    DetachedEnded,
     KeyCancelled,
     KeyErred,
     KeyFinished,
@@ -25,7 +26,7 @@ from futurebroker.protocol.messages import (
     TaskOptions,
     Want,
 )
-from futurebroker.scheduler import claims, placement, transitions
+from futurebroker.scheduler import claims, families, placement, recording, transitions
 from futurebroker.scheduler.admission import KEY_LENGTH, KEYS_PER_MESSAGE, NAME_LENGTH, bad_key, bad_options
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
@@ -37,6 +38,7 @@ from futurebroker.scheduler.state import (
     UNFINISHED,
     SchedulerState,
 )
+from futurebroker.scheduler.telling import undetach
 from futurebroker.states import WorkerStatus
 from futurebroker.types import Key
 
@@ -72,12 +74,22 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
         for key in message.keys:
             _reject(state, client, key, fault)
         return
+    state.moments.note(state.sequence, state.now)
+    parent = None
+    if message.parent and (fault := families.gone(state, message.parent)):
+        for key in message.keys:
+            _reject(state, client, key, fault, kind="cancelled")
+        return
+    if message.parent:
+        parent = families.unfinished(state, message.parent)
     pool = placement.pool_for(state, message.options)
     tasks = state.tasks
     room = state.policy.client_keys - len(client.wants)
     for key, args, names in zip(message.keys, message.args, rows, strict=True):
         if key in tasks:
-            _submit_known(state, client, tasks[key], function, args, names)
+            _submit_known(state, client, tasks[key], function, args, names, pool)
+            if parent is not None and client in tasks[key].each_client():
+                families.adopt(state, parent, tasks[key])
             continue
         if room <= 0:
             _reject(state, client, key, f"the client already holds {len(client.wants):,} futures, the most it may")
@@ -97,8 +109,10 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
                 _reject(state, client, key, "it names a dependency twice")
                 continue
             dependencies = tuple(known)  # type: ignore[arg-type]
-        task = state.add_task(key, function.kind, function, args, dependencies, pool)
+        task = state.add_task(key, function.kind, function, args, dependencies, pool, parent)
         task.add_client(client)
+        if parent is not None:
+            families.adopt(state, parent, task)
         if state.claims and claims.claimed(state, task):
             continue
         if dependencies:
@@ -116,8 +130,17 @@ def _submit_known(
     function: FunctionRecord,
     args: bytes,
     names: tuple[Key, ...],
+    pool: Pool,
 ) -> None:
-    """A key comes again: the same work is wanted by one more; other work under a known key is refused."""
+    """A key comes again: the same work is wanted by one more; other work under a known key is refused.
+
+    What became known otherwise, because the scheduler was restarted, learns now what it is.
+    """
+    if claims.is_former(task):
+        fault = claims.identify(state, task, function, args, names, pool)
+        if fault:
+            _reject(state, client, task.key, fault)
+            return
     lineage = tuple(dependency.key for dependency in task.dependencies)
     same = task.function is function and task.args == args and (lineage == names or task.value is not None)
     if not same:
@@ -170,11 +193,17 @@ def release(state: SchedulerState, client: ClientRecord, message: Release) -> No
 
 
 def detach(state: SchedulerState, client: ClientRecord, message: Detach) -> None:
-    """Keep unfinished tasks until they end, whether or not a client wants them."""
+    """Keep unfinished tasks until they end, whether or not a client wants them; the client is told when they have."""
+    ended = []
     for key in message.keys:
         task = state.tasks.get(key)
         if task is not None and task.state in UNFINISHED:
             task.add_client(state.detached)
+            state.detachers.setdefault(task, {})[client] = None
+        else:
+            ended.append(key)
+    if ended:
+        state.send(client.client_id, DetachedEnded(ended))
 
 
 def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None:
@@ -190,8 +219,11 @@ def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None
     for task in doomed:
         losers = task.each_client() if message.force else [one for one in task.each_client() if one is client]
         for loser in losers:
+            if loser is state.detached:
+                undetach(state, task)
+                continue
             task.discard_client(loser)
-            if loser is not state.detached:
+            if loser.client_id:
                 state.send(loser.client_id, KeyCancelled(task.key, reason))
         if not task.needed:
             state.check.append(task)
@@ -222,7 +254,8 @@ def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
             spreading.extend(task.each_dependent())
     for task in again:  # all of them before the first can fail again
         for one in task.each_client():
-            state.send(one.client_id, KeyLost(task.key))
+            if one.client_id:
+                state.send(one.client_id, KeyLost(task.key))
     for task in again:
         if task.needed:
             transitions.compute(state, task)
@@ -234,7 +267,9 @@ def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
 def _new_data(state: SchedulerState, client: ClientRecord, message: PutValue | PutFile | PutPart) -> TaskRecord | None:
     """A record for scattered data; None if the key is known, which then is wanted by one more, or can't be one."""
     known = state.tasks.get(message.key)
-    if known is not None:
+    if known is not None and known not in state.awaited:
+        if state.facts is not None:
+            recording.said(state, client, Want([message.key]))
         want(state, client, known)
         return None
     options = TaskOptions(workers=message.workers) if message.workers else None
@@ -243,22 +278,36 @@ def _new_data(state: SchedulerState, client: ClientRecord, message: PutValue | P
         _reject(state, client, message.key, fault)
         return None
     pool = placement.pool_for(state, options)
-    task = state.add_task(message.key, state.kind(DATA), None, b"", (), pool)
+    if known is None:
+        task = state.add_task(message.key, state.kind(DATA), None, b"", (), pool)
+    else:
+        task = known
+        claims.end_wait(state, task, pool)
     task.add_client(client)
     if message.broadcast:
         state.broadcasts[task] = None
-    return None if claims.claimed(state, task) else task
+    if message.key in state.claims:
+        recording.said_data(state, client, message, kept=False)
+        claims.claimed(state, task)
+        return None
+    return task
 
 
 def put_value(state: SchedulerState, client: ClientRecord, message: PutValue) -> None:
     """Small data: the scheduler keeps it while it is tiny or no worker is there, else a worker does."""
+    if message.given:
+        recording.said_data(state, client, message, kept=True)
+        claims.take_given(state, client, message.key, message.value)
+        return
     task = _new_data(state, client, message)
     if task is None:
         return
     worker = _storing_worker(state, task.pool)
-    if len(message.value) <= KEEP_LIMIT or worker is None:
+    if len(message.value) <= KEEP_LIMIT or worker is None or state.replaying:  # what isn't kept is noted otherwise
+        recording.said_data(state, client, message, kept=True)
         transitions.keep_value(state, task, message.value)
         return
+    recording.said_data(state, client, message, kept=False)
     transitions.store_on(state, task, worker)
     state.send(worker.worker_id, Store(message.key, message.value))
 
@@ -272,6 +321,7 @@ def put_file(state: SchedulerState, client: ClientRecord, message: PutFile) -> N
     if worker is None:
         _refuse_data(state, task, "no worker is connected that could hold it")
         return
+    recording.said_data(state, client, message, kept=False)
     transitions.store_on(state, task, worker)
     state.send(worker.worker_id, AdoptFile(message.key, message.path, message.nbytes))
 
@@ -287,6 +337,7 @@ def put_part(state: SchedulerState, client: ClientRecord, message: PutPart) -> N
         if worker is None:
             _refuse_data(state, task, "no worker is connected that could hold it")
             return
+        recording.said_data(state, client, message, kept=False)
         transitions.store_on(state, task, worker)
     if task is not None and task.state is PROCESSING and task.function is None and task.worker is not None:
         part = StorePart(message.key, message.offset, message.nbytes, message.data)
@@ -294,7 +345,9 @@ def put_part(state: SchedulerState, client: ClientRecord, message: PutPart) -> N
 
 
 def _storing_worker(state: SchedulerState, pool: Pool) -> WorkerRecord | None:
-    """The eligible worker that holds the least."""
+    """The eligible worker that holds the least; the one that got it, whichever that was, when this is replayed."""
+    if state.replaying:
+        return state.nowhere
     running = [worker for worker in pool.eligible if worker.status is WorkerStatus.RUNNING]
     return min(running, key=lambda worker: len(worker.holds) + len(worker.processing), default=None)
 

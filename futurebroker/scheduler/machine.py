@@ -14,12 +14,15 @@ from futurebroker.protocol import messages as m
 from futurebroker.scheduler import (
     claims,
     dispatch,
+    families,
     intake,
     observe,
     placement,
+    recording,
     relay,
     reports,
     requests,
+    resuming,
     stealing,
     transitions,
 )
@@ -36,6 +39,7 @@ from futurebroker.scheduler.commands import (
     WorkerLost,
     WorkerReturned,
     WorkerSaid,
+    WorkersBack,
     WorkerSuspected,
 )
 from futurebroker.scheduler.records import ClientRecord, Pool, TaskRecord, WorkerRecord
@@ -62,9 +66,10 @@ class SchedulerMachine:
         _APPLY[type(event)](state, event)
         if now >= state.timers.due:
             state.timers.run_due(now)
-        if state.check:
-            transitions.settle(state)
-        if state.ready or state.touched:
+            recording.ticked(state)
+        if state.check or state.ended_parents:
+            families.settle(state)
+        if (state.ready or state.touched) and not state.holding:
             dispatch.dispatch(state)
         if state.laden and state.roomy and state.policy.stealing:
             stealing.steal(state)
@@ -91,6 +96,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
     client = state.clients.pop(event.client, None)
     if client is None:
         return
+    recording.gone(state, client)
     for task in tuple(client.wants):
         task.discard_client(client)
         if not task.needed:
@@ -108,11 +114,14 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
 def client_said(state: SchedulerState, event: ClientSaid) -> None:
     """Apply a client's messages, in order."""
     client = _client(state, event.client)
+    noted = state.facts is not None
     for message in event.messages:
         apply = _FROM_CLIENT.get(type(message))
         if apply is None:
             state.counters["unexpected"] += 1
         else:
+            if noted:
+                recording.said(state, client, message)
             apply(state, client, message)
 
 
@@ -176,11 +185,12 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     for pool in state.pools.values():
         _refresh(state, pool)
     # An input that goes with the worker makes a task look as if it had not begun: choose before.
-    blamed = [task for task in worker.processing if not task.waiting_on and task.function is not None][: worker.slots]
+    begun = (task for task in worker.processing if not task.waiting_on and task.function is not None)
+    blamed = [task for task in begun if task not in worker.away][: worker.slots]
     for task in tuple(worker.holds):
         task.discard_holder(worker)
         if task.state is MEMORY and task.holders is None and task.value is None:
-            transitions.lose(state, task)
+            claims.lose(state, task)
     for task in tuple(worker.processing):
         if task.worker is worker:
             _take_from_lost(state, worker, task, blame=not event.expected and task in blamed)
@@ -201,6 +211,7 @@ def _take_from_lost(state: SchedulerState, worker: WorkerRecord, task: TaskRecor
     if task.function is None:
         transitions.processing_refused(state, task, f"worker {worker.name} was lost on the way")
     elif blame:
+        recording.died(state, worker, task, "WorkerLostError", "")
         reports.count_death(state, task, worker, "WorkerLostError", "")
     else:
         transitions.pull_back(state, task, tell=False)
@@ -224,7 +235,9 @@ def worker_said(state: SchedulerState, event: WorkerSaid) -> None:
         state.counters["stranger"] += sum(1 for _ in event.messages)
         return
     for message in event.messages:
-        apply = _FROM_WORKER.get(type(message))
+        if state.holding:
+            resuming.resume_report(state, worker, message)
+        apply = FROM_WORKER.get(type(message))
         if apply is None:
             state.counters["unexpected"] += 1
         else:
@@ -270,7 +283,8 @@ _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None
     m.DataPart: relay.client_gives_data,
 }
 
-_FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]] = {
+#: what is done about each message of a worker
+FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]] = {
     m.Finished: reports.finished,
     m.Erred: reports.erred,
     m.ExecutorDied: reports.executor_died,
@@ -284,6 +298,9 @@ _FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None
     m.Inventory: claims.inventory,
     m.DataLost: reports.data_lost,
     m.Happened: reports.happened,
+    m.TaskAway: families.task_away,
+    m.TaskReturned: families.task_returned,
+    m.ResultHolds: families.result_holds,
 }
 
 _APPLY: dict[type[Any], Callable[[SchedulerState, Any], None]] = {
@@ -297,4 +314,5 @@ _APPLY: dict[type[Any], Callable[[SchedulerState, Any], None]] = {
     WorkerSaid: worker_said,
     WorkerBeat: worker_beat,
     Tick: lambda _state, _event: None,  # what is due is done after every event
+    WorkersBack: lambda state, _event: resuming.finish(state),
 }

@@ -72,7 +72,7 @@ def open_window(state: SchedulerState, worker: WorkerRecord) -> None:
 
 def has_room(worker: WorkerRecord) -> bool:
     """Whether the worker takes work and has less than its window; one task beyond its slots fits in any case."""
-    sent = len(worker.processing)
+    sent = len(worker.processing) - len(worker.away)
     return worker.status is RUNNING and (
         sent <= worker.slots or (worker.occupancy < worker.window and sent < worker.limit)
     )

@@ -166,7 +166,10 @@ class TaskRecord:
 
     def add_holder(self, worker: WorkerRecord, path: str) -> None:
         """``worker`` holds the result, at ``path``."""
-        worker.holds[self] = None
+        if self not in worker.holds:
+            worker.holds[self] = None
+            worker.nbytes += self.nbytes
+            self.kind.nbytes += self.nbytes
         if self.holders is None and not path:
             self.holders = worker
         else:
@@ -174,14 +177,18 @@ class TaskRecord:
 
     def discard_holder(self, worker: WorkerRecord) -> None:
         """``worker`` doesn't hold the result any more."""
-        worker.holds.pop(self, None)
+        if self in worker.holds:
+            del worker.holds[self]
+            worker.nbytes -= self.nbytes
+            self.kind.nbytes -= self.nbytes
         paths = self.holder_paths()
         if worker in paths:
             self.holders = {other: path for other, path in paths.items() if other is not worker} or None
 
     def held(self) -> Held:
         """Where the stored result lies."""
-        return Held(self.key, self.nbytes, [(worker.worker_id, path) for worker, path in self.holder_paths().items()])
+        holders = [(worker.worker_id, path) for worker, path in self.holder_paths().items() if worker.worker_id]
+        return Held(self.key, self.nbytes, holders)
 
     @property
     def needed(self) -> bool:
@@ -192,13 +199,14 @@ class TaskRecord:
 class Kind:
     """What the scheduler knows of all tasks with the same name: how many stand where, and how long they take."""
 
-    __slots__ = ("counts", "duration", "ended", "errors", "name")
+    __slots__ = ("counts", "duration", "ended", "errors", "name", "nbytes")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.duration: float | None = None  #: mean seconds in user code, newest runs first
         self.ended = 0  #: runs that finished
         self.errors = 0  #: runs that raised
+        self.nbytes = 0  #: of results that workers hold, each copy counted
         self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
 
     @property
@@ -322,10 +330,12 @@ class WorkerRecord:
         "limit",
         "metrics",
         "name",
+        "nbytes",
         "occupancy",
         "pipeline",
         "processing",
         "resources",
+        "away",
         "slots",
         "status",
         "used",
@@ -344,8 +354,10 @@ class WorkerRecord:
         self.info = info
         self.status = WorkerStatus.RUNNING
         self.processing: dict[TaskRecord, None] = {}  #: sent and not reported back, in the order sent
+        self.away: dict[TaskRecord, None] = {}  #: of these, the tasks that wait for others and take no slot
         self.occupancy = 0.0  #: seconds of work sent and not reported back
         self.holds: dict[TaskRecord, None] = {}  #: results in its store
+        self.nbytes = 0  #: of these
         self.functions: set[Digest] = set()  #: functions it has been sent
         self.pipeline: deque[TaskRecord] = deque()  #: tasks that may follow what is processing here, when there is room
         #: parts of results that were asked of it and have not come: (asker, transfer, offset) -> key
@@ -370,13 +382,14 @@ class WorkerRecord:
 class ClientRecord:
     """One connected client, or one of the scheduler's own that hold keys on behalf of nobody connected."""
 
-    __slots__ = ("client_id", "functions", "info", "wants")
+    __slots__ = ("client_id", "functions", "holds_for", "info", "wants")
 
-    def __init__(self, client_id: ClientId, info: dict[str, Any]) -> None:
-        self.client_id = client_id
+    def __init__(self, client_id: ClientId, info: dict[str, Any], holds_for: str = "") -> None:
+        self.client_id = client_id  #: empty for one of the scheduler's own
+        self.holds_for = holds_for  #: of one of the scheduler's own, what its keys are kept for
         self.info = info
         self.wants: dict[TaskRecord, None] = {}
         self.functions: dict[Digest, None] = {}
 
     def __repr__(self) -> str:
-        return f"<client {self.client_id}>"
+        return f"<client {self.client_id or self.holds_for}>"

@@ -6,6 +6,8 @@ Anything else is stale: it is counted, and a result that came with it is freed w
 
 from __future__ import annotations
 
+from typing import Any
+
 from futurebroker.protocol.messages import (
     DataLost,
     Erred,
@@ -23,20 +25,22 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import stealing, transitions
+from futurebroker.scheduler import claims, families, recording, stealing, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
+from futurebroker.scheduler.telling import tell_end
 from futurebroker.states import WorkerStatus
-from futurebroker.types import Key
 
 
-def _current(state: SchedulerState, worker: WorkerRecord, key: Key, attempt: int) -> TaskRecord | None:
-    """The task this report is about, if it is the attempt we hold on this worker."""
-    task = state.tasks.get(key)
-    if task is None or task.worker is not worker or task.attempt != attempt:
+def _current(state: SchedulerState, worker: WorkerRecord, report: Any) -> TaskRecord | None:
+    """The task this report is about, if it is the attempt we hold on this worker; then it is noted as a fact."""
+    task = state.tasks.get(report.key)
+    if task is None or task.worker is not worker or task.attempt != report.attempt:
         state.counters["stale"] += 1
         return None
+    if state.facts is not None:
+        recording.reported(state, worker, report)
     return task
 
 
@@ -49,18 +53,21 @@ def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> N
         if task is None or (task.worker is not worker and worker not in task.holder_paths()):
             state.free(worker, report.key)
         return
+    if state.facts is not None:
+        recording.reported(state, worker, report)
     transitions.processing_memory(state, task, report)
 
 
 def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
     """A task raised: it runs again while it has retries, else it has failed."""
-    task = _current(state, worker, report.key, report.attempt)
+    task = _current(state, worker, report)
     if task is None:
         return
     task.kind.observe(report.duration * 1e-6)
     task.kind.errors += 1
     if task.retried < task.pool.options.retries:
         task.retried += 1
+        families.end(state, task)
         transitions.pull_back(state, task, tell=False)
     else:
         transitions.fail(state, task, report.failure, tell=False)
@@ -68,7 +75,7 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
 
 def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorDied) -> None:
     """A task ended its executor: it is tried again elsewhere until it has done so too often."""
-    task = _current(state, worker, report.key, report.attempt)
+    task = _current(state, worker, report)
     if task is not None:
         count_death(state, task, worker, "ExecutorDiedError", report.how)
 
@@ -89,7 +96,7 @@ def count_death(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, k
 
 def gave_back(state: SchedulerState, worker: WorkerRecord, report: GaveBack) -> None:
     """An attempt was not begun: the task is ready for another, or goes to the worker it was asked back for."""
-    task = _current(state, worker, report.key, report.attempt)
+    task = _current(state, worker, report)
     if task is not None:
         thief = stealing.given(state, worker, task)
         transitions.pull_back(state, task, tell=False)
@@ -99,7 +106,7 @@ def gave_back(state: SchedulerState, worker: WorkerRecord, report: GaveBack) -> 
 
 def inputs_missing(state: SchedulerState, worker: WorkerRecord, report: InputsMissing) -> None:
     """Holders didn't have what they were said to have: correct that, and let the task wait for its inputs."""
-    task = _current(state, worker, report.key, report.attempt)
+    task = _current(state, worker, report)
     for key, holder_id in report.missing:
         source, holder = state.tasks.get(key), state.workers.get(holder_id) if holder_id else worker
         if source is None or source.state is not MEMORY:
@@ -108,7 +115,7 @@ def inputs_missing(state: SchedulerState, worker: WorkerRecord, report: InputsMi
             source.discard_holder(holder)
             state.free(holder, key)  # perhaps it could only not be reached
         if source.holders is None and source.value is None:
-            transitions.lose(state, source)
+            claims.lose(state, source)
     if task is not None and task.worker is worker:
         transitions.pull_back(state, task, tell=False)
 
@@ -117,6 +124,7 @@ def stored(state: SchedulerState, worker: WorkerRecord, report: Stored) -> None:
     """Data has arrived at a worker, or a copy of a result was made."""
     task = state.tasks.get(report.key)
     if task is not None and task.function is None and task.worker is worker:
+        recording.reported(state, worker, report)
         transitions.processing_stored(state, task, report)
         if task in state.broadcasts:
             del state.broadcasts[task]
@@ -144,7 +152,7 @@ def data_lost(state: SchedulerState, worker: WorkerRecord, report: DataLost) -> 
     task.discard_holder(worker)
     state.free(worker, report.key)
     if task.holders is None and task.value is None and task.state is MEMORY:
-        transitions.lose(state, task, f"on worker {worker.name}: {report.reason}")
+        transitions.lose(state, task, how=f"on worker {worker.name}: {report.reason}")
 
 
 def happened(state: SchedulerState, worker: WorkerRecord, report: Happened) -> None:
@@ -157,7 +165,8 @@ def not_stored(state: SchedulerState, worker: WorkerRecord, report: NotStored) -
     task = state.tasks.get(report.key)
     if task is None or task.function is not None or task.worker is not worker:
         return
-    transitions.tell_end(state, task, KeyCancelled(task.key, report.reason, "rejected"))
+    recording.reported(state, worker, report)
+    tell_end(state, task, KeyCancelled(task.key, report.reason, "rejected"))
     for client in task.each_client():
         task.discard_client(client)
     transitions.processing_refused(state, task, report.reason)

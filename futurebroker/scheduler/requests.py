@@ -9,13 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler import observe
+from futurebroker.scheduler import families, observe, viewing
 from futurebroker.scheduler.records import ClientRecord
 from futurebroker.scheduler.state import SchedulerState
 
 #: topic -> what answers ``about`` from the state; TypeError, AttributeError and ValueError become the answer's error
 QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **observe.TOPICS,
+    **viewing.TOPICS,
+    **families.QUESTIONS,
 }
 
 #: topic -> what takes the request up; it sends the Answer itself, now or after a later event

@@ -53,6 +53,7 @@ from futurebroker.scheduler.commands import (
     WorkerSaid,
     WorkerSuspected,
 )
+from futurebroker.scheduler.health import Health
 from futurebroker.scheduler.machine import SchedulerMachine
 from futurebroker.scheduler.presence import Contact, Rhythm
 from futurebroker.scheduler.state import Policy
@@ -116,6 +117,7 @@ class SchedulerService:
         self.faults: Counter[str] = Counter()
         self._contacts: dict[str, Contact] = {}
         self._inboxes: dict[str, str] = {}
+        self._health = Health(SWEEP_EVERY)
         self._sweeper: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._tick_due = inf
@@ -233,8 +235,8 @@ class SchedulerService:
     def _forget(self, name: str) -> None:
         self._endpoint.forget(name)
         contact = self._contacts.pop(name, None)
-        if contact is not None:
-            self._inboxes.pop(contact.inbox, None)
+        if contact is not None and self._inboxes.get(contact.inbox) == name:
+            del self._inboxes[contact.inbox]
 
     # -- endpoint events --------------------------------------------------------------------------------------------
 
@@ -325,9 +327,11 @@ class SchedulerService:
             contact = self._contacts[peer.name] = Contact(peer, hello.inbox, self._loop.time(), self._rhythm.busy)
             contact.name = str(hello.info.get("name") or peer.name)
             logger.info("%s %s joined", peer.role.name.lower(), contact.name, extra=_about(peer, contact.name))
-        self._inboxes.pop(contact.inbox, None)
+        if self._inboxes.get(contact.inbox) == peer.name:
+            del self._inboxes[contact.inbox]
         contact.inbox = hello.inbox
-        self._inboxes[hello.inbox] = peer.name
+        # Clients inside tasks share the inbox of their worker, which said hello before them.
+        self._inboxes.setdefault(hello.inbox, peer.name)
         contact.interval = self._rhythm.busy
         self._heard(contact)
         self._endpoint.send_meeting(peer, hello.inbox, self._welcome(peer))
@@ -368,7 +372,7 @@ class SchedulerService:
         now = self._loop.time()
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
         self._rhythm.look(self.machine.state, now)
-        self.machine.state.about["time"] = time.time()
+        self.machine.state.about.update(self._health.look(now), time=time.time())
         if not self._endpoint.hears:
             # without the broker everybody is silent, which says nothing about them
             for contact in self._contacts.values():

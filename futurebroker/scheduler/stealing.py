@@ -93,7 +93,7 @@ def watch(state: SchedulerState, worker: WorkerRecord) -> None:
     """
     seen, now = worker.watched, state.now
     worker.watched = watched = {}
-    for task in islice(worker.processing, worker.slots):
+    for task in islice((task for task in worker.processing if task not in worker.away), worker.slots):
         if task.function is not None:
             watched[task.attempt] = since = seen.get(task.attempt, now)
             _lengthen(worker, task, 2 * (now - since))
@@ -102,7 +102,7 @@ def watch(state: SchedulerState, worker: WorkerRecord) -> None:
 
 def _lengthen_newest(worker: WorkerRecord) -> None:
     for task in islice(reversed(worker.processing), LOOKED):
-        if task.function is not None:
+        if task.function is not None and task not in worker.away:
             _lengthen(worker, task, task.kind.expected + placement.OVERHEAD)
 
 
@@ -159,12 +159,12 @@ def _choose(state: SchedulerState, victim: WorkerRecord) -> dict[TaskRecord, tup
     """
     _lengthen_newest(victim)
     paused = victim.status is WorkerStatus.PAUSED
-    count, seconds = len(victim.processing), victim.occupancy
+    count, seconds = len(victim.processing) - len(victim.away), victim.occupancy
     begun = 0 if paused else victim.slots
     asked: dict[TaskRecord, tuple[int, WorkerRecord]] = {}
     loads: dict[WorkerRecord, _Load] = {}
     for task in islice(reversed(victim.processing), min(LOOKED, count - begun)):
-        if task.function is None or task.waiting_on or len(task.dependencies) > INPUTS:
+        if task.function is None or task.waiting_on or task in victim.away or len(task.dependencies) > INPUTS:
             continue
         # What runs there is half done, as far as anybody knows.
         wait = (seconds * max(0.5, 1 - victim.slots / (2 * count)) - task.span) / victim.slots
@@ -192,10 +192,10 @@ def _thief(
     for worker in _candidates(state, task):
         load = loads.get(worker)
         if load is None:
-            load = loads[worker] = _Load(len(worker.processing), worker.occupancy)
+            load = loads[worker] = _Load(len(worker.processing) - len(worker.away), worker.occupancy)
         if load.tasks > worker.slots and (load.tasks >= worker.limit or load.seconds >= worker.window):
             continue
-        if task.pool.resources and load.tasks > len(worker.processing):
+        if task.pool.resources and load.tasks > len(worker.processing) - len(worker.away):
             continue  # another task that is asked for may take them
         cost = placement.move_cost(state, task, worker) + load.seconds / worker.slots + worker.latency
         if cost < least:

@@ -22,11 +22,10 @@ from futurebroker.protocol.messages import (
     KeyErred,
     KeyFinished,
     KeyLost,
-    Message,
     Run,
     Stored,
 )
-from futurebroker.scheduler import placement
+from futurebroker.scheduler import placement, recording
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
@@ -40,6 +39,7 @@ from futurebroker.scheduler.state import (
     WAITING,
     SchedulerState,
 )
+from futurebroker.scheduler.telling import tell_end
 from futurebroker.states import TaskState
 
 # -- towards a result ----------------------------------------------------------------------------------------------
@@ -140,8 +140,8 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     worker.processing[task] = None
     worker.occupancy += span
     if task.pool.resources:
-        _take_resources(task, worker)
-    sent = len(worker.processing)
+        take_resources(task, worker)
+    sent = len(worker.processing) - len(worker.away)
     if sent > worker.slots and (worker.occupancy >= worker.window or sent >= worker.limit):
         state.roomy.pop(worker, None)
         state.laden[worker] = None
@@ -158,7 +158,8 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
                 state.touched[worker] = None
 
 
-def _take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
+def take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
+    """Book what a task needs of its worker while it runs there."""
     for name, amount in task.pool.resources.items():
         worker.used[name] = worker.used.get(name, 0.0) + amount
 
@@ -182,7 +183,7 @@ def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished)
     state.move(task, MEMORY)
     task.nbytes = report.nbytes
     value = report.value
-    if value is not None and len(value) <= KEEP_LIMIT:
+    if value is not None and (len(value) <= KEEP_LIMIT or task.pool.options.durable):
         task.value = value
         state.free(worker, task.key)
     else:
@@ -221,6 +222,7 @@ def processing_stored(state: SchedulerState, task: TaskRecord, report: Stored) -
 
 def processing_refused(state: SchedulerState, task: TaskRecord, reason: str) -> None:
     """Scattered data can't be kept by the worker it was sent to; what was submitted with it fails."""
+    recording.refused(state, task, reason)
     _leave_worker(state, task)
     state.move(task, RELEASED)
     released_erred(state, task, f"the scattered data {task.key} could not be stored: {reason}")
@@ -231,7 +233,7 @@ def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None,
     wanted = task.wanted_by
     if wanted is not None:
         message = KeyFinished(task.key, value, None if value is not None else task.held(), type_name)
-        if type(wanted) is ClientRecord and wanted is not state.detached:
+        if type(wanted) is ClientRecord and wanted.client_id:
             state.send(wanted.client_id, message)
         else:
             tell_end(state, task, message)
@@ -247,15 +249,6 @@ def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None,
             _cut_lineage(state, task)
     if task.wanted_by is None and not task.needed_by:
         state.check.append(task)
-
-
-def tell_end(state: SchedulerState, task: TaskRecord, message: Message) -> None:
-    """The task has ended: tell every client that wants it; what was kept for nobody is kept no longer."""
-    for client in task.each_client():
-        if client is state.detached:
-            task.discard_client(client)
-        else:
-            state.send(client.client_id, message)
 
 
 def _cut_lineage(state: SchedulerState, task: TaskRecord) -> None:
@@ -321,6 +314,12 @@ def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
     assert worker is not None
     task.worker = None
     del worker.processing[task]
+    if state.adopted and task in state.adopted:
+        del state.adopted[task]
+        for dependency in task.dependencies:
+            dependency.needed_by += 1  # from here on it is as any other
+    if worker.away:
+        worker.away.pop(task, None)
     if worker.processing:
         worker.occupancy -= task.span
         for name, amount in task.pool.resources.items():
@@ -349,10 +348,14 @@ def pull_back(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
             continue
         processing_waiting(state, current, tell=tell or current is not task)
         back.append(current)
-        pulled.extend(follower for follower in current.each_dependent() if follower.waiting_on)
+        for follower in current.each_dependent():
+            if follower.waiting_on and follower not in state.adopted:
+                pulled.append(follower)
     for current in back:
         for dependency in current.dependencies:
-            compute(state, dependency)
+            if dependency.state is RELEASED:
+                recording.needed(state, dependency)
+                compute(state, dependency)
         if current.state is WAITING and not current.waiting_on:
             waiting_queued(state, current)
 
@@ -367,15 +370,31 @@ def processing_waiting(state: SchedulerState, task: TaskRecord, *, tell: bool) -
     state.move(task, WAITING)
 
 
-def lose(state: SchedulerState, task: TaskRecord, how: str = "with its worker") -> None:
+def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None, how: str = "with its worker") -> None:
     """The last copy of a result in MEMORY is gone: compute it again if anybody waits for it.
 
     Tasks already sent to workers may have fetched it; they say so if not, and nothing is computed for them before.
+
+    Args:
+        again: whether to compute it, when that was decided before.
     """
     memory_released(state, task)
     if task.function is None:
+        recording.lost(state, task, again=False)
         released_erred(state, task, f"the only copy of the scattered data {task.key} was lost {how}; scatter it again")
         return
+    wanted = hold_back(state, task)
+    if again is None:
+        again = wanted
+    recording.lost(state, task, again)
+    if again:
+        compute(state, task)
+    elif not task.needed:
+        state.check.append(task)
+
+
+def hold_back(state: SchedulerState, task: TaskRecord) -> bool:
+    """A result is gone: who was told is told, and what was ready by it waits; whether anybody does."""
     waiting = False
     for dependent in task.each_dependent():
         if dependent.state in UNFINISHED:
@@ -384,11 +403,9 @@ def lose(state: SchedulerState, task: TaskRecord, how: str = "with its worker") 
                 ready_waiting(state, dependent)
             waiting = waiting or dependent.state is WAITING
     for client in task.each_client():
-        state.send(client.client_id, KeyLost(task.key))
-    if waiting or task.wanted_by is not None:
-        compute(state, task)
-    elif not task.needed:
-        state.check.append(task)
+        if client.client_id:
+            state.send(client.client_id, KeyLost(task.key))
+    return waiting or task.wanted_by is not None
 
 
 def released_erred(state: SchedulerState, task: TaskRecord, reason: str) -> None:
@@ -440,6 +457,9 @@ def settle(state: SchedulerState) -> None:
             continue  # data, or lineage that was cut: it stays as long as something made from it may have to be again
         if task.state is MEMORY:
             memory_released(state, task)
+            if state.adopted:
+                for dependent in task.each_dependent():
+                    dependent.waiting_on += dependent in state.adopted
         elif task.state in UNFINISHED:
             unfinished_released(state, task)
         if task.dependents is None:

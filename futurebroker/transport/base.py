@@ -38,6 +38,7 @@ class Capabilities:
     mandatory: bool  #: a send to a queue that does not exist comes back through `LinkEvents.returned`
     peer_death: bool  #: the broker tells at once when the owner of an INBOX is gone, through `LinkEvents.returned`
     max_message: int  #: bytes of the largest body it carries
+    inbox: str = ""  #: where to send what the declared INBOX shall receive, if that has another name
 
 
 class LinkEvents(Protocol):
@@ -45,6 +46,9 @@ class LinkEvents(Protocol):
 
     def received(self, queue: str, body: bytes, tag: int) -> None:
         """A body arrived. ``tag`` is for `Link.ack` and 0 where no ack is due."""
+
+    def idle(self) -> None:
+        """All that came in this turn was told: what it led to may leave. Links that wake their owner needn't say it."""
 
     def returned(self, destination: str) -> None:
         """A send marked ``mandatory`` found no queue of that name, or an inbox that was sent to has ended."""

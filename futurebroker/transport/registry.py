@@ -16,6 +16,8 @@ OPENERS: dict[str, str] = {
     "amqps": "futurebroker.broker_adapters.amqp_link:open_link",
     "redis": "futurebroker.broker_adapters.kombu_link:open_link",
     "rediss": "futurebroker.broker_adapters.kombu_link:open_link",
+    # of a client inside a task
+    "executor": "futurebroker.worker.tasklink:open_link",
     # kombu+SCHEME:// is any other virtual transport of Kombu's
     "kombu": "futurebroker.broker_adapters.kombu_link:open_link",
 }

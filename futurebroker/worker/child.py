@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import itertools
 import mmap
 import os
 import pickle
@@ -16,37 +17,37 @@ import signal
 import socket
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable
 from contextvars import copy_context
 from pathlib import Path
 from time import perf_counter_ns
 from types import CoroutineType, FrameType
 from typing import Any
 
-from futurebroker.data.files import map_value
-from futurebroker.data.sealed import DamagedFileError
-from futurebroker.exceptions import ResultError, SerializationError, TaskError
+from futurebroker.exceptions import ResultError, SerializationError
+from futurebroker.inside import NO_TASK, Host, Place, current_task, noting_futures
 from futurebroker.logs import start_logging
 from futurebroker.protocol.messages import INLINE_LIMIT
-from futurebroker.protocol.refs import open_arguments
 from futurebroker.protocol.serialize import Buffer, dump_frames, frames_size, layout, loads, loads_writable
-from futurebroker.types import Digest
-from futurebroker.worker.context import Place, current_task
+from futurebroker.worker import tasklink
 from futurebroker.worker.coroutines import CoroutineRunner
 from futurebroker.worker.failures import failure_of
+from futurebroker.worker.opening import InputFailed, InputGone, Opener, cannot_open
 from futurebroker.worker.packets import (
+    AWAY_MAX,
     CRUMB,
     CRUMB_BYTES,
     PACKET_BYTES,
     REPORT_BYTES,
     REPORT_LIMIT,
+    Away,
     Call,
     Called,
     Control,
+    LinkWanted,
     Ready,
     Rest,
     Result,
+    Returning,
     ReturnRest,
     Setup,
     Stop,
@@ -58,10 +59,10 @@ from futurebroker.worker.packets import (
     encode_results,
     take_controls,
 )
+from futurebroker.worker.relaying import EXECUTOR_SECRET
 from futurebroker.worker.results import ResultWriter, trim
+from futurebroker.worker.seats import Seats, Slot
 
-#: functions an executor keeps open; the one opened first goes first
-FUNCTIONS_KEPT = 2000
 #: nanoseconds after which finished tasks of a packet are reported though others of it are still to run
 REPORT_AFTER = 5_000_000
 #: bytes a value returned by a call out of line may have
@@ -69,40 +70,13 @@ CALL_LIMIT = 4 * 1024 * 1024
 #: seconds an executor told to stop has for its user's exit handlers
 EXIT_TIMEOUT = 2.0
 _PR_SET_PDEATHSIG = 1
-_EMPTY_TUPLE_ARGS: tuple[tuple[()], dict[str, Any]] = ((), {})
-#: what plain pickles begin with; `loads_writable` opens everything else
-_PICKLE = pickle.PROTO[0]
 #: types of which a value, itself and not of a subclass, needs nothing but plain pickle; of the second if it is short
 _PLAIN = frozenset({int, float, bool, complex, type(None)})
 _TEXT = frozenset({str, bytes})
 
 
-class _InputGone(Exception):  # noqa: N818 - not an error of the task's
-    """The file of input ``index`` isn't there any more."""
-
-    def __init__(self, index: int) -> None:
-        super().__init__(index)
-        self.index = index
-
-
-class _InputFailed(Exception):  # noqa: N818 - not an error of the task's
-    """An earlier task of the packet has no result."""
-
-
-class _Slot:
-    """One reading thread: the packet it runs, and what it hasn't reported.
-
-    Both queues are deques because the control thread takes from them too: each pop is atomic, so a task is begun or
-    handed back, and a result reported, exactly once.
-    """
-
-    __slots__ = ("measured", "number", "results", "todo")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.measured = 0  #: nanoseconds at which the time of the last task ended
-        self.todo: deque[Task] = deque()
-        self.results: deque[Result] = deque()
+#: numbers executors of this process, which with ``processes=False`` may be several
+_numbers = itertools.count(1)
 
 
 class Executor:
@@ -119,28 +93,36 @@ class Executor:
         self._control_lock = threading.Lock()
         self._setup = setup
         self._owns_process = owns_process
-        self._place = Place(setup.worker, setup.worker_id, setup.resources)
+        near = "127.0.0.1" if setup.broker_is_local else "elsewhere"
+        self._host = Host(f"executor://{near}/{next(_numbers)}", setup.cluster, EXECUTOR_SECRET, setup.worker_id)
+        self._place = Place(setup.worker, setup.worker_id, setup.resources, self._host)
         self._writer = ResultWriter(setup)
-        self._functions: dict[Digest, Callable[..., Any]] = {}
+        self._opener = Opener(self._writer.read_function)
+        self._functions = self._opener.functions
         self._coroutines = CoroutineRunner()
-        self._slots = [_Slot(number) for number in range(setup.threads)]
-        size = CRUMB_BYTES * setup.threads
+        self._seats = Seats(setup.threads, self._read, self._left, self._returning)
+        size = CRUMB_BYTES * (setup.threads + AWAY_MAX)
         crumbs = _map_crumbs(setup.crumbs, size) if setup.crumbs else bytearray(size)
         self._crumbs = memoryview(crumbs).cast(CRUMB)
         self._stopping = False
 
     def run(self) -> None:
         """Run tasks in this thread and, for more than one slot, in others; returns when the data socket has closed."""
+        first, *others = self._seats.slots
         threads = [
             threading.Thread(target=self._read, args=(slot,), name=f"task-{slot.number}", daemon=True)
-            for slot in self._slots[1:]
+            for slot in others
         ]
         listener = threading.Thread(target=self._listen, name="control", daemon=True)
         for thread in (*threads, listener):
             thread.start()
+        tasklink.register(self._host.address, self._offer_link)
         self._tell(Ready(os.getpid()))
-        self._read(self._slots[0])
-        for thread in threads:
+        self._read(first)
+        self._seats.close()
+        self._host.close()
+        tasklink.unregister(self._host.address)
+        for thread in (*threads, *self._seats.threads):
             thread.join()
         self._coroutines.close()
         if not self._owns_process:
@@ -148,26 +130,33 @@ class Executor:
 
     # -- tasks ------------------------------------------------------------------------------------------------------
 
-    def _read(self, slot: _Slot) -> None:
-        receive = self._data.recv
+    def _read(self, slot: Slot) -> None:
+        receive, seats = self._data.recv, self._seats
         while True:
             try:
                 data = receive(PACKET_BYTES)
             except OSError:
-                return
+                data = b""
             if not data:
+                seats.close()
                 return
             packet = decode_packet(data)
             if packet.path:
                 path = Path(packet.path)
                 packet = decode_packet(path.read_bytes())
                 path.unlink(missing_ok=True)
+            if not seats.enter():
+                self._tell(Rest([task.number for task in packet.tasks]))
+                continue
             try:
                 self._run_packet(slot, packet.tasks)
             except OSError:  # the agent is gone
+                seats.close()
+                return
+            if not seats.leave(slot):
                 return
 
-    def _run_packet(self, slot: _Slot, tasks: list[Task]) -> None:
+    def _run_packet(self, slot: Slot, tasks: list[Task]) -> None:
         todo, results, run = slot.todo, slot.results, self._run
         todo.extend(tasks)
         done: dict[int, bytes | ValueFile] = {}
@@ -199,7 +188,21 @@ class Executor:
                 since = end
         self._report(slot)
 
-    def _report(self, slot: _Slot) -> None:
+    def _left(self, slot: Slot, number: int) -> None:
+        """The task that ``slot`` runs is away: what would have to wait for it is handed back."""
+        with contextlib.suppress(OSError):
+            self._report(slot)
+        self._crumbs[slot.number] = 0 if not slot.seceded else number
+        numbers = _take_all(slot)
+        if numbers:
+            self._tell(Rest(numbers))
+        self._tell(Away(number))
+
+    def _returning(self, slot: Slot, number: int) -> None:
+        self._crumbs[slot.number] = number
+        self._tell(Returning(number))
+
+    def _report(self, slot: Slot) -> None:
         results = slot.results
         batch: list[Result] = []
         try:
@@ -230,26 +233,22 @@ class Executor:
                 data = encode_results([Result(result.number, result.duration, result.cost, failure=failure)])
         self._data.send(data)
 
-    def _run(self, slot: _Slot, task: Task, done: dict[int, bytes | ValueFile]) -> Result:
-        self._crumbs[slot.number] = task.number
+    def _run(self, slot: Slot, task: Task, done: dict[int, bytes | ValueFile]) -> Result:
+        self._crumbs[slot.number] = slot.task = task.number
+        if slot.made:
+            slot.made = {}
+        current_task.set((self._place, task.key, slot, task.number))
         try:
             function = self._functions.get(task.function)
             if function is None:
-                function = self._open_function(task.function)
-            data = task.args
-            if task.inputs:
-                args, keywords = open_arguments(loads_writable, data, self._open_inputs(task, done))
-            elif data:
-                args, keywords = pickle.loads(data) if data[0] == _PICKLE else loads_writable(data)
-            else:
-                args, keywords = _EMPTY_TUPLE_ARGS
-        except _InputGone as gone:
+                function = self._opener.open_function(task.function)
+            args, keywords = self._opener.open_arguments(task, done)
+        except InputGone as gone:
             return Result(task.number, 0, missing=[gone.index])
-        except _InputFailed:
+        except InputFailed:
             return Result(task.number, 0, not_run=True)
         except BaseException as error:  # noqa: BLE001 - whatever the user's classes raise when they are opened
-            return self._failed(task, _cannot_open(task, error), 0)
-        current_task.set((self._place, task.key))
+            return self._failed(task, cannot_open(task, error), 0)
         call = copy_context().run
         start = perf_counter_ns()
         try:
@@ -259,8 +258,12 @@ class Executor:
                 value = self._coroutines.run(value)
                 kind = type(value)
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are the task's own as well
-            return self._failed(task, error, (perf_counter_ns() - start) // 1000)
+            duration = (perf_counter_ns() - start) // 1000
+            self._fence(slot, task)
+            return self._failed(task, error, duration)
         end = perf_counter_ns()
+        if slot.made:
+            self._fence(slot, task)
         duration = (end - start) // 1000
         if kind in _PLAIN or (kind in _TEXT and len(value) <= INLINE_LIMIT):
             data = pickle.dumps(value, 5)
@@ -271,13 +274,25 @@ class Executor:
         del args, keywords
         return self._finished(task, value, duration)
 
+    def _fence(self, slot: Slot, task: Task) -> None:
+        """What the task submitted comes before its end, which takes another way to the scheduler."""
+        if slot.made:
+            current_task.set((self._place, task.key, None, 0))
+            self._host.fence()
+            current_task.set((self._place, task.key, slot, task.number))
+
     def _finished(self, task: Task, value: Any, duration: int) -> Result:
         kind = type(value).__name__
         try:
-            frames = dump_frames(value)
+            with noting_futures() as keys:
+                frames = dump_frames(value)
             if len(frames) == 1 and len(frames[0]) <= INLINE_LIMIT:
-                return Result(task.number, duration, 0, len(frames[0]), bytes(frames[0]), kind)
-            return self._finished_large(task, frames, duration, kind)
+                result = Result(task.number, duration, 0, len(frames[0]), bytes(frames[0]), kind)
+            else:
+                result = self._finished_large(task, frames, duration, kind)
+            if keys:
+                result.futures = keys
+            return result
         except SerializationError as error:
             reason = ResultError(f"the result of {task.key}, of type {kind}, can't be pickled: {error.cause}")
         except OSError as error:
@@ -293,34 +308,11 @@ class Executor:
         return Result(task.number, duration, 0, size, None, kind, self._writer.write(frames, size))
 
     def _failed(self, task: Task, error: BaseException, duration: int) -> Result:
+        slot = current_task.get()[2]
+        if slot is not None and slot.calls(task.number):
+            failures = self._host.failures
+            failures[task.key] = failures.get(task.key, 0) + 1
         return Result(task.number, duration, failure=failure_of(error, task.key, self._place.name))
-
-    def _open_function(self, digest: Digest) -> Callable[..., Any]:
-        functions = self._functions
-        code = self._writer.read_function(digest)
-        function: Callable[..., Any] = loads(code)
-        if len(functions) >= FUNCTIONS_KEPT:
-            functions.pop(next(iter(functions)), None)
-        functions[digest] = function
-        return function
-
-    def _open_inputs(self, task: Task, done: dict[int, bytes | ValueFile]) -> list[Any]:
-        """Each task gets objects of its own, also of a result made in the same packet: tasks share nothing mutable."""
-        opened = []
-        for index, source in enumerate(task.inputs):
-            if isinstance(source, int):
-                made = done.get(source)
-                if made is None:
-                    raise _InputFailed
-                source = made
-            if isinstance(source, ValueFile):
-                try:
-                    opened.append(loads(map_value(source.path)))
-                except (FileNotFoundError, DamagedFileError):
-                    raise _InputGone(index) from None
-            else:
-                opened.append(loads_writable(source))
-        return opened
 
     # -- control ----------------------------------------------------------------------------------------------------
 
@@ -357,16 +349,14 @@ class Executor:
 
     def _return_rest(self) -> None:
         numbers: list[int] = []
-        for slot in self._slots:
-            with contextlib.suppress(IndexError):
-                while True:
-                    numbers.append(slot.todo.pop().number)
+        for slot in list(self._seats.slots):
+            numbers += _take_all(slot)
             with contextlib.suppress(OSError):
                 self._report(slot)
         self._tell(Rest(numbers))
 
     def _call(self, call: Call) -> None:
-        current_task.set((self._place, ""))
+        current_task.set((self._place, "", None, 0))
         try:
             function = loads(call.code)
             args, keywords = loads_writable(call.args)
@@ -387,14 +377,20 @@ class Executor:
         with self._control_lock, contextlib.suppress(OSError):
             self._control.sendall(encode_control(record))
 
+    def _offer_link(self, wanted: LinkWanted, theirs: socket.socket) -> None:
+        data = encode_control(wanted)
+        with self._control_lock:
+            sent = socket.send_fds(self._control, [data], [theirs.fileno()])
+            self._control.sendall(data[sent:])
 
-def _cannot_open(task: Task, error: BaseException) -> TaskError:
-    reason = TaskError(
-        f"{task.key} can't be opened in the executor: {type(error).__name__}: {error}; "
-        "what its function and arguments import must be installed where the worker runs"
-    )
-    reason.__cause__ = error
-    return reason
+
+def _take_all(slot: Slot) -> list[int]:
+    """The numbers of all tasks of its packet that the slot hasn't begun; it won't."""
+    numbers: list[int] = []
+    with contextlib.suppress(IndexError):
+        while True:
+            numbers.append(slot.todo.pop().number)
+    return numbers
 
 
 def _map_crumbs(path: str, size: int) -> mmap.mmap:
@@ -440,7 +436,7 @@ def run_in_thread(data: socket.socket, control: socket.socket) -> None:
 
 def _log_fields(worker: str) -> dict[str, str]:
     """What a line that is logged now is about."""
-    _, key = current_task.get((None, ""))
+    _, key, *_ = current_task.get(NO_TASK)
     return {"worker": worker, "task": key}
 
 

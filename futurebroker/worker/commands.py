@@ -61,6 +61,22 @@ class RestReturned:
 
 
 @dataclass(slots=True)
+class TaskLeft:
+    """A task waits for others, or has seceded: it takes no slot of its executor's."""
+
+    executor: int
+    number: int
+
+
+@dataclass(slots=True)
+class TaskBack:
+    """A task that had left takes a slot again."""
+
+    executor: int
+    number: int
+
+
+@dataclass(slots=True)
 class CallEnded:
     """What a call out of line came to."""
 
@@ -146,8 +162,8 @@ class Fresh:
 
 
 Event = (
-    Delivered | Reported | ExecutorReady | ExecutorEnded | Recalled | RestReturned | CallEnded | Probed | Taken
-    | WriteFailed | Written | Measured | Spilled | Damaged | Tick | Drain | Fresh
+    Delivered | Reported | ExecutorReady | ExecutorEnded | Recalled | RestReturned | TaskLeft | TaskBack | CallEnded
+    | Probed | Taken | WriteFailed | Written | Measured | Spilled | Damaged | Tick | Drain | Fresh
 )  # fmt: skip
 
 # -- instructions --------------------------------------------------------------------------------------------------

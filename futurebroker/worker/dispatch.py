@@ -66,6 +66,8 @@ class Dispatcher:
         self._queue = ReadyQueue()
         self._store = store
         self._dependents = dependents
+        #: tasks that wait for others, by number, and where they run
+        self.away: dict[int, ExecutorRecord] = {}
         self._packets = 0
         self._numbers = 0
 
@@ -268,9 +270,29 @@ class Dispatcher:
             self._leave(task)
         return task
 
-    def _leave(self, task: TaskRecord) -> None:
+    def set_apart(self, task: TaskRecord) -> None:
+        """The task with this number waits for others: it runs on, and its executor has room for another."""
         packet = task.packet
         assert packet is not None
+        self._leave(task)
+        task.packet = None
+        self.away[task.number] = packet.executor
+
+    def set_back(self, task: TaskRecord, now: float) -> None:
+        """A task that was set apart takes a thread of its executor again."""
+        executor = self.away.pop(task.number)
+        packet = task.packet = self._begin(executor, now)
+        packet.first = task.number
+        packet.count = packet.left = 1
+        executor.unread = False
+        task.cost = -1
+        executor.unknown += 1
+
+    def _leave(self, task: TaskRecord) -> None:
+        packet = task.packet
+        if packet is None:
+            del self.away[task.number]
+            return
         executor = packet.executor
         if task.cost < 0:
             executor.unknown -= 1

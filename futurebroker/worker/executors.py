@@ -27,17 +27,21 @@ from futurebroker import logs
 from futurebroker.processes import without_secret
 from futurebroker.protocol.messages import Failure
 from futurebroker.worker.packets import (
+    AWAY_MAX,
     CRUMB,
     CRUMB_BYTES,
     PACKET_BYTES,
     REPORT_LIMIT,
     SOCKET_BUFFER,
+    Away,
     Called,
     Control,
+    LinkWanted,
     Packet,
     Ready,
     Rest,
     Result,
+    Returning,
     Setup,
     Stop,
     Task,
@@ -58,6 +62,9 @@ _PROGRAM = f"import sys; sys.path.append(sys.argv.pop()); from {CHILD} import ma
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(futurebroker.__file__)))
 #: reports read at a time before other executors get their turn
 _REPORTS = 16
+#: sockets that may come with what is read at a time
+_DESCRIPTORS = 16
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 #: seconds an executor that was told to stop may take before it is killed
 _STOP_TIMEOUT = 3.0
 
@@ -76,6 +83,12 @@ class ExecutorEvents(Protocol):
 
     def called(self, executor: Executor, called: Called) -> None:
         """A call out of line has ended."""
+
+    def away(self, executor: Executor, task: int, is_away: bool) -> None:
+        """A task waits for others or has seceded, or takes a slot again."""
+
+    def link_wanted(self, executor: Executor, wanted: LinkWanted, sock: socket.socket) -> None:
+        """A client in it wants to reach the scheduler."""
 
     def ended(self, executor: Executor, how: str) -> None:
         """It is gone; what it could still report has been reported."""
@@ -99,6 +112,8 @@ class Executor:
         self._unsent: deque[bytes] = deque()
         self._untold = bytearray()
         self._buffer = bytearray()
+        #: sockets that came and of which nobody has said what they are for
+        self._received: deque[int] = deque()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
         self._pidfd: int | None = None
@@ -125,7 +140,7 @@ class Executor:
 
         Call this on a thread that lives as long as the executor may: the kernel ends it with the thread that made it.
         """
-        self._crumbs.write_bytes(bytes(CRUMB_BYTES * self.threads))
+        self._crumbs.write_bytes(bytes(CRUMB_BYTES * (self.threads + AWAY_MAX)))
         data, control = self._theirs.fileno(), self._their_control.fileno()
         self._process = subprocess.Popen(
             [sys.executable, "-u", "-P", "-c", _PROGRAM, str(data), str(control), _ROOT],
@@ -256,11 +271,12 @@ class Executor:
 
     def _control_readable(self) -> None:
         try:
-            data = self._control.recv(PACKET_BYTES)
+            data, descriptors, _, _ = socket.recv_fds(self._control, PACKET_BYTES, _DESCRIPTORS, _CLOSE_ON_EXEC)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            data, descriptors = b"", []
+        self._received += descriptors
         if not data:
             self._loop.remove_reader(self._control.fileno())
             self._control_ended()
@@ -275,6 +291,10 @@ class Executor:
                 self._events.rest_returned(self, record.numbers)
             elif isinstance(record, Called):
                 self._events.called(self, record)
+            elif isinstance(record, Away | Returning):
+                self._events.away(self, record.task, isinstance(record, Away))
+            elif isinstance(record, LinkWanted):
+                self._events.link_wanted(self, record, socket.socket(fileno=self._received.popleft()))
 
     def _control_ended(self) -> None:
         """The process is ending, or its sockets were closed by what it ran: then it is of no use any more."""
@@ -318,6 +338,8 @@ class Executor:
         self._loop.remove_writer(self._control.fileno())
         self.recall()  # deletes the files of large packets
         self._events.ended(self, how)
+        for descriptor in self._received:
+            os.close(descriptor)
         for end in (self._data, self._theirs, self._control, self._their_control):
             end.close()
         self._crumbs.unlink(missing_ok=True)

@@ -11,6 +11,6 @@ def task_counts(machine: WorkerMachine) -> dict[str, int]:
     running = sum(min(executor.threads, len(executor.packets)) for executor in machine.executors.values())
     return {
         "executing": running,
-        "ready": ready + sent - running,
+        "ready": ready + sent - running - len(machine.dispatcher.away),
         "waiting": max(0, len(machine.tasks) - sent - ready),
     }

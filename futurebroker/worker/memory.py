@@ -69,7 +69,7 @@ class Memory:
     Args:
         executors: of the machine, by number.
         new_path: a fresh path; True: on disk, of a sealed file.
-        is_calling: whether an executor makes a call out of line.
+        is_occupied: whether an executor has more to do than its packets.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Memory:
         executors: dict[int, ExecutorRecord],
         emit: Callable[[Instruction], None],
         new_path: Callable[[bool], str],
-        is_calling: Callable[[int], bool],
+        is_occupied: Callable[[int], bool],
     ) -> None:
         self.plan = plan
         #: bytes of results that may be in memory
@@ -99,7 +99,7 @@ class Memory:
         self._executors = executors
         self._emit = emit
         self._new_path = new_path
-        self._is_calling = is_calling
+        self._is_occupied = is_occupied
         self._told_paused = False
         self._retry_at = 0.0
         self._trimmed: dict[int, float] = {}
@@ -262,7 +262,7 @@ class Memory:
             (nbytes - self.baselines.get(number, nbytes), number)
             for number, nbytes in self.executing.items()
             if number in self._executors
-            and not (self._executors[number].packets or self._executors[number].leaving or self._is_calling(number))
+            and not (self._executors[number].packets or self._executors[number].leaving or self._is_occupied(number))
         ]
         return [number for growth, number in sorted(grown, reverse=True) if growth > least]
 
@@ -292,7 +292,9 @@ class Memory:
         running = [
             (nbytes, number)
             for number, nbytes in self.executing.items()
-            if number in self._executors and self._executors[number].packets and number not in self._leaving
+            if number in self._executors
+            and (self._executors[number].packets or self._is_occupied(number))
+            and number not in self._leaving
         ]
         if not running:
             return

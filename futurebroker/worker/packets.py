@@ -31,6 +31,8 @@ CRUMB_BYTES = struct.calcsize(CRUMB)
 #: how the room for values in memory is written, and its bytes
 ROOM = struct.Struct("<Q")
 ROOM_BYTES = ROOM.size
+#: tasks of one executor that may wait for others, or have seceded, at a time; each holds a thread and a breadcrumb
+AWAY_MAX = 1000
 #: length of a record on the control socket
 LENGTH = struct.Struct("!I")
 
@@ -75,6 +77,7 @@ class Result(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     failure: Failure | None = None
     missing: list[int] | None = None  #: places of inputs whose files are gone
     not_run: bool = False  #: an earlier task of the packet, whose result it needs, has none
+    futures: list[Key] | None = None  #: keys of futures inside the value
 
 
 class Control(msgspec.Struct, array_like=True, tag_field="tag"):
@@ -94,6 +97,8 @@ class Setup(Control, tag=1):
     path: list[str] = []  #: for the end of sys.path
     log_level: str = ""  #: empty: what tasks log is the user's own business
     log_format: str = "text"
+    cluster: str = ""
+    broker_is_local: bool = False  #: whether the broker's address is on loopback
     room: str = ""  #: path of the file with the bytes that a value in memory may have
     disk: str = ""  #: folder for larger ones
 
@@ -116,6 +121,60 @@ class Stop(Control, tag=4):
 
 class Trim(Control, tag=5):
     """To an executor: give back memory that isn't used."""
+
+
+class Away(Control, tag=13):
+    """From an executor: this task waits for others, or has seceded; it takes no slot."""
+
+    task: int
+
+
+class Returning(Control, tag=14):
+    """From an executor: a task that was away runs again, or will as soon as a slot is free."""
+
+    task: int
+
+
+class LinkWanted(Control, tag=15):
+    """From an executor, with a socket: its end of a link of the client ``name``."""
+
+    name: str
+
+
+class LinkOpened(Control, tag=20):
+    """On a link's socket, to the executor, first of all: what the agent's own link to the broker can do."""
+
+    mandatory: bool
+    peer_death: bool
+    max_message: int
+    inbox: str  #: queue to which answers are to be sent
+
+
+class LinkBody(Control, tag=21):
+    """On a link's socket, to the executor: an envelope."""
+
+    body: bytes
+
+
+class LinkReturned(Control, tag=22):
+    """On a link's socket, to the executor: there is no such queue (any more)."""
+
+    destination: str
+
+
+class LinkBlocked(Control, tag=23):
+    """On a link's socket, to the executor: the broker asks to stop sending, or to go on."""
+
+    is_blocked: bool
+
+
+class LinkSend(Control, tag=24):
+    """On a link's socket, from the executor: an envelope for the scheduler."""
+
+    destination: str
+    body: bytes
+    durable: bool = False
+    mandatory: bool = False
 
 
 class Ready(Control, tag=10):
@@ -144,7 +203,10 @@ encode_results = _encode
 decode_packet = msgspec.msgpack.Decoder(Packet).decode
 #: results, or the path of the file they are in
 decode_results = msgspec.msgpack.Decoder(list[Result] | str).decode
-_decode_control = msgspec.msgpack.Decoder(Setup | ReturnRest | Call | Stop | Trim | Ready | Rest | Called).decode
+_decode_control = msgspec.msgpack.Decoder(
+    Setup | ReturnRest | Call | Stop | Trim | Ready | Rest | Called | Away | Returning
+    | LinkWanted | LinkOpened | LinkBody | LinkReturned | LinkBlocked | LinkSend
+).decode  # fmt: skip
 
 
 def encode_control(record: Control) -> bytes:

@@ -22,6 +22,7 @@ from futurebroker.exceptions import FuturebrokerError, RefusedError
 from futurebroker.processes import process_mark
 from futurebroker.protocol.member import HEARTBEAT_INTERVAL, Member
 from futurebroker.protocol.messages import Happened, Message, Welcome
+from futurebroker.secret import is_loopback
 from futurebroker.states import WorkerStatus
 from futurebroker.types import Role
 from futurebroker.worker import commands
@@ -32,7 +33,8 @@ from futurebroker.worker.filework import FileWork
 from futurebroker.worker.importing import handed_down_path
 from futurebroker.worker.machine import WorkerMachine
 from futurebroker.worker.monitor import Monitor
-from futurebroker.worker.packets import Call, Called, Result, ReturnRest, Setup
+from futurebroker.worker.packets import Call, Called, LinkWanted, Result, ReturnRest, Setup
+from futurebroker.worker.relaying import Relay
 from futurebroker.worker.upkeep import PERFORM, Upkeep
 
 logger = logging.getLogger("futurebroker.worker")
@@ -158,7 +160,11 @@ class WorkerService:
         self._files = ValueFiles(self._folder.path, self._upkeep.disk.path)
         self._machine = WorkerMachine(self.name, self._files.new_path, self._upkeep.plan)
         self._all_ready = self._loop.create_future()
-        self._link = self._make_link(Role.WORKER, self.id, **self._where, events=self, loop=self._loop, info=self._info)
+        where = self._where
+        self._relay = Relay(where["secret"], where["cluster"], self.id, self._loop, lambda: self._link.flush())
+        self._link = self._make_link(
+            Role.WORKER, self.id, **where, events=self, loop=self._loop, info=self._info, share=self._relay.share
+        )
         self._file_work = FileWork(self._files, self._feed, self._link.send, self._loop)
         self._upkeep.start(self, self._machine, self._loop)
         try:
@@ -239,6 +245,7 @@ class WorkerService:
             self.name, self.id, str(self._folder.path), self.threads, "", "", self.resources, handed_down_path()
         )
         self._upkeep.set_up(setup)
+        setup.cluster, setup.broker_is_local = self._where["cluster"], is_loopback(self._where["url"])
         executor = self._running[number] = Executor(number, setup, self, self._loop)
         if self.processes:
             executor.start_process(self._environment())
@@ -269,6 +276,16 @@ class WorkerService:
         """See `ExecutorEvents`."""
         self._feed(commands.RestReturned(executor.number, numbers))
 
+    def away(self, executor: Executor, task: int, is_away: bool) -> None:
+        """See `ExecutorEvents`."""
+        event = commands.TaskLeft if is_away else commands.TaskBack
+        self._feed(event(executor.number, task))
+        self._link.flush()
+
+    def link_wanted(self, executor: Executor, wanted: LinkWanted, sock: socket.socket) -> None:
+        """See `ExecutorEvents`."""
+        self._relay.admit(executor.number, wanted, sock)
+
     def called(self, executor: Executor, called: Called) -> None:
         """See `ExecutorEvents`."""
         self._feed(commands.CallEnded(called.number, called.value, called.failure))
@@ -276,6 +293,7 @@ class WorkerService:
     def ended(self, executor: Executor, how: str) -> None:
         """See `ExecutorEvents`."""
         del self._running[executor.number]
+        self._relay.executor_ended(executor.number)
         task = ""
         if executor.is_ready:
             running = [] if self._is_ending else executor.running()

@@ -95,6 +95,9 @@ class Owner:
         self.blocks.append(is_blocked)
         self._changed.set()
 
+    def idle(self) -> None:
+        """Nothing to send."""
+
     def disconnected(self, error: Exception | None) -> None:
         self.ends.append(error)
         self._timer.cancel()

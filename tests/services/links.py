@@ -146,6 +146,9 @@ class Party:
         self.returns.append(destination)
         self._changed.set()
 
+    def idle(self) -> None:
+        """Nothing to send."""
+
     def disconnected(self, error: Exception | None) -> None:
         self.cuts += 1
         self._changed.set()

@@ -36,7 +36,10 @@ from futurebroker.protocol.messages.from_worker import (
     InputsMissing,
     Inventory,
     NotStored,
+    ResultHolds,
     Stored,
+    TaskAway,
+    TaskReturned,
 )
 from futurebroker.protocol.messages.meeting import (
     Goodbye,
@@ -59,8 +62,17 @@ from futurebroker.protocol.messages.parts import (
     Part,
     TaskOptions,
 )
-from futurebroker.protocol.messages.to_client import Answer, KeyCancelled, KeyErred, KeyFinished, KeyLost, RanOnWorkers
+from futurebroker.protocol.messages.to_client import (
+    Answer,
+    DetachedEnded,
+    KeyCancelled,
+    KeyErred,
+    KeyFinished,
+    KeyLost,
+    RanOnWorkers,
+)
 from futurebroker.protocol.messages.to_worker import (
+    Adopt,
     AdoptFile,
     CallFunction,
     Drop,
@@ -75,6 +87,7 @@ from futurebroker.protocol.messages.to_worker import (
 
 __all__ = [
     "AddFunction",
+    "Adopt",
     "AdoptFile",
     "Answer",
     "Ask",
@@ -85,6 +98,7 @@ __all__ = [
     "DataPart",
     "DataWanted",
     "Detach",
+    "DetachedEnded",
     "Drop",
     "Erred",
     "ExecutorDied",
@@ -124,6 +138,7 @@ __all__ = [
     "Refused",
     "Release",
     "Replicate",
+    "ResultHolds",
     "Retry",
     "Run",
     "RunOnWorkers",
@@ -131,7 +146,9 @@ __all__ = [
     "StorePart",
     "Stored",
     "Submit",
+    "TaskAway",
     "TaskOptions",
+    "TaskReturned",
     "ToClient",
     "ToWorker",
     "Want",
@@ -146,14 +163,15 @@ FromClient = (
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
+    | TaskAway | TaskReturned | ResultHolds
     | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 ToWorker = (
-    AddFunction | Run | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction | Leave
-    | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+    AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
+    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
 )  # fmt: skip
 ToClient = (
-    KeyFinished | KeyErred | KeyCancelled | KeyLost | Answer | RanOnWorkers
+    KeyFinished | KeyErred | KeyCancelled | KeyLost | DetachedEnded | Answer | RanOnWorkers
     | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
 )  # fmt: skip
 

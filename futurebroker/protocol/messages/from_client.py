@@ -24,6 +24,7 @@ class Submit(Message, tag=11):
     args: list[bytes]
     dependencies: list[tuple[Key, ...]] | None = None  #: one tuple a call; None when no call has any
     options: TaskOptions | None = None
+    parent: Key = ""  #: the task that makes these calls; they end with it if it is cancelled
 
 
 class Release(Message, tag=12):
@@ -66,6 +67,7 @@ class PutValue(Message, tag=17):
     value: bytes
     workers: tuple[str, ...] = ()
     broadcast: bool = False
+    given: bool = False  #: the result of a task, given back to a scheduler that knows nothing of it
 
 
 class PutFile(Message, tag=18):

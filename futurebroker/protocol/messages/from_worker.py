@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from futurebroker.protocol.messages.parts import Failure, Message
-from futurebroker.types import Key, WorkerId
+from futurebroker.types import Digest, Key, WorkerId
 
 
 class Finished(Message, tag=60):
@@ -73,8 +73,31 @@ class FunctionCalled(Message, tag=67):
     failure: Failure | None = None
 
 
+class TaskAway(Message, tag=170):
+    """A task waits for others, or has seceded: it runs and takes no slot."""
+
+    key: Key
+    attempt: int
+
+
+class TaskReturned(Message, tag=171):
+    """A task that was away takes a slot again."""
+
+    key: Key
+    attempt: int
+
+
+class ResultHolds(Message, tag=172):
+    """Comes before a Finished: the result has futures of these keys in it, which are kept as long as it is."""
+
+    key: Key
+    attempt: int
+    keys: list[Key]
+
+
 class Inventory(Message, tag=68):
     """What a worker kept of its time with a former scheduler; first of all that it tells the new one."""
 
     held: list[tuple[Key, int, str]]  #: (key, bytes, path), as in Finished
     values: list[tuple[Key, bytes]] = []  #: results small enough for the scheduler to keep
+    running: list[tuple[Key, Digest]] = []  #: (key, function) of what executors have; perhaps answered by Adopt

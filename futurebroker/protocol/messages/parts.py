@@ -33,6 +33,10 @@ class TaskOptions(Part, frozen=True):
     resources: dict[str, float] | None = None  #: abstract amounts taken from the worker's while it runs
     retries: int = 0  #: how many times an exception of the task is answered by another run
     priority: int = 0  #: larger runs earlier
+    durable: bool = False  #: the result is kept by the scheduler and in its journal, so that no loss can undo it
+    keep: float = 0.0  #: seconds for which the end is kept although nobody wants it
+    idempotent: bool = False  #: the key stands for the work, whatever function and arguments come with it again
+    at_most_once: bool = False  #: fail rather than run again what may have begun
 
 
 class Held(Part, frozen=True):

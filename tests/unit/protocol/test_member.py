@@ -103,6 +103,10 @@ class Scheduler(Party):
         self.commands.ack(tag)
         self.endpoint.received(queue, body, 0)
 
+    def idle(self) -> None:
+        """See `LinkEvents.idle`."""
+        self.endpoint.idle()
+
     def blocked(self, is_blocked: bool) -> None:
         """See `LinkEvents.blocked`."""
 

@@ -34,10 +34,12 @@ SAMPLES: dict[str, Any] = {
     "inputs": (b"value", _HELD), "interval": 10.0, "key": "k", "keys": ["k1", "k2"], "kind": "lost",
     "length": 9, "limits": {"t": 1},
     "metrics": {"cpu": 1.5}, "missing": [("k", "w1")], "name": "inc", "nbytes": 7, "number": 4, "offset": 8,
+    "parent": "p",
     "options": m.TaskOptions(("w1",), True, {"gpu": 1.0}, 2, -1), "order": 6, "path": "/p", "patient": True,
     "protocol": 1, "python": "3.11", "reason": "because", "received": 11,
     "results": {"w1": (b"v", None), "w2": (None, _FAILURE)},
-    "settings": {"heartbeat": 0.5}, "source": _HELD, "status": "paused", "tasks": [("k", 1)], "text": "t",
+    "running": [("k", b"f" * 16)], "text": "t",
+    "given": True, "settings": {"heartbeat": 0.5}, "source": _HELD, "status": "paused", "tasks": [("k", 1)],
     "topic": "who_has",
     "transfer": 12, "type": "int", "value": b"value", "values": [("k", b"v")], "wait": False, "workers": ("w1", "w2"),
 }  # fmt: skip

@@ -50,6 +50,9 @@ class Owner:
     def blocked(self, is_blocked: bool) -> None:
         raise AssertionError("a memory link never blocks")
 
+    def idle(self) -> None:
+        """Nothing to send."""
+
     def disconnected(self, error: Exception | None) -> None:
         self.ends.append(error)
 

@@ -1,0 +1,1 @@
+"""What survives: the database, its schema, and what is written there."""

@@ -1,0 +1,1 @@
+"""Alembic's revisions of the schema; `persistence.revisions` runs them, so that no configuration file is needed."""
