@@ -300,6 +300,8 @@ FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]
     m.DataWanted: relay.worker_wants_data,
     m.DataPart: relay.worker_gives_data,
     m.Inventory: claims.inventory,
+    m.DataLost: reports.data_lost,
+    m.Happened: reports.happened,
     m.TaskAway: families.task_away,
     m.TaskReturned: families.task_returned,
     m.ResultHolds: families.result_holds,
