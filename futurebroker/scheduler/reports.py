@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from futurebroker.protocol.messages import (
+    DataLost,
     Erred,
     ExecutorDied,
     Failure,
     Finished,
     FunctionCalled,
     GaveBack,
+    Happened,
     InputsMissing,
     KeyCancelled,
     Leave,
@@ -139,6 +141,23 @@ def stored(state: SchedulerState, worker: WorkerRecord, report: Stored) -> None:
     else:
         state.counters["stale"] += 1
         state.free(worker, report.key)
+
+
+def data_lost(state: SchedulerState, worker: WorkerRecord, report: DataLost) -> None:
+    """The worker's copy of a result is damaged."""
+    task = state.tasks.get(report.key)
+    if task is None or worker not in task.holder_paths():
+        return
+    state.counters["damaged"] += 1
+    task.discard_holder(worker)
+    state.free(worker, report.key)
+    if task.holders is None and task.value is None and task.state is MEMORY:
+        transitions.lose(state, task, how=f"on worker {worker.name}: {report.reason}")
+
+
+def happened(state: SchedulerState, worker: WorkerRecord, report: Happened) -> None:
+    """Something became of the worker's memory."""
+    worker.events.append((report.at, report.kind, report.text))
 
 
 def not_stored(state: SchedulerState, worker: WorkerRecord, report: NotStored) -> None:

@@ -37,7 +37,7 @@ from futurebroker.protocol.messages import (
 )
 from futurebroker.protocol.queues import command_queue, dead_queue, event_queue
 from futurebroker.protocol.wire import Keyring
-from futurebroker.scheduler import admission, invariants
+from futurebroker.scheduler import admission, invariants, leases
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
@@ -329,6 +329,7 @@ class SchedulerService:
         if (known != peer and hello.epoch) or hello.received > self._endpoint.sent_up_to(peer.name):
             # It goes on with a session that isn't there any more; envelopes of that one may still be on their way.
             self._endpoint.send_meeting(peer, hello.inbox, MeetAgain(peer.incarnation, forgotten=True))
+            leases.expect_reunion(self.machine.state, self._loop.time())
             return
         if known is not None and known != peer:
             self._part(known)

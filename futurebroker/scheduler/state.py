@@ -25,6 +25,7 @@ from futurebroker.scheduler.records import (
     TaskRecord,
     WorkerRecord,
 )
+from futurebroker.scheduler.shared import Shared
 from futurebroker.scheduler.timers import Timer, Timers
 from futurebroker.states import TaskState
 from futurebroker.types import ClientId, Digest, Key, WorkerId
@@ -115,6 +116,8 @@ class SchedulerState:
         self.requests: dict[WorkerRecord, StealRequest] = {}
         #: workers whose pipeline should be looked at before this event ends
         self.touched: dict[WorkerRecord, None] = {}
+        #: what clients and tasks share by name; see `leases` and `mailboxes`
+        self.shared = Shared()
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
         #: scattered data on its way to one worker, to be copied to all others from there

@@ -51,6 +51,7 @@ from futurebroker.protocol.messages.meeting import (
     Refused,
     Welcome,
 )
+from futurebroker.protocol.messages.memory import DataLost, Happened
 from futurebroker.protocol.messages.parts import (
     INLINE_LIMIT,
     KEEP_LIMIT,
@@ -93,6 +94,7 @@ __all__ = [
     "CallFunction",
     "Cancel",
     "DECODERS",
+    "DataLost",
     "DataPart",
     "DataWanted",
     "Detach",
@@ -109,6 +111,7 @@ __all__ = [
     "GaveBack",
     "GiveBack",
     "Goodbye",
+    "Happened",
     "Heard",
     "Heartbeat",
     "HeartbeatWanted",
@@ -161,7 +164,7 @@ FromClient = (
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
     | TaskAway | TaskReturned | ResultHolds
-    | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
