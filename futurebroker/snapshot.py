@@ -66,9 +66,10 @@ class WorkerView:
     backlog: int  #: tasks sent to it that it has not begun
     seconds: float  #: of work it was sent
     cpu: float  #: percent of one core
-    memory: int  #: bytes of all its processes
+    memory: int  #: bytes that count towards its limit: of its processes, and of results in shared memory
     limit: int | None  #: bytes it may use
     managed: int  #: bytes of results in its memory
+    unmanaged: int  #: bytes that are no results: interpreters, modules, and what tasks use while they run
     spilled: int  #: bytes of results on its disk
     stored: int  #: results
     round_trip: float
@@ -77,11 +78,7 @@ class WorkerView:
     used: dict[str, float]
     heard: float  #: when its last figures were measured, by its own clock
     info: dict[str, Any]
-
-    @property
-    def unmanaged(self) -> int:
-        """Bytes that are no results: interpreters, modules, and what tasks use while they run."""
-        return max(0, self.memory - self.managed)
+    events: list[dict[str, Any]] = field(default_factory=list)  #: what it told of its memory: at, kind, text
 
     @property
     def fill(self) -> float | None:
@@ -238,15 +235,34 @@ class Tracker:
 def _worker(worker: Mapping[str, Any], worker_id: str) -> WorkerView:
     metrics = worker["metrics"] or {}
     executing = int(metrics.get("executing", min(worker["processing"], worker["nthreads"])))
+    managed = int(metrics.get("managed", worker.get("nbytes", 0)))
+    # Mapped results are no process's own memory; what counts is both, as the worker itself works it out.
+    unmanaged = int(metrics.get("unmanaged", metrics.get("memory", 0)))
     info = {name: worker.get(name) for name in ("pid", "python", "platform", "version", "executors", "threads")}
     return WorkerView(
-        worker_id, str(worker["name"]), str(worker["host"]), worker["status"], worker["nthreads"], executing,
-        max(0, worker["processing"] - executing), worker["occupancy"], float(metrics.get("cpu", 0.0)),
-        int(metrics.get("memory", 0)), worker.get("memory_limit"), int(metrics.get("managed", worker.get("nbytes", 0))),
-        int(metrics.get("spilled", 0)), int(metrics.get("stored", worker["holds"])), worker["latency"],
-        list(metrics.get("executors") or ()), dict(worker.get("resources") or {}),
-        dict(worker.get("used_resources") or {}), float(metrics.get("time", 0.0)), info,
-    )  # fmt: skip
+        id=worker_id,
+        name=str(worker["name"]),
+        host=str(worker["host"]),
+        status=worker["status"],
+        slots=worker["nthreads"],
+        executing=executing,
+        backlog=max(0, worker["processing"] - executing),
+        seconds=worker["occupancy"],
+        cpu=float(metrics.get("cpu", 0.0)),
+        memory=int(metrics.get("process", managed + unmanaged)),
+        limit=metrics.get("limit") or worker.get("memory_limit"),
+        managed=managed,
+        unmanaged=unmanaged,
+        spilled=int(metrics.get("spilled", 0)),
+        stored=int(metrics.get("stored", worker["holds"])),
+        round_trip=worker["latency"],
+        executors=list(metrics.get("executors") or ()),
+        resources=dict(worker.get("resources") or {}),
+        used=dict(worker.get("used_resources") or {}),
+        heard=float(metrics.get("time", 0.0)),
+        info=info,
+        events=list(worker.get("events") or ()),
+    )
 
 
 def _queue(queue: Mapping[str, Any]) -> QueueView:

@@ -42,6 +42,7 @@ def show(called: str) -> Response:
         "id": latest.number if latest is not None else 0,
         "live": url_for(".live"),
         "tick": url_for(".tick"),
+        "task": url_for(".task"),
         "plotly": url_for(".plotly", v=figures.PLOTLY_VERSION),
         "marks": figures.style_marks() if page.figures else [],
         "specs": figures.specs(page.figures),

@@ -97,7 +97,7 @@ def test_health_when_all_is_well() -> None:
 
 def test_failures_and_full_memory_are_worth_a_look() -> None:
     """A warning doesn't hide that work goes on."""
-    full = worker("big", status="paused", metrics={"memory": 990})
+    full = worker("big", status="paused", metrics={"unmanaged": 990})
     snapshot = Tracker().take(answer(workers={"w": full}, kinds={"f": kind(1, erred=2)}), 1.0)
     assert snapshot.level == WARNING
     texts = [alert.text for alert in snapshot.alerts]
@@ -116,6 +116,6 @@ def test_a_standstill_is_told_after_a_while() -> None:
 
 def test_memory_is_split_into_what_is_known_of_it() -> None:
     """Results, everything else and the disk are three different troubles."""
-    metrics = {"memory": 600, "managed": 200, "spilled": 50}
+    metrics = {"process": 600, "unmanaged": 400, "managed": 200, "spilled": 50}
     (view,) = Tracker().take(answer(workers={"w": worker(metrics=metrics)}), 1.0).workers
     assert (view.managed, view.unmanaged, view.spilled, view.fill) == (200, 400, 50, 0.6)
