@@ -44,7 +44,7 @@ class KindView:
     seconds_left: float | None  #: None when nothing tells
     duration: float | None  #: mean seconds of a run
     errors: int  #: runs that raised since the scheduler began
-    ended: int  #: runs that finished since then
+    ended: int  #: all runs since then
     grown: int  #: tasks that came since the snapshot before
 
     @property
@@ -144,11 +144,11 @@ class Snapshot:
 class _Round:
     """Where the round of work of one kind began, and how its count has gone."""
 
-    base: int  #: runs that had ended before
-    errors: int
+    base: int  #: runs that had finished before
     idle_since: float | None
     total: int = 0
-    ended: float = 0.0  #: the count when the rate was last worked out
+    ended: int = 0  #: runs that had ended when the rate was last worked out
+    finished: int = 0  #: and those of them that did not raise
     at: float = 0.0
     rate: float = 0.0
 
@@ -194,12 +194,13 @@ class Tracker:
         states = kind["states"]
         unfinished = sum(states.get(state, 0) for state in ("waiting", "no_worker", "queued", "processing"))
         ended, errors = kind["ended"], kind["errors"]
+        finished = ended - errors
         known = self._rounds.get(name)
-        if known is None or ended < known.base:
-            known = self._rounds[name] = _Round(0, 0, None, ended=ended, at=time)
+        if known is None or finished < known.base:
+            known = self._rounds[name] = _Round(0, None, ended=ended, finished=finished, at=time)
         elif unfinished and known.idle_since is not None and time - known.idle_since >= PAUSE:
             # What ended since the last look belongs to the new round; when it began nobody has seen.
-            known.base, known.errors, known.total = int(known.ended), errors, 0
+            known.base, known.total = known.finished, 0
         known.idle_since = None if unfinished else time if known.idle_since is None else known.idle_since
         elapsed = time - known.at
         if elapsed > 0:
@@ -207,8 +208,9 @@ class Tracker:
             known.rate += weight * ((ended - known.ended) / elapsed - known.rate)
             known.rate = known.rate if known.rate > 1e-3 and (unfinished or ended > known.ended) else 0.0
             known.ended, known.at = ended, time
+        known.finished = finished
         failed = states.get("erred", 0)
-        done = max(0, ended - known.base)
+        done = max(0, finished - known.base)
         total = done + failed + unfinished
         grown = max(0, total - known.total) if known.total else 0
         known.total = total
@@ -220,7 +222,7 @@ class Tracker:
 
     def _standing(self, kinds: list[KindView], unfinished: int, time: float) -> list[Alert]:
         """An alert when there is work that should go on, and nothing has ended for a while."""
-        ended = sum(kind.ended + kind.errors for kind in kinds)
+        ended = sum(kind.ended for kind in kinds)
         running = sum(kind.processing for kind in kinds)
         if ended != self._ended or not unfinished or running:
             self._ended, self._stuck_since = ended, None

@@ -56,15 +56,15 @@ def _without_circles(known: dict[str, None], edges: Iterable[tuple[str, str]]) -
         while walk:
             node, targets = walk[-1]
             following = next(targets, None)
-            if target is None:
+            if following is None:
                 walk.pop()
                 path.discard(node)
                 done.add(node)
-            elif target not in path:
-                kept.append((node, target))
-                if target not in done:
-                    path.add(target)
-                    walk.append((target, iter(follow[target])))
+            elif following not in path:
+                kept.append((node, following))
+                if following not in done:
+                    path.add(following)
+                    walk.append((following, iter(follow[following])))
     return kept
 
 

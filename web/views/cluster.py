@@ -90,7 +90,7 @@ def types(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
             "durations": {
                 "name": [kind.name for kind in drawn],
                 "mean": [kind.duration for kind in drawn],
-                "spent": [(kind.duration or 0) * (kind.ended + kind.errors) for kind in drawn],
+                "spent": [(kind.duration or 0) * kind.ended for kind in drawn],
             }
         },
     }

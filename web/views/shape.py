@@ -66,7 +66,7 @@ def stream(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     since, until = min(since, until - 1e-3), max(since, until)
     page: dict[str, Any] = {
         "since": since, "until": until, "follows": "to" not in args, "last": last, "trouble": "", "source": "database",
-        "windows": [{"name": name, "last": seconds, "at": "to" not in args and seconds == last} for name, seconds in WINDOWS],
+        "windows": [{"name": name, "last": at, "at": "to" not in args and at == last} for name, at in WINDOWS],
     }  # fmt: skip
     runs: list[Run] = []
     try:
@@ -156,7 +156,7 @@ def _lines(places: Mapping[str, tuple[float, float]], edges: list[tuple[str, str
 
 
 def _count(node: Mapping[str, Any]) -> int:
-    return max(1, node.get("ended", 0), sum(node.get("states", {}).values()))
+    return int(max(1, node.get("ended", 0), sum(node.get("states", {}).values())))
 
 
 def _kind_state(node: Mapping[str, Any]) -> str:
