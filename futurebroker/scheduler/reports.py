@@ -55,6 +55,8 @@ def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> N
         return
     if state.facts is not None:
         recording.reported(state, worker, report)
+    if state.recent.active:
+        state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, False, task.key)
     transitions.processing_memory(state, task, report)
 
 
@@ -65,6 +67,8 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
         return
     task.kind.observe(report.duration * 1e-6)
     task.kind.errors += 1
+    if state.recent.active:
+        state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, True, task.key)
     if task.retried < task.pool.options.retries:
         task.retried += 1
         families.end(state, task)

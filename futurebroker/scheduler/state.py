@@ -13,6 +13,7 @@ from futurebroker.protocol.messages import DataWanted, Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.moments import Moments
+from futurebroker.scheduler.recent import Recent
 from futurebroker.scheduler.records import (
     ORDER_BITS,
     ORDER_MASK,
@@ -150,6 +151,8 @@ class SchedulerState:
         self.sequence = FIRST_PLACE
         #: when tasks were submitted
         self.moments = Moments()
+        #: runs that have just ended, while somebody looks
+        self.recent = Recent()
         #: attempts begun so far; their numbers rise through all tasks, so that a key that comes again reuses none
         self.attempts = 0
         #: what was ignored and why (stale completions, unknown keys, ...), and what was stolen
