@@ -253,6 +253,7 @@ class Member:
             self._endpoint.received_up_to(SCHEDULER),
             self._endpoint.epoch,
             {**self._info(), "version": __version__, **({"token": token} if token else {})},
+            self._endpoint.oldest_to(SCHEDULER),
         )
         self._endpoint.send_meeting(self._scheduler(), command_queue(self._cluster), hello)
 
@@ -336,7 +337,7 @@ class Member:
     def _accept(self, peer: Peer, welcome: Welcome) -> None:
         if self._welcome is None or self._welcome.done():
             return
-        fresh = self._endpoint.peer(SCHEDULER) != peer
+        fresh = self._endpoint.peer(SCHEDULER) != peer and not welcome.resumed
         if fresh and self._was_welcomed:
             self._unsent.clear()  # it was meant for a session that is gone
         self._was_welcomed = True
@@ -344,7 +345,7 @@ class Member:
         self._interval = welcome.settings.get("heartbeat", HEARTBEAT_INTERVAL)
         self._queue = welcome.inbox
         self._endpoint.epoch = welcome.epoch
-        self._endpoint.open(peer, welcome.inbox, welcome.received)
+        self._endpoint.open(peer, welcome.inbox, welcome.received, resumed=welcome.resumed)
         unsent, self._unsent = self._unsent, []
         for message in unsent:
             self._endpoint.send(SCHEDULER, message)

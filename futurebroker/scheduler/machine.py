@@ -16,6 +16,8 @@ from futurebroker.scheduler import (
     dispatch,
     families,
     intake,
+    leases,
+    mailboxes,
     observe,
     placement,
     recording,
@@ -107,6 +109,8 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
             function.users.pop(client, None)
             state.drop_function_if_unused(function)
     state.calls = {number: call for number, call in state.calls.items() if call.client != event.client}
+    leases.client_gone(state, event.client)
+    mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
     state.commands.append(Forget(event.client))
 
@@ -235,8 +239,6 @@ def worker_said(state: SchedulerState, event: WorkerSaid) -> None:
         state.counters["stranger"] += sum(1 for _ in event.messages)
         return
     for message in event.messages:
-        if state.holding:
-            resuming.resume_report(state, worker, message)
         apply = FROM_WORKER.get(type(message))
         if apply is None:
             state.counters["unexpected"] += 1
@@ -296,6 +298,8 @@ FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]
     m.DataWanted: relay.worker_wants_data,
     m.DataPart: relay.worker_gives_data,
     m.Inventory: claims.inventory,
+    m.DataLost: reports.data_lost,
+    m.Happened: reports.happened,
     m.TaskAway: families.task_away,
     m.TaskReturned: families.task_returned,
     m.ResultHolds: families.result_holds,

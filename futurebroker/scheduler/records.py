@@ -26,6 +26,8 @@ NEWEST = 0.1
 ORDER_BITS = 44
 #: priorities count up to here, either way
 PRIORITY_MAX = 1 << 18
+#: events of a worker that are remembered
+EVENTS_KEPT = 100
 ORDER_MASK = (1 << ORDER_BITS) - 1
 
 
@@ -202,7 +204,7 @@ class Kind:
     def __init__(self, name: str) -> None:
         self.name = name
         self.duration: float | None = None  #: mean seconds in user code, newest runs first
-        self.ended = 0  #: runs that finished
+        self.ended = 0  #: runs that finished or raised
         self.errors = 0  #: runs that raised
         self.nbytes = 0  #: of results that workers hold, each copy counted
         self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
@@ -319,6 +321,7 @@ class WorkerRecord:
 
     __slots__ = (
         "asked",
+        "events",
         "functions",
         "holds",
         "host",
@@ -363,6 +366,8 @@ class WorkerRecord:
         self.window = 0.0  #: seconds of work it may have in all; see `placement.open_window`
         self.limit = 0  #: tasks it may have in all
         self.metrics: dict[str, Any] = {}  #: of its last heartbeat
+        #: what it told of its memory: (seconds since 1970, kind, text)
+        self.events: deque[tuple[float, str, str]] = deque(maxlen=EVENTS_KEPT)
         #: attempts that were its oldest at the last heartbeat, as many as run -> when they were first seen so
         self.watched: dict[int, float] = {}
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from futurebroker.protocol.messages import (
+    DataLost,
     Erred,
     ExecutorDied,
     Failure,
     Finished,
     FunctionCalled,
     GaveBack,
+    Happened,
     InputsMissing,
     KeyCancelled,
     Leave,
@@ -53,6 +55,8 @@ def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> N
         return
     if state.facts is not None:
         recording.reported(state, worker, report)
+    if state.recent.active:
+        state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, False, task.key)
     transitions.processing_memory(state, task, report)
 
 
@@ -63,6 +67,8 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
         return
     task.kind.observe(report.duration * 1e-6)
     task.kind.errors += 1
+    if state.recent.active:
+        state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, True, task.key)
     if task.retried < task.pool.options.retries:
         task.retried += 1
         families.end(state, task)
@@ -139,6 +145,23 @@ def stored(state: SchedulerState, worker: WorkerRecord, report: Stored) -> None:
     else:
         state.counters["stale"] += 1
         state.free(worker, report.key)
+
+
+def data_lost(state: SchedulerState, worker: WorkerRecord, report: DataLost) -> None:
+    """The worker's copy of a result is damaged."""
+    task = state.tasks.get(report.key)
+    if task is None or worker not in task.holder_paths():
+        return
+    state.counters["damaged"] += 1
+    task.discard_holder(worker)
+    state.free(worker, report.key)
+    if task.holders is None and task.value is None and task.state is MEMORY:
+        transitions.lose(state, task, how=f"on worker {worker.name}: {report.reason}")
+
+
+def happened(state: SchedulerState, worker: WorkerRecord, report: Happened) -> None:
+    """Something became of the worker's memory."""
+    worker.events.append((report.at, report.kind, report.text))
 
 
 def not_stored(state: SchedulerState, worker: WorkerRecord, report: NotStored) -> None:

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import Counter
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 from futurebroker import __version__
 from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
@@ -39,7 +39,7 @@ from futurebroker.protocol.messages import (
 )
 from futurebroker.protocol.queues import command_queue, dead_queue, event_queue, token_queue
 from futurebroker.protocol.wire import Keyring
-from futurebroker.scheduler import admission, invariants
+from futurebroker.scheduler import admission, invariants, leases
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
@@ -64,6 +64,8 @@ from futurebroker.transport.opening import open_in_thread
 from futurebroker.types import Peer, Role
 
 logger = logging.getLogger("futurebroker.scheduler")
+
+_Endpoint = TypeVar("_Endpoint", bound=Endpoint)
 
 #: seconds between looks at who has fallen silent
 SWEEP_EVERY = 0.25
@@ -139,11 +141,8 @@ class SchedulerService:
         """
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
-        self._endpoint = Endpoint(
-            self._me, self.cluster, Keyring(self._secret), self, self._loop, dead_queue=self._dead.name
-        )
-        self._endpoint.epoch = 1
-        self.machine.state.about = _introduce()
+        await self._prepare()
+        self.machine.state.about = {**_introduce(), **self._about_storage()}
         self.machine.state.rejected = self._endpoint.rejected
         if self._broker_url is None:
             self._broker = EmbeddedBroker(self._secret, self._host, self._port)
@@ -152,6 +151,17 @@ class SchedulerService:
         else:
             self._endpoint.attach(await self._open(self._broker_url))
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
+
+    async def _prepare(self) -> None:
+        """Make the endpoint, and know what is to be known before anybody is met."""
+        self._endpoint = self._make_endpoint(Endpoint)
+        self._endpoint.epoch = 1
+
+    def _make_endpoint(self, kind: type[_Endpoint]) -> _Endpoint:
+        return kind(self._me, self.cluster, Keyring(self._secret), self, self._loop, dead_queue=self._dead.name)
+
+    def _about_storage(self) -> dict[str, Any]:
+        return {"journal": "none"}
 
     async def finished(self) -> None:
         """Return when the service has been closed."""
@@ -320,6 +330,7 @@ class SchedulerService:
         if (known != peer and hello.epoch) or hello.received > self._endpoint.sent_up_to(peer.name):
             # It goes on with a session that isn't there any more; envelopes of that one may still be on their way.
             self._endpoint.send_meeting(peer, hello.inbox, MeetAgain(peer.incarnation, forgotten=True))
+            leases.expect_reunion(self.machine.state, self._loop.time())
             return
         if known is not None and known != peer:
             self._part(known)

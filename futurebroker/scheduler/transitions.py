@@ -370,7 +370,7 @@ def processing_waiting(state: SchedulerState, task: TaskRecord, *, tell: bool) -
     state.move(task, WAITING)
 
 
-def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> None:
+def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None, how: str = "with its worker") -> None:
     """The last copy of a result in MEMORY is gone: compute it again if anybody waits for it.
 
     Tasks already sent to workers may have fetched it; they say so if not, and nothing is computed for them before.
@@ -381,9 +381,7 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> 
     memory_released(state, task)
     if task.function is None:
         recording.lost(state, task, again=False)
-        released_erred(
-            state, task, f"the only copy of the scattered data {task.key} was lost with its worker; scatter it again"
-        )
+        released_erred(state, task, f"the only copy of the scattered data {task.key} was lost {how}; scatter it again")
         return
     wanted = hold_back(state, task)
     if again is None:

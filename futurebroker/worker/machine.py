@@ -21,6 +21,7 @@ from futurebroker.worker.calls import Calls
 from futurebroker.worker.commands import Event, Instruction
 from futurebroker.worker.dispatch import STALL
 from futurebroker.worker.inventory import answer_from_stock
+from futurebroker.worker.memory import UNLIMITED, Memory, MemoryPlan
 from futurebroker.worker.packets import Result
 from futurebroker.worker.records import GONE, READY, SENT, WAITING, ExecutorRecord, TaskRecord
 
@@ -30,19 +31,20 @@ class WorkerMachine(Attempts):
 
     Args:
         name: of the worker, for failures it reports itself.
-        new_path: makes a fresh path in the worker's folder, one nobody can guess.
+        new_path: makes a fresh path in the worker's folder, one nobody can guess; True: on disk, of a sealed file.
+        plan: how much memory the worker may have.
     """
 
-    def __init__(self, name: str, new_path: Callable[[], str]) -> None:
+    def __init__(self, name: str, new_path: Callable[[bool], str], plan: MemoryPlan = UNLIMITED) -> None:
         super().__init__()
         self.name = name
         self.executors: dict[int, ExecutorRecord] = {}
         #: when `Tick` is due; None: never
         self.wake_at: float | None = None
         self._now = 0.0
-        self._new_path = new_path
-        self._arrivals = Arrivals(self, self._emit, new_path)
         self._calls = Calls(name, self._emit)
+        self.memory = Memory(plan, self.store, self.executors, self._emit, new_path, self._is_occupied)
+        self._arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)))
         self._drained = False
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -54,6 +56,7 @@ class WorkerMachine(Attempts):
             self._dispatch()
         elif self.dispatcher.sent:
             self._rebalance()
+        self.memory.look(now)
         if self.store.doomed:
             out.extend(commands.Unlink(path) for path in self.store.doomed)
             self.store.doomed.clear()
@@ -62,15 +65,14 @@ class WorkerMachine(Attempts):
             out.append(commands.Drained())
         return out
 
-    def counts(self) -> dict[str, int]:
-        """How many tasks run, are ready and wait; for metrics."""
-        sent, ready = len(self.dispatcher.sent), self.dispatcher.ready
-        running = sum(min(executor.threads, len(executor.packets)) for executor in self.executors.values())
-        return {
-            "executing": running,
-            "ready": ready + sent - running - len(self.dispatcher.away),
-            "waiting": max(0, len(self.tasks) - sent - ready),
-        }
+    def _is_occupied(self, executor: int) -> bool:
+        """Whether an executor has more to do than its packets: a call out of line, a task that waits for others."""
+        away = self.dispatcher.away.values()
+        return self._calls.is_calling(executor) or any(record.number == executor for record in away)
+
+    def staying(self) -> list[int]:
+        """The executors that aren't about to be replaced."""
+        return [number for number, executor in self.executors.items() if not executor.leaving]
 
     def _emit(self, instruction: Instruction) -> None:
         self._out.append(instruction)
@@ -133,6 +135,7 @@ class WorkerMachine(Attempts):
             value = self.store.get(source.key)
             if value is not None:
                 value.pins += 1
+                self.store.touch(source.key, value)
                 continue
             task.missing += 1
             self.dependents.setdefault(source.key, []).append(task)
@@ -339,8 +342,10 @@ class WorkerMachine(Attempts):
 
     def _dispatch(self) -> None:
         executors = self.executors.values()
-        share = self.dispatcher.share(executors)
-        while (chosen := self.dispatcher.next_packet(executors, share, self._now)) is not None:
+        share = 1 if self.memory.paused else self.dispatcher.share(executors)
+        while (
+            self.memory.may_start and (chosen := self.dispatcher.next_packet(executors, share, self._now)) is not None
+        ):
             executor, packet = chosen
             self._out.append(commands.SendPacket(executor.number, packet))
             if len(packet.tasks) > 1 or len(executor.packets) > executor.threads:
@@ -372,10 +377,7 @@ class WorkerMachine(Attempts):
         for task in list(self.tasks.values()):
             if task.state in (WAITING, READY):
                 self._give_back(task)
-        for executor in self.executors.values():
-            if executor.packets:
-                self._out.append(commands.Recall(executor.number))
-                self._out.append(commands.AskRest(executor.number))
+        self.memory.recall_all()
 
     def _fresh(self, event: commands.Fresh) -> None:
         self._arrivals.clear()
@@ -394,7 +396,7 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.StorePart: lambda machine, message: machine._arrivals.store_part(message),
     messages.Replicate: WorkerMachine._replicate,
     messages.AddFunction: lambda machine, m: machine._emit(commands.KeepFunction(m.digest, m.code)),
-    messages.CallFunction: lambda machine, message: machine._calls.make(message, machine.executors),
+    messages.CallFunction: lambda machine, message: machine._calls.make(message, machine.staying()),
     messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason)),
     messages.DataWanted: lambda machine, message: machine._emit(answer(message, machine.store)),
     messages.DataPart: lambda machine, message: machine._arrivals.part(message, machine._now),
@@ -415,6 +417,10 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     commands.Probed: lambda machine, event: machine._arrivals.probed(event),
     commands.Taken: lambda machine, event: machine._arrivals.taken(event),
     commands.WriteFailed: WorkerMachine._write_failed,
+    commands.Written: lambda machine, event: machine._arrivals.written(event),
+    commands.Measured: lambda machine, event: machine.memory.measured(event, machine._now),
+    commands.Spilled: lambda machine, event: machine.memory.spilled(event, machine._now),
+    commands.Damaged: lambda machine, event: machine.memory.damaged(event.key, event.path, event.reason),
     commands.Tick: WorkerMachine._tick,
     commands.Drain: WorkerMachine._drain,
     commands.Fresh: WorkerMachine._fresh,

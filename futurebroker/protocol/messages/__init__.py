@@ -53,6 +53,7 @@ from futurebroker.protocol.messages.meeting import (
     Refused,
     Welcome,
 )
+from futurebroker.protocol.messages.memory import DataLost, Happened
 from futurebroker.protocol.messages.parts import (
     INLINE_LIMIT,
     KEEP_LIMIT,
@@ -95,6 +96,7 @@ __all__ = [
     "CallFunction",
     "Cancel",
     "DECODERS",
+    "DataLost",
     "DataPart",
     "DataWanted",
     "Detach",
@@ -111,6 +113,7 @@ __all__ = [
     "GaveBack",
     "GiveBack",
     "Goodbye",
+    "Happened",
     "Heard",
     "Heartbeat",
     "HeartbeatWanted",
@@ -165,7 +168,7 @@ FromClient = (
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
     | TaskAway | TaskReturned | ResultHolds | LookedFor
-    | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction

@@ -17,6 +17,7 @@ class Hello(Message, tag=1):
     received: int  #: last envelope of this session that arrived
     epoch: int = 0  #: of the scheduler it was last welcomed by; 0 means none
     info: dict[str, Any] = {}  #: of workers: see `WorkerInfo`; of clients: user, host, program
+    oldest: int = 1  #: number of the first envelope that this peer could send again
 
 
 class Welcome(Message, tag=2):
@@ -27,6 +28,7 @@ class Welcome(Message, tag=2):
     inbox: str  #: queue for everything the peer sends from now on
     limits: dict[str, int] = {}  #: for clients: ``tasks`` and ``bytes`` they may have unfinished
     settings: dict[str, float] = {}  #: ``heartbeat``: seconds between heartbeats
+    resumed: bool = False  #: the session with a former scheduler goes on with this one, which has what that had
 
 
 class Refused(Message, tag=3):
