@@ -401,7 +401,7 @@ class SchedulerService:
                 elif now > contact.late_at:
                     self._endpoint.probe(contact.peer.name)
             elif now - contact.suspected_at > self._grace(contact):
-                self._give_up(contact)
+                self._bury(contact)
             else:
                 self._look_for(contact)
 
@@ -420,9 +420,9 @@ class SchedulerService:
     def _looked_for(self, seen: LookedFor) -> None:
         contact = self._contacts.get(seen.worker)
         if seen.ended and contact is not None and contact.suspected_at is not None and contact.process == seen.process:
-            self._give_up(contact)
+            self._bury(contact)
 
-    def _give_up(self, contact: Contact) -> None:
+    def _bury(self, contact: Contact) -> None:
         about = _about(contact.peer, contact.name)
         logger.warning("%s %s is gone", contact.peer.role.name.lower(), contact.name, extra=about)
         self._part(contact.peer)
