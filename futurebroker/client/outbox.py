@@ -13,6 +13,7 @@ import time
 from collections import deque
 
 from futurebroker.client.calls import Coalescer, PreparedCall, PreparedColumn
+from futurebroker.client.interrupts import Uninterrupted
 from futurebroker.client.ledger import Ledger
 from futurebroker.client.remembering import Remembered
 from futurebroker.client.threads import LoopThread
@@ -35,7 +36,7 @@ class Outbox:
         self.awake = False
         self._ledger = ledger
         self._member = member
-        self._remembered = Remembered(ledger.states.get)
+        self._remembered = Remembered(ledger.states.get, ledger.detached)
         self._coalescer = Coalescer(member.send, self._remembered.add)
         self._turn = io.turn
         self._loop = io.loop
@@ -76,14 +77,17 @@ class Outbox:
         """Send from this thread while the I/O thread sleeps; False when it doesn't, or a burst is under way."""
         turn = self._turn
         now = time.monotonic()
-        if turn is None or now - self._sent_here < LINGER or not turn.acquire(False):
+        if turn is None or now - self._sent_here < LINGER:
             return False
-        try:
-            self._sent_here = now
-            self.send()
-            self._member.flush()
-        finally:
-            turn.release()
+        with Uninterrupted():
+            if not turn.acquire(False):
+                return False
+            try:
+                self._sent_here = now
+                self.send()
+                self._member.flush()
+            finally:
+                turn.release()
         return True
 
     # -- on the I/O thread -------------------------------------------------------------------------------------------
@@ -108,6 +112,14 @@ class Outbox:
         with ledger.lock:
             self._coalescer.forget()
             self._coalescer.send(deque(ledger.start_over(self._remembered)))
+        self._member.flush()
+
+    def go_on(self) -> None:
+        """Another scheduler goes on with our session: ask it what became of what is open."""
+        ledger = self._ledger
+        with ledger.lock:
+            messages = ledger.go_on(self._remembered)
+        self._member.send(*messages)
         self._member.flush()
 
     def stop(self) -> None:

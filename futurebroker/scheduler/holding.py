@@ -1,11 +1,11 @@
-"""Tasks that have all they need: ready at once, or held until their time has come."""
+"""Tasks that may begin, for the first time or again: ready at once, or held until their time has come."""
 
 from __future__ import annotations
 
 from functools import partial
 
 from futurebroker.scheduler.records import TaskRecord
-from futurebroker.scheduler.state import NO_WORKER, QUEUED, SCHEDULED, SchedulerState
+from futurebroker.scheduler.state import NO_WORKER, QUEUED, RELEASED, SCHEDULED, SchedulerState
 
 
 def get_ready(state: SchedulerState, task: TaskRecord) -> None:
@@ -44,3 +44,11 @@ def let_go(state: SchedulerState, task: TaskRecord) -> None:
     if task.terms is not None and task.terms.timer is not None:
         state.timers.cancel(task.terms.timer)
         task.terms.timer = None
+
+
+def erred_released(state: SchedulerState, task: TaskRecord) -> None:
+    """The failure is forgotten, because the task is to be tried again."""
+    state.move(task, RELEASED)
+    task.failure = None
+    task.retried = 0
+    task.deaths = 0

@@ -6,14 +6,14 @@ from collections import deque
 from functools import partial
 
 from futurebroker.scheduler.records import TaskRecord
-from futurebroker.scheduler.state import UNFINISHED, SchedulerState
+from futurebroker.scheduler.state import KEPT, UNFINISHED, SchedulerState
 
 
 def keep(state: SchedulerState, task: TaskRecord) -> None:
     """A new task: its options say whether the result is kept, or at least that it is run to its end."""
     options = task.pool.options
     if options.keep:
-        task.add_client(state.kept)
+        task.add_client(state.holder(KEPT))
     elif options.unwanted:
         task.add_client(state.detached)
 

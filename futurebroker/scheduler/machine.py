@@ -17,6 +17,8 @@ from futurebroker.scheduler import (
     dispatch,
     families,
     intake,
+    leases,
+    mailboxes,
     observe,
     placement,
     recording,
@@ -111,6 +113,8 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
             function.users.pop(client, None)
             state.drop_function_if_unused(function)
     state.calls = {number: call for number, call in state.calls.items() if call.client != event.client}
+    leases.client_gone(state, event.client)
+    mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
     terms.expect_no_more(state, client)
     state.commands.append(Forget(event.client))
@@ -195,7 +199,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     for task in tuple(worker.holds):
         task.discard_holder(worker)
         if task.state is MEMORY and task.holders is None and task.value is None:
-            transitions.lose(state, task)
+            claims.lose(state, task)
     for task in tuple(worker.processing):
         if task.worker is worker:
             _take_from_lost(state, worker, task, blame=not event.expected and task in blamed)
@@ -240,8 +244,6 @@ def worker_said(state: SchedulerState, event: WorkerSaid) -> None:
         state.counters["stranger"] += sum(1 for _ in event.messages)
         return
     for message in event.messages:
-        if state.holding:
-            resuming.resume_report(state, worker, message)
         apply = FROM_WORKER.get(type(message))
         if apply is None:
             state.counters["unexpected"] += 1
@@ -305,6 +307,8 @@ FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]
     m.Inventory: claims.inventory,
     m.Continue: continuing.continued,
     m.Said: terms.said,
+    m.DataLost: reports.data_lost,
+    m.Happened: reports.happened,
     m.TaskAway: families.task_away,
     m.TaskReturned: families.task_returned,
     m.ResultHolds: families.result_holds,

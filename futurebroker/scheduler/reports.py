@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from futurebroker.protocol.messages import (
+    DataLost,
     Erred,
     ExecutorDied,
     Failure,
     Finished,
     FunctionCalled,
     GaveBack,
+    Happened,
     InputsMissing,
     KeyCancelled,
     Leave,
@@ -23,10 +25,11 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import families, recording, revoking, stealing, transitions
+from futurebroker.scheduler import claims, families, recording, revoking, stealing, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
+from futurebroker.scheduler.telling import tell_end
 from futurebroker.states import WorkerStatus
 
 #: how an executor ends that ran a task longer than it may
@@ -55,6 +58,8 @@ def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> N
         return
     if state.facts is not None:
         recording.reported(state, worker, report)
+    if state.recent.active:
+        state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, False, task.key)
     transitions.processing_memory(state, task, report)
 
 
@@ -65,6 +70,8 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
         return
     task.kind.observe(report.duration * 1e-6)
     task.kind.errors += 1
+    if state.recent.active:
+        state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, True, task.key)
     if task.retried < task.pool.options.retries:
         task.retried += 1
         families.end(state, task)
@@ -126,7 +133,7 @@ def inputs_missing(state: SchedulerState, worker: WorkerRecord, report: InputsMi
             source.discard_holder(holder)
             state.free(holder, key)  # perhaps it could only not be reached
         if source.holders is None and source.value is None:
-            transitions.lose(state, source)
+            claims.lose(state, source)
     if task is not None and task.worker is worker:
         transitions.pull_back(state, task, tell=False)
 
@@ -154,13 +161,30 @@ def stored(state: SchedulerState, worker: WorkerRecord, report: Stored) -> None:
         state.free(worker, report.key)
 
 
+def data_lost(state: SchedulerState, worker: WorkerRecord, report: DataLost) -> None:
+    """The worker's copy of a result is damaged."""
+    task = state.tasks.get(report.key)
+    if task is None or worker not in task.holder_paths():
+        return
+    state.counters["damaged"] += 1
+    task.discard_holder(worker)
+    state.free(worker, report.key)
+    if task.holders is None and task.value is None and task.state is MEMORY:
+        transitions.lose(state, task, how=f"on worker {worker.name}: {report.reason}")
+
+
+def happened(state: SchedulerState, worker: WorkerRecord, report: Happened) -> None:
+    """Something became of the worker's memory."""
+    worker.events.append((report.at, report.kind, report.text))
+
+
 def not_stored(state: SchedulerState, worker: WorkerRecord, report: NotStored) -> None:
     """Data can't be kept on that worker: its client must send it in another way."""
     task = state.tasks.get(report.key)
     if task is None or task.function is not None or task.worker is not worker:
         return
     recording.reported(state, worker, report)
-    transitions.tell_end(state, task, KeyCancelled(task.key, report.reason, "rejected"))
+    tell_end(state, task, KeyCancelled(task.key, report.reason, "rejected"))
     for client in task.each_client():
         task.discard_client(client)
     transitions.processing_refused(state, task, report.reason)

@@ -21,11 +21,10 @@ from futurebroker.protocol.messages import (
     KeyErred,
     KeyFinished,
     KeyLost,
-    Message,
     Stored,
 )
-from futurebroker.scheduler import keeping, placement, recording
-from futurebroker.scheduler.holding import get_ready, let_go
+from futurebroker.scheduler import placement, recording
+from futurebroker.scheduler.holding import erred_released, get_ready, let_go
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
@@ -40,11 +39,14 @@ from futurebroker.scheduler.state import (
     WAITING,
     SchedulerState,
 )
+from futurebroker.scheduler.telling import tell_end
 from futurebroker.scheduler.terms import forget_planned, make_planned, run_message
 from futurebroker.states import TaskState
 
 #: when nothing is missing (any more), and when the time has come
 released_queued = waiting_queued = scheduled_queued = get_ready
+#: what is said of a result that was to be kept; the task has had its effects
+KEPT_LOST = ("the result of the finished task", "it isn't run a second time")
 
 # -- towards a result ----------------------------------------------------------------------------------------------
 
@@ -120,7 +122,7 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     worker.processing[task] = None
     worker.occupancy += span
     if task.pool.resources:
-        _take_resources(task, worker)
+        take_resources(task, worker)
     sent = len(worker.processing) - len(worker.away)
     if sent > worker.slots and (worker.occupancy >= worker.window or sent >= worker.limit):
         state.roomy.pop(worker, None)
@@ -136,7 +138,8 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
                 state.touched[worker] = None
 
 
-def _take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
+def take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
+    """Book what a task needs of its worker while it runs there."""
     for name, amount in task.pool.resources.items():
         worker.used[name] = worker.used.get(name, 0.0) + amount
 
@@ -220,17 +223,6 @@ def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None,
         state.check.append(task)
 
 
-def tell_end(state: SchedulerState, task: TaskRecord, message: Message) -> None:
-    """The task has ended: tell every client that wants it; what was kept for nobody is kept no longer."""
-    for client in task.each_client():
-        if client is state.detached:
-            task.discard_client(client)
-        elif client is state.kept:
-            keeping.ended(state, task)
-        elif client.client_id:
-            state.send(client.client_id, message)
-
-
 def _cut_lineage(state: SchedulerState, task: TaskRecord) -> None:
     """The result can't be lost any more, so what it was made from need not stay known for it."""
     for dependency in task.dependencies:
@@ -298,6 +290,10 @@ def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
     assert worker is not None
     task.worker = None
     del worker.processing[task]
+    if state.adopted and task in state.adopted:
+        del state.adopted[task]
+        for dependency in task.dependencies:
+            dependency.needed_by += 1  # from here on it is as any other
     if worker.away:
         worker.away.pop(task, None)
     if worker.processing:
@@ -328,7 +324,9 @@ def pull_back(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
             continue
         processing_waiting(state, current, tell=tell or current is not task)
         back.append(current)
-        pulled.extend(follower for follower in current.each_dependent() if follower.waiting_on)
+        for follower in current.each_dependent():
+            if follower.waiting_on and follower not in state.adopted:
+                pulled.append(follower)
     for current in back:
         for dependency in current.dependencies:
             if dependency.state is RELEASED:
@@ -348,7 +346,7 @@ def processing_waiting(state: SchedulerState, task: TaskRecord, *, tell: bool) -
     state.move(task, WAITING)
 
 
-def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> None:
+def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None, how: str = "with its worker") -> None:
     """The last copy of a result in MEMORY is gone: compute it again if anybody waits for it.
 
     Tasks already sent to workers may have fetched it; they say so if not, and nothing is computed for them before.
@@ -358,11 +356,22 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> 
     """
     memory_released(state, task)
     if task.function is None or task.pool.options.keep:
-        what = "the scattered data" if task.function is None else "the result of the finished task"
-        advice = "scatter it again" if task.function is None else "it isn't run a second time"
         recording.lost(state, task, again=False)
-        released_erred(state, task, f"the only copy of {what} {task.key} was lost with its worker; {advice}")
+        what, advice = ("the scattered data", "scatter it again") if task.function is None else KEPT_LOST
+        released_erred(state, task, f"the only copy of {what} {task.key} was lost {how}; {advice}")
         return
+    wanted = hold_back(state, task)
+    if again is None:
+        again = wanted
+    recording.lost(state, task, again)
+    if again:
+        compute(state, task)
+    elif not task.needed:
+        state.check.append(task)
+
+
+def hold_back(state: SchedulerState, task: TaskRecord) -> bool:
+    """A result is gone: who was told is told, and what was ready by it waits; whether anybody does."""
     waiting = False
     for dependent in task.each_dependent():
         if dependent.state in UNFINISHED:
@@ -373,13 +382,7 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> 
     for client in task.each_client():
         if client.client_id:
             state.send(client.client_id, KeyLost(task.key))
-    if again is None:
-        again = waiting or task.wanted_by is not None
-    recording.lost(state, task, again)
-    if again:
-        compute(state, task)
-    elif not task.needed:
-        state.check.append(task)
+    return waiting or task.wanted_by is not None
 
 
 def released_erred(state: SchedulerState, task: TaskRecord, reason: str) -> None:
@@ -410,14 +413,6 @@ def memory_released(state: SchedulerState, task: TaskRecord) -> None:
             task.discard_holder(worker)
 
 
-def erred_released(state: SchedulerState, task: TaskRecord) -> None:
-    """The failure is forgotten, because the task is to be tried again."""
-    state.move(task, RELEASED)
-    task.failure = None
-    task.retried = 0
-    task.deaths = 0
-
-
 # -- releasing -----------------------------------------------------------------------------------------------------
 
 
@@ -432,6 +427,9 @@ def settle(state: SchedulerState) -> None:
             continue  # data, or lineage that was cut: it stays as long as something made from it may have to be again
         if task.state is MEMORY:
             memory_released(state, task)
+            if state.adopted:
+                for dependent in task.each_dependent():
+                    dependent.waiting_on += dependent in state.adopted
         elif task.state in UNFINISHED:
             unfinished_released(state, task)
         if task.dependents is None:

@@ -81,16 +81,6 @@ class Dispatcher:
         """A ready task that won't run; the caller gives it its next state."""
         self.ready -= 1
 
-    def counts(self, known: int, executors: Iterable[ExecutorRecord]) -> dict[str, int]:
-        """How many of all ``known`` tasks run, are ready and wait."""
-        sent, ready = len(self.sent), self.ready
-        running = sum(min(executor.threads, len(executor.packets)) for executor in executors)
-        return {
-            "executing": running,
-            "ready": ready + sent - running - len(self.away),
-            "waiting": max(0, known - sent - ready),
-        }
-
     def share(self, executors: Iterable[ExecutorRecord]) -> int:
         """How many of the ready tasks one packet may have, so that every thread gets some."""
         return -(-self.ready // max(1, sum(executor.threads for executor in executors)))
@@ -107,7 +97,7 @@ class Dispatcher:
         for executor in executors:
             load = len(executor.packets) - executor.threads
             rank = (load, executor.expected)
-            if rank < best_rank and (load < 0 or self._may_get_ahead(executor, now)):
+            if rank < best_rank and not executor.leaving and (load < 0 or self._may_get_ahead(executor, now)):
                 best, best_rank = executor, rank
         if best is None:
             return None
@@ -260,6 +250,12 @@ class Dispatcher:
             at = max(now, executor.heard) + STALL
             look_at = at if look_at is None else min(at, look_at)
         return stalled, look_at
+
+    def mapped_bytes(self) -> int:
+        """Bytes of the files that tasks in packets have mapped, or will."""
+        keys = {source.key for task in self.sent.values() for source in task.inputs if isinstance(source, Held)}
+        values = (self._store.get(key) for key in keys)
+        return sum(value.nbytes for value in values if value is not None and value.path)
 
     def take_reported(self, results: list[Result]) -> list[TaskRecord | None]:
         """The tasks of these results leave their packets; None for an unknown number."""

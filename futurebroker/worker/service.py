@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import platform
@@ -15,32 +14,31 @@ import secrets as random_names
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
 
-import psutil
-
-from futurebroker.data.folders import StoreFolder
 from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.exceptions import FuturebrokerError, RefusedError
 from futurebroker.processes import process_mark
 from futurebroker.protocol.member import HEARTBEAT_INTERVAL, Member
-from futurebroker.protocol.messages import Message, Said, Welcome
+from futurebroker.protocol.messages import Happened, Message, Said, Welcome
 from futurebroker.secret import is_loopback
 from futurebroker.states import WorkerStatus
 from futurebroker.types import Role
-from futurebroker.worker import commands, crew
+from futurebroker.worker import commands
 from futurebroker.worker.commands import Event
 from futurebroker.worker.executors import Executor
+from futurebroker.worker.figures import task_counts
 from futurebroker.worker.filework import FileWork
+from futurebroker.worker.importing import handed_down_path
 from futurebroker.worker.machine import WorkerMachine
 from futurebroker.worker.monitor import Monitor
 from futurebroker.worker.packets import Call, Called, LinkWanted, Result, ReturnRest, Saying, Setup
 from futurebroker.worker.relaying import Relay
+from futurebroker.worker.upkeep import PERFORM, Upkeep
 
 logger = logging.getLogger("futurebroker.worker")
 
-#: environment variable with a JSON list of folders for the end of the executors' sys.path
-PATH_VARIABLE = "FUTUREBROKER_SYS_PATH"
 #: seconds what runs gets to finish when the worker closes, and then others to fetch what only it has; 25 in all, for
 #: platforms kill after 30
 DRAIN_TIMEOUT = 18.0
@@ -54,6 +52,8 @@ RESTART_MAX = 30.0
 #: tasks at executors below which a report goes on at once; with more of them, others may join it
 FEW = 8
 
+#: what keeps an executor's allocator from holding on to memory that its tasks have freed
+_ALLOCATION = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "65536"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -86,9 +86,9 @@ class WorkerService:
         executors: how many processes run tasks; default one a CPU.
         threads: tasks each of them runs at once.
         resources: abstract amounts tasks may ask for.
-        memory_limit: bytes; default the machine's.
+        memory_limit, memory_share, thresholds: see `Upkeep`.
         processes: False makes the executors threads of this process.
-        local_folder: where to make the folder of stored values.
+        local_folder: where to make the folder of results on disk.
         make_link: makes the conversation with the scheduler, with `Member`'s arguments.
     """
 
@@ -102,7 +102,9 @@ class WorkerService:
         executors: int | None = None,
         threads: int = 1,
         resources: dict[str, float] | None = None,
-        memory_limit: int | None = None,
+        memory_limit: int | float | Literal["auto"] | None = "auto",
+        memory_share: float = 1.0,
+        thresholds: dict[str, float] | None = None,
         processes: bool = True,
         local_folder: str | None = None,
         make_link: LinkFactory = Member,
@@ -112,10 +114,9 @@ class WorkerService:
         self.executors = executors or os.cpu_count() or 1
         self.threads = threads
         self.resources = dict(resources or {})
-        self.memory_limit = memory_limit or psutil.virtual_memory().total
+        self._memory = (memory_limit, memory_share, thresholds or {}, local_folder, processes)
         self.processes = processes
         self._where: dict[str, Any] = {"url": url, "cluster": cluster, "secret": secret}
-        self._local_folder = local_folder
         self._make_link = make_link
         self._status = WorkerStatus.RUNNING
         self._running: dict[int, Executor] = {}
@@ -154,9 +155,10 @@ class WorkerService:
             FuturebrokerError: the executors don't start; their own output says why.
         """
         self._loop = asyncio.get_running_loop()
-        self._folder = StoreFolder.make(self._local_folder)
-        self._files = ValueFiles(self._folder.path)
-        self._machine = WorkerMachine(self.name, self._files.new_path)
+        self._upkeep = Upkeep(*self._memory)
+        self._folder = self._upkeep.folder
+        self._files = ValueFiles(self._folder.path, self._upkeep.disk.path)
+        self._machine = WorkerMachine(self.name, self._files.new_path, self._upkeep.plan)
         self._all_ready = self._loop.create_future()
         where = self._where
         self._relay = Relay(where["secret"], where["cluster"], self.id, self._loop, lambda: self._link.flush())
@@ -164,6 +166,7 @@ class WorkerService:
             Role.WORKER, self.id, **where, events=self, loop=self._loop, info=self._info, share=self._relay.share
         )
         self._file_work = FileWork(self._files, self._feed, self._link.send, self._loop)
+        self._upkeep.start(self, self._machine, self._loop)
         try:
             for _ in range(self.executors):
                 self._start_executor()
@@ -230,7 +233,7 @@ class WorkerService:
         await self._stop_executors()
         await self._link.close(reason)
         self._file_work.close()
-        self._folder.close()
+        await self._upkeep.close()
         self._finished.set()
 
     # -- executors --------------------------------------------------------------------------------------------------
@@ -239,19 +242,21 @@ class WorkerService:
         self._last_executor += 1
         number = self._last_executor
         setup = Setup(
-            self.name, self.id, str(self._folder.path), self.threads, "", "", self.resources, _handed_down_path()
+            self.name, self.id, str(self._folder.path), self.threads, "", "", self.resources, handed_down_path()
         )
+        self._upkeep.set_up(setup)
         setup.cluster, setup.broker_is_local = self._where["cluster"], is_loopback(self._where["url"])
         executor = self._running[number] = Executor(number, setup, self, self._loop)
         if self.processes:
             executor.start_process(self._environment())
+            self._upkeep.begun(executor)
         else:
             executor.start_threads()
 
     def _environment(self) -> dict[str, str]:
         """As ours; native libraries share the CPUs among the tasks that can run at once."""
         share = str(max(1, (os.cpu_count() or 1) // (self.executors * self.threads)))
-        return {**dict.fromkeys(_THREAD_VARIABLES, share), **os.environ}
+        return {**dict.fromkeys(_THREAD_VARIABLES, share), **_ALLOCATION, **os.environ}
 
     def ready(self, executor: Executor) -> None:
         """See `ExecutorEvents`."""
@@ -299,7 +304,7 @@ class WorkerService:
             sent = self._machine.dispatcher.sent
             task = ", ".join(sent[number].key for number in running if number in sent)
             self._feed(commands.ExecutorEnded(executor.number, running, how))
-        self._files.sweep(executor.folder, self._machine.store.paths())
+        self._file_work.sweep(executor.folder.name, self._machine.store.paths())
         if self._status is WorkerStatus.CLOSING:
             return
         about = {"worker": self.name, "task": task}
@@ -364,7 +369,7 @@ class WorkerService:
             "threads": self.threads,
             "slots": self.executors * self.threads,
             "resources": self.resources,
-            "memory_limit": self.memory_limit,
+            "memory_limit": self._upkeep.limit.nbytes or None,
             "python": platform.python_version(),
             "platform": platform.platform(),
             "store": str(self._folder.path),
@@ -378,15 +383,36 @@ class WorkerService:
     def metrics(self) -> dict[str, Any]:
         """What a heartbeat tells; CPU is measured since the call before."""
         statuses = {e.pid: "ready" if e.is_ready else "starting" for e in self._running.values()}
-        store = self._machine.store
         return {
             **self._monitor.sample(statuses),
-            **self._machine.counts(),
-            "managed": store.managed,
-            "spilled": 0,
-            "stored": len(store),
+            **task_counts(self._machine),
+            **self._upkeep.figures(),
             "round_trip": self._round_trip,
         }
+
+    # -- what `Upkeep` needs ----------------------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """See `upkeep.Agent`."""
+        self._feed(event)
+
+    def pause(self, paused: bool) -> None:
+        """See `upkeep.Agent`."""
+        if self._status is not WorkerStatus.CLOSING:
+            self._status = WorkerStatus.PAUSED if paused else WorkerStatus.RUNNING
+            if self.started:
+                self._link.heartbeat(self._status.value, self.metrics())
+
+    def executor(self, number: int) -> Executor | None:
+        """See `upkeep.Agent`."""
+        return self._running.get(number)
+
+    def pids(self) -> dict[int, list[int]]:
+        """See `upkeep.Agent`."""
+        if not self.processes:
+            return {}
+        running = self._running.items()
+        return {number: [e.pid, *self._monitor.children_of(e.pid)] for number, e in running if e.is_ready}
 
     # -- the machine ------------------------------------------------------------------------------------------------
 
@@ -404,6 +430,8 @@ class WorkerService:
                     carry_out = perform.get(type(instruction))
                     if carry_out is None:
                         messages.append(instruction)
+                        if type(instruction) is Happened:
+                            self._upkeep.happened(instruction, self.name)
                     else:
                         carry_out(self, instruction)
         finally:
@@ -418,6 +446,7 @@ class WorkerService:
         self._feed(commands.Tick())
 
     def _send_packet(self, instruction: commands.SendPacket) -> None:
+        self._upkeep.hurry()
         self._running[instruction.executor].send(instruction.packet)
 
     def _recall(self, instruction: commands.Recall) -> None:
@@ -443,30 +472,24 @@ class WorkerService:
             self._may_go.set()
 
 
+def _to_upkeep(perform: Callable[[Upkeep, Any], None], service: WorkerService, instruction: Any) -> None:
+    perform(service._upkeep, instruction)
+
+
 _PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {
     commands.SendPacket: WorkerService._send_packet,
     commands.Recall: WorkerService._recall,
     commands.AskRest: WorkerService._ask_rest,
     commands.CallOut: WorkerService._call_out,
-    commands.EndExecutor: lambda service, instruction: crew.end(service._running, instruction.executor),
     commands.KeepFunction: lambda service, instruction: service._file_work.keep_function(instruction),
     commands.Probe: lambda service, instruction: service._file_work.probe(instruction),
     commands.TakeFile: lambda service, instruction: service._file_work.take(instruction),
     commands.WritePart: lambda service, instruction: service._file_work.write_part(instruction),
     commands.SendPart: lambda service, instruction: service._file_work.send_part(instruction),
     commands.Unlink: lambda service, instruction: service._file_work.unlink(instruction),
+    commands.Spill: lambda service, instruction: service._file_work.spill(instruction),
+    commands.Relink: lambda service, instruction: service._file_work.relink(instruction),
     commands.Drained: WorkerService._has_drained,
     commands.LeaveNow: WorkerService._leave_now,
+    **{kind: partial(_to_upkeep, perform) for kind, perform in PERFORM.items()},
 }
-
-
-def _handed_down_path() -> list[str]:
-    text = os.environ.get(PATH_VARIABLE, "")
-    try:
-        entries = json.loads(text) if text else []
-    except ValueError:
-        entries = None
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        logger.warning("%s isn't a JSON list of folders; ignored", PATH_VARIABLE)
-        return []
-    return entries

@@ -47,10 +47,13 @@ from futurebroker.protocol.messages.meeting import (
     Heartbeat,
     HeartbeatWanted,
     Hello,
+    LookedFor,
+    LookFor,
     MeetAgain,
     Refused,
     Welcome,
 )
+from futurebroker.protocol.messages.memory import DataLost, Happened
 from futurebroker.protocol.messages.parts import (
     INLINE_LIMIT,
     KEEP_LIMIT,
@@ -71,8 +74,17 @@ from futurebroker.protocol.messages.terms import (
     RunTerms,
     Said,
 )
-from futurebroker.protocol.messages.to_client import Answer, KeyCancelled, KeyErred, KeyFinished, KeyLost, RanOnWorkers
+from futurebroker.protocol.messages.to_client import (
+    Answer,
+    DetachedEnded,
+    KeyCancelled,
+    KeyErred,
+    KeyFinished,
+    KeyLost,
+    RanOnWorkers,
+)
 from futurebroker.protocol.messages.to_worker import (
+    Adopt,
     AdoptFile,
     CallFunction,
     Drop,
@@ -87,6 +99,7 @@ from futurebroker.protocol.messages.to_worker import (
 
 __all__ = [
     "AddFunction",
+    "Adopt",
     "AdoptFile",
     "Answer",
     "Ask",
@@ -96,9 +109,11 @@ __all__ = [
     "Conditions",
     "Continue",
     "DECODERS",
+    "DataLost",
     "DataPart",
     "DataWanted",
     "Detach",
+    "DetachedEnded",
     "Drop",
     "Erred",
     "ExecutorDied",
@@ -111,6 +126,7 @@ __all__ = [
     "GaveBack",
     "GiveBack",
     "Goodbye",
+    "Happened",
     "Heard",
     "Heartbeat",
     "HeartbeatWanted",
@@ -126,6 +142,8 @@ __all__ = [
     "KeyLost",
     "Kill",
     "Leave",
+    "LookFor",
+    "LookedFor",
     "MeetAgain",
     "Message",
     "NotStored",
@@ -168,17 +186,15 @@ FromClient = (
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
-    | TaskAway | TaskReturned | ResultHolds
-    | DataWanted | DataPart | Hello | Heartbeat | Goodbye
-    | Continue | Said
+    | TaskAway | TaskReturned | ResultHolds | LookedFor | Continue | Said
+    | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 ToWorker = (
-    AddFunction | Run | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction | Leave
-    | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
-    | Kill
+    AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
+    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor | Kill
 )  # fmt: skip
 ToClient = (
-    KeyFinished | KeyErred | KeyCancelled | KeyLost | Answer | RanOnWorkers
+    KeyFinished | KeyErred | KeyCancelled | KeyLost | DetachedEnded | Answer | RanOnWorkers
     | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
 )  # fmt: skip
 

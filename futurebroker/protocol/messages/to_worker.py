@@ -84,3 +84,10 @@ class Leave(Message, tag=49):
     """Finish or hand back what runs, say Goodbye and exit."""
 
     reason: str = ""
+
+
+class Adopt(Message, tag=100):
+    """What runs there under this key since a former scheduler's time is this attempt; else it is given back."""
+
+    key: Key
+    attempt: int

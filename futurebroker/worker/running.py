@@ -1,4 +1,4 @@
-"""The whole of a worker that runs until it is told to end, by a signal or by its scheduler."""
+"""`run_worker`: the whole of a worker process that somebody's own program starts."""
 
 from __future__ import annotations
 
