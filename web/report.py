@@ -28,7 +28,7 @@ for (const [name, spec] of Object.entries(JSON.parse(document.getElementById("fi
 """
 _STYLE = """
 body { display: block; max-width: 76rem; margin: 0 auto; padding: 1.5rem; }
-.figures { margin: 1rem 0; }
+.plotted { margin: 1rem 0; }
 """
 
 
@@ -127,9 +127,9 @@ def _summary(snapshots: Sequence[Snapshot], began: float) -> str:
 
 
 def _figure(name: str) -> str:
-    title = figures.TITLES[name]
+    title = {key: text.replace(" over the last ten minutes", "") for key, text in figures.TITLES[name].items()}
     return (
-        f'<figure class="figures"><figcaption><h2>{html.escape(title["title"])}</h2>'
+        f'<figure class="plotted"><figcaption><h2>{html.escape(title["title"])}</h2>'
         f'<p>{html.escape(title["about"])}</p></figcaption><div id="plot-{name}"></div></figure>'
     )
 
