@@ -26,7 +26,17 @@ from futurebroker.protocol.messages import (
     TaskOptions,
     Want,
 )
-from futurebroker.scheduler import claims, families, keeping, placement, recording, revoking, terms, transitions
+from futurebroker.scheduler import (
+    claims,
+    families,
+    holding,
+    keeping,
+    placement,
+    recording,
+    revoking,
+    terms,
+    transitions,
+)
 from futurebroker.scheduler.admission import KEY_LENGTH, KEYS_PER_MESSAGE, NAME_LENGTH, bad_key, bad_options
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
@@ -259,7 +269,7 @@ def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
     while spreading:
         task = spreading.pop()
         if task.state is ERRED:
-            transitions.erred_released(state, task)
+            holding.erred_released(state, task)
             again.append(task)
             spreading.extend(task.each_dependent())
     for task in again:  # all of them before the first can fail again
