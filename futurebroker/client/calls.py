@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from futurebroker.exceptions import MessageTooLargeError
-from futurebroker.protocol.messages import AddFunction, Message, PutValue, Submit, TaskOptions
+from futurebroker.protocol.messages import AddFunction, Conditions, Message, PutValue, Submit, TaskOptions
 from futurebroker.protocol.serialize import dump_function, name_of
 from futurebroker.protocol.wire import BATCH_BYTES, BATCH_MESSAGES
 from futurebroker.types import Digest, Key
@@ -59,7 +59,7 @@ PreparedCall: TypeAlias = tuple[Call, Key, bytes, tuple[Key, ...] | None]
 class PreparedColumn:
     """Calls that are one message, or ready to be: at most `BATCH_MESSAGES` and `BATCH_BYTES` of them."""
 
-    __slots__ = ("arguments", "call", "dependencies", "keys", "size")
+    __slots__ = ("arguments", "call", "conditions", "dependencies", "keys", "size")
 
     def __init__(
         self,
@@ -68,12 +68,15 @@ class PreparedColumn:
         arguments: list[bytes],
         size: int,
         dependencies: list[tuple[Key, ...]] | None = None,
+        conditions: list[Conditions | None] | None = None,
     ) -> None:
         self.call = call
         self.keys = keys
         self.arguments = arguments
         #: one tuple a call; None when none has any
         self.dependencies = dependencies
+        #: one a call; None when none has any
+        self.conditions = conditions
         #: bytes of all arguments
         self.size = size
 
@@ -82,7 +85,8 @@ class PreparedColumn:
         arguments = [self.arguments[row] for row in rows]
         dependencies = None if self.dependencies is None else [self.dependencies[row] for row in rows]
         keys = [self.keys[row] for row in rows]
-        return PreparedColumn(self.call, keys, arguments, sum(map(len, arguments)), dependencies)
+        conditions = None if self.conditions is None else [self.conditions[row] for row in rows]
+        return PreparedColumn(self.call, keys, arguments, sum(map(len, arguments)), dependencies, conditions)
 
 
 def task_options(
@@ -183,7 +187,8 @@ class Coalescer:
     def _submit(self, column: PreparedColumn) -> None:
         call = column.call
         self._introduce(call)
-        self._send(Submit(call.digest, column.keys, column.arguments, column.dependencies, call.options, call.parent))
+        needs, agreed = column.dependencies, column.conditions
+        self._send(Submit(call.digest, column.keys, column.arguments, needs, call.options, call.parent, agreed))
         self._remember(column)
 
     def _introduce(self, call: Call) -> None:

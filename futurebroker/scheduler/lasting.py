@@ -96,4 +96,5 @@ def read_revoked(state: SchedulerState, rows: Any) -> None:
 
 checkpoint.EXTRAS["terms"] = (write_terms, read_terms)
 checkpoint.EXTRAS["ended"] = (write_ended, read_ended)
+checkpoint.EXTRAS["groups"] = (lambda state: state.groups, lambda state, rows: state.groups.update(rows))
 checkpoint.EXTRAS["revoked"] = (write_revoked, read_revoked)

@@ -115,6 +115,8 @@ class SchedulerState:
         self.expected: dict[Key, dict[ClientRecord, None]] = {}
         #: keys that must not be run, and since when; see `revoking`
         self.revoked: dict[Key, float] = {}
+        #: ids of results that belong together, by the id they were saved under
+        self.groups: dict[str, Any] = {}
         #: what must be added to `now` for seconds since 1970
         self.clock_offset = 0.0
         #: encoded options -> the pool of all tasks with these options; see `placement.pool_for`
