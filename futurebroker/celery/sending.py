@@ -64,11 +64,17 @@ def moment(value: Any, app: Any) -> float:
 class Sender:
     """What an app sends through one client."""
 
-    def __init__(self, app: Any, client: Client) -> None:
+    def __init__(self, app: Any, client: Client | None) -> None:
         self.app = app
-        self.client = client
+        self._client = client
         self._calls: dict[tuple[str, TaskOptions], Call] = {}
         self._plain: dict[str, Call] = {}
+
+    @property
+    def client(self) -> Client:
+        """What it sends through."""
+        assert self._client is not None
+        return self._client
 
     @property
     def _submitter(self) -> Submitter:

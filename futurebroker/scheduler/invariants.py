@@ -232,7 +232,7 @@ def _check_ready(state: SchedulerState, pool: Pool, waiting: list[TaskRecord]) -
     if pool.stranded and names:
         task = next(iter(pool.stranded))
         _broken(state, "I25", f"{task} could run on {names}", task)
-    if waiting:
+    if waiting and all(task.kind.rate is None for task in waiting):
         for worker in names:
             if placement.has_room(worker) and placement.has_resources(worker, pool):
                 _broken(state, "I25", f"{waiting[0]} is ready, and {worker} has room", waiting[0])

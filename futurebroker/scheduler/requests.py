@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler import families, leases, mailboxes, observe, outcomes, revoking, viewing
+from futurebroker.scheduler import beat, families, leases, mailboxes, observe, outcomes, revoking, steering, viewing
 from futurebroker.scheduler.records import ClientRecord
 from futurebroker.scheduler.state import SchedulerState
 
@@ -17,7 +17,9 @@ from futurebroker.scheduler.state import SchedulerState
 QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **observe.TOPICS,
     **outcomes.TOPICS,
+    **beat.TOPICS,
     **revoking.TOPICS,
+    **steering.TOPICS,
     **viewing.TOPICS,
     **families.QUESTIONS,
     **leases.QUESTIONS,
@@ -27,6 +29,7 @@ QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
 #: topic -> what takes the request up; it sends the Answer itself, now or after a later event
 REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "wait_for_workers": observe.wait_for_workers,
+    **beat.REQUESTS,
     **leases.REQUESTS,
     **mailboxes.REQUESTS,
 }

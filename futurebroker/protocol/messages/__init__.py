@@ -71,6 +71,7 @@ from futurebroker.protocol.messages.terms import (
     Kill,
     OnFailure,
     PlannedCall,
+    Resize,
     RunTerms,
     Said,
 )
@@ -158,6 +159,7 @@ __all__ = [
     "Refused",
     "Release",
     "Replicate",
+    "Resize",
     "ResultHolds",
     "Retry",
     "Run",
@@ -191,7 +193,7 @@ FromWorker = (
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
-    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor | Kill
+    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor | Kill | Resize
 )  # fmt: skip
 ToClient = (
     KeyFinished | KeyErred | KeyCancelled | KeyLost | DetachedEnded | Answer | RanOnWorkers
