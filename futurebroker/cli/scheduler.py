@@ -51,7 +51,7 @@ def scheduler(
                 "broker_url": url,
                 "host": settings.host,
                 "port": settings.port,
-                **scheduler_conduct(settings),
+                **scheduler_conduct(settings, history=True),
             }
         )
         for line in scheduler_lines(settings, service.url):

@@ -14,6 +14,7 @@ import socket
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 from math import inf
 from typing import Any
 
@@ -54,6 +55,7 @@ from futurebroker.scheduler.commands import (
     WorkerSuspected,
 )
 from futurebroker.scheduler.health import Health
+from futurebroker.scheduler.historian import Historian
 from futurebroker.scheduler.machine import SchedulerMachine
 from futurebroker.scheduler.presence import Contact, Rhythm
 from futurebroker.scheduler.state import Policy
@@ -78,6 +80,7 @@ class SchedulerService:
         client_grace: seconds the futures of a client that is cut off are kept for it.
         heartbeat_interval: seconds between heartbeats of workers and clients while there is work.
         validate: check the machine's laws after every event; slow.
+        history: where and how long a history is kept: ``url``, ``keep_seconds`` and ``keep_rows``; None keeps none.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class SchedulerService:
         client_grace: float = 60.0,
         heartbeat_interval: float = 1.0,
         validate: bool = False,
+        history: Mapping[str, Any] | None = None,
     ) -> None:
         self.cluster = cluster
         self.machine = SchedulerMachine(policy)
@@ -104,6 +108,8 @@ class SchedulerService:
         self._client_grace = client_grace
         self._rhythm = Rhythm(heartbeat_interval)
         self._validate = validate
+        self._history = history
+        self._historian: Historian | None = None
         self._me = Peer(Role.SCHEDULER, SCHEDULER, uuid.uuid4().hex[:12])
         self._queues = [
             Queue(command_queue(cluster), QueueKind.COMMAND),
@@ -150,6 +156,9 @@ class SchedulerService:
             self._endpoint.attach(self._broker.local_link(self._queues))
         else:
             self._endpoint.attach(await self._open(self._broker_url))
+        if self._history is not None:
+            about = {**self._history, "cluster": self.cluster, "host": socket.gethostname(), "version": __version__}
+            self._historian = Historian(self.machine.state, self._loop, about)
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
 
     async def finished(self) -> None:
@@ -167,6 +176,8 @@ class SchedulerService:
         self._endpoint.close()
         if self._broker is not None:
             await self._broker.close()
+        if self._historian is not None:
+            await self._historian.close()
         self._done.set()
 
     async def _open(self, url: str) -> Link:
@@ -371,6 +382,8 @@ class SchedulerService:
         """Suspect who is silent, and give up who stays suspected."""
         now = self._loop.time()
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
+        if self._historian is not None:
+            self._historian.look()
         self._rhythm.look(self.machine.state, now)
         self.machine.state.about.update(self._health.look(now), time=time.time())
         if not self._endpoint.hears:

@@ -19,7 +19,7 @@ import sys
 import threading
 from contextvars import copy_context
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, time_ns
 from types import CoroutineType, FrameType
 from typing import Any
 
@@ -162,12 +162,16 @@ class Executor:
         done: dict[int, bytes | ValueFile] = {}
         unsent = 0
         before = since = slot.measured = perf_counter_ns()
+        epoch = time_ns() - before
         while True:
             try:
                 task = todo.popleft()
             except IndexError:  # all are run, or were handed back just now
                 break
+            slot.started = 0
             result = run(slot, task, done)
+            if slot.started:
+                result.started = (slot.started + epoch) // 1000
             end = slot.measured
             if end == before:
                 end = slot.measured = perf_counter_ns()
@@ -250,7 +254,7 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 - whatever the user's classes raise when they are opened
             return self._failed(task, cannot_open(task, error), 0)
         call = copy_context().run
-        start = perf_counter_ns()
+        start = slot.started = perf_counter_ns()
         try:
             value = call(function, *args, **keywords) if keywords else call(function, *args)
             kind = type(value)

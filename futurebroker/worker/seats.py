@@ -31,6 +31,7 @@ class Slot:
         "is_extra",
         "made",
         "measured",
+        "started",
         "number",
         "results",
         "seats",
@@ -44,6 +45,7 @@ class Slot:
         self.seats = seats
         self.number = number  #: of its breadcrumb
         self.task = 0  #: number of the task it runs, or ran last
+        self.started = 0  #: when its task began in user code, by the same clock as below; 0 if it didn't
         self.measured = 0  #: nanoseconds at which the time of the last task ended
         self.todo: deque[Task] = deque()
         self.results: deque[Result] = deque()

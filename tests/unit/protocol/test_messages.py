@@ -33,6 +33,7 @@ SAMPLES: dict[str, Any] = {
     "inputs": (b"value", _HELD), "interval": 10.0, "key": "k", "keys": ["k1", "k2"], "kind": "lost",
     "length": 9, "limits": {"t": 1},
     "metrics": {"cpu": 1.5}, "missing": [("k", "w1")], "name": "inc", "nbytes": 7, "number": 4, "offset": 8,
+    "executor": 2, "started": 12,
     "parent": "p",
     "options": m.TaskOptions(("w1",), True, {"gpu": 1.0}, 2, -1), "order": 6, "path": "/p", "patient": True,
     "protocol": 1, "python": "3.11", "reason": "because", "received": 11,
