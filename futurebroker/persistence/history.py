@@ -1,7 +1,7 @@
 """The process that writes the history: batches come from the scheduler by its standard input, rows leave in bulk.
 
-It is nice to the scheduler (in the sense of nice(1)): where all cores are busy it waits, and what waits is bounded by
-who sends. It ends when its input does, which is also how it learns that the scheduler has died.
+It is started to take the time that nobody else wants (SCHED_IDLE): where all cores are busy it waits, and what waits
+is bounded by who sends. It ends when its input does, which is also how it learns that the scheduler has died.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 from struct import Struct
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Engine, delete, func, insert, update
@@ -25,6 +26,7 @@ from futurebroker.exceptions import DatabaseError
 from futurebroker.persistence import revisions
 from futurebroker.persistence.database import is_sqlite, open_engine, reading, writing
 from futurebroker.persistence.history_tables import events, runs, snapshots, task_types, tasks
+from futurebroker.protocol.history import Batch, Ended, HistoryOrders, TypeTotals
 
 logger = logging.getLogger("futurebroker.history")
 
@@ -39,19 +41,22 @@ SWEEP_EVERY = 60.0
 SWEPT_AT_ONCE = 20_000
 
 _COLUMNS = [column.name for column in tasks.columns if column.name != "id"]
-_SECONDS_PER_MICRO = 1e-6
+#: characters of a type's name that are kept
+NAME_MOST = 200
+
+_Frame = TypeVar("_Frame")
 
 
 class Writer:
     """Writes one scheduler's batches; see the top of this file.
 
     Args:
-        orders: ``url``, ``cluster``, ``host``, ``version``, ``started_at``, ``keep_seconds`` and ``keep_rows``.
+        orders: where, of whom, and how much is kept.
     """
 
-    def __init__(self, orders: dict[str, Any]) -> None:
+    def __init__(self, orders: HistoryOrders) -> None:
         self._orders = orders
-        self._engine: Engine = open_engine(orders["url"])
+        self._engine: Engine = open_engine(orders.url)
         self._run = 0
         self._swept_at = time.monotonic()
 
@@ -62,21 +67,25 @@ class Writer:
             DatabaseError: it can't be done now.
         """
         if is_sqlite(self._engine):
+            with contextlib.suppress(OSError):  # the database's own error says more
+                Path(str(self._engine.url.database)).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             revisions.upgrade(self._engine)
         else:
             revisions.require(self._engine)
         orders = self._orders
-        started = orders["started_at"]
-        ours = (runs.c.cluster == orders["cluster"]) & (runs.c.started_at == started)
+        started = orders.started_at
+        ours = (runs.c.cluster == orders.cluster) & (runs.c.started_at == started)
         with writing(self._engine) as connection:
             found = connection.execute(select_rows(runs.c.id).where(ours)).scalar()
             if found is None:
-                row = {"cluster": orders["cluster"], "started_at": started, "seen_at": started}
-                row |= {"host": orders["host"], "version": orders["version"], "dropped": 0}
+                row = {
+                    "cluster": orders.cluster, "started_at": started, "seen_at": started, "host": orders.host,
+                    "version": orders.version, "dropped": 0,
+                }  # fmt: skip
                 found = connection.execute(insert(runs).values(row).returning(runs.c.id)).scalar_one()
             self._run = int(found)
 
-    def write(self, batches: list[Any]) -> None:
+    def write(self, batches: list[Batch]) -> None:
         """Write all of ``batches``, or nothing of them.
 
         Raises:
@@ -84,21 +93,14 @@ class Writer:
         """
         if not self._run:
             self.prepare()
-        rows: list[tuple[Any, ...]] = []
-        happened: list[dict[str, Any]] = []
-        stood: list[dict[str, Any]] = []
-        dropped = 0
-        for batch_rows, batch_events, _, batch_dropped, batch_snapshots in batches:
-            rows += [(self._run, *row[:-1], json.dumps(row[-1]) if row[-1] else "") for row in batch_rows]
-            happened += [
-                {"run": self._run, "at": at, "kind": kind, "worker": worker, "key": key, "client": client, "text": text}
-                for at, kind, worker, key, client, text in batch_events
-            ]
-            stood += [
-                {"run": self._run, "at": at, "worker": worker, "figures": json.dumps(figures)}
-                for at, worker, figures in batch_snapshots
-            ]
-            dropped += batch_dropped
+        run = self._run
+        rows = [_row(run, ended) for batch in batches for ended in batch.rows]
+        happened = [{"run": run, **msgspec.structs.asdict(event)} for batch in batches for event in batch.events]
+        stood = [
+            {"run": run, "at": one.at, "worker": one.worker, "figures": json.dumps(one.figures)}
+            for batch in batches
+            for one in batch.snapshots
+        ]
         with writing(self._engine) as connection:
             if rows:
                 self._write_rows(connection, rows)
@@ -107,8 +109,9 @@ class Writer:
             if stood:
                 connection.execute(insert(snapshots), stood)
             self._add_totals(connection, batches)
+            dropped = sum(batch.dropped for batch in batches)
             seen = {"seen_at": time.time(), "dropped": runs.c.dropped + dropped}
-            connection.execute(update(runs).where(runs.c.id == self._run).values(seen))
+            connection.execute(update(runs).where(runs.c.id == run).values(seen))
 
     def _write_rows(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
         names = ", ".join(_COLUMNS)
@@ -121,26 +124,21 @@ class Writer:
             for row in rows:
                 copy.write_row([value.replace("\0", "") if isinstance(value, str) else value for value in row])
 
-    def _add_totals(self, connection: Connection, batches: list[Any]) -> None:
-        sums: dict[str, list[int]] = {}
-        for _, _, totals, _, _ in batches:
-            for name, figures in totals.items():
-                known = sums.setdefault(name, [0] * len(figures))
-                known[:] = map(int.__add__, known, figures)
+    def _add_totals(self, connection: Connection, batches: list[Batch]) -> None:
+        sums: dict[str, TypeTotals] = {}
+        for batch in batches:
+            for name, totals in batch.totals.items():
+                sums.setdefault(name, TypeTotals()).add(totals)
         now = time.time()
-        for name, (finished, failed, cancelled, micros, nbytes) in sums.items():
-            mine = (task_types.c.run == self._run) & (task_types.c.type == name)
-            grown = {
-                "finished": task_types.c.finished + finished, "failed": task_types.c.failed + failed,
-                "cancelled": task_types.c.cancelled + cancelled,
-                "seconds": task_types.c.seconds + micros * _SECONDS_PER_MICRO,
-                "nbytes": task_types.c.nbytes + nbytes, "last_at": now,
+        for name, totals in sums.items():
+            figures = {
+                "finished": totals.finished, "failed": totals.failed, "cancelled": totals.cancelled,
+                "seconds": totals.micros * 1e-6, "nbytes": totals.nbytes,
             }  # fmt: skip
-            if not connection.execute(update(task_types).where(mine).values(grown)).rowcount:
-                row = {
-                    "run": self._run, "type": name, "finished": finished, "failed": failed, "cancelled": cancelled,
-                    "seconds": micros * _SECONDS_PER_MICRO, "nbytes": nbytes, "first_at": now, "last_at": now,
-                }  # fmt: skip
+            mine = (task_types.c.run == self._run) & (task_types.c.type == name)
+            grown = {column: task_types.c[column] + value for column, value in figures.items()}
+            if not connection.execute(update(task_types).where(mine).values(**grown, last_at=now)).rowcount:
+                row = {"run": self._run, "type": name, **figures, "first_at": now, "last_at": now}
                 connection.execute(insert(task_types).values(row))
 
     def sweep(self, *, now: bool = False) -> None:
@@ -152,7 +150,7 @@ class Writer:
         if not now and time.monotonic() - self._swept_at < SWEEP_EVERY:
             return
         self._swept_at = time.monotonic()
-        keep_seconds, keep_rows = self._orders["keep_seconds"], self._orders["keep_rows"]
+        keep_seconds, keep_rows = self._orders.keep_seconds, self._orders.keep_rows
         before = time.time() - keep_seconds if keep_seconds else 0.0
         for table, at in ((tasks, tasks.c.ended_at), (events, events.c.at), (snapshots, snapshots.c.at)):
             with reading(self._engine) as connection:
@@ -182,26 +180,35 @@ class Writer:
         self._engine.dispose()
 
 
+def _row(run: int, ended: Ended) -> tuple[Any, ...]:
+    """In the order of `_COLUMNS`."""
+    return (
+        run, ended.key, ended.type[:NAME_MOST], ended.outcome, ended.worker, ended.executor, ended.client,
+        ended.attempts, ended.submitted, ended.started, ended.ended, ended.duration, ended.nbytes,
+        ended.result_type[:NAME_MOST], ended.error_type[:NAME_MOST], ended.error, ended.traceback,
+        json.dumps(ended.inputs) if ended.inputs else "",
+    )  # fmt: skip
+
+
 class Input:
     """Frames from a file descriptor."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._buffer = bytearray()
-        self._decode = msgspec.msgpack.Decoder().decode
         self.ended = False
 
-    def next(self, timeout: float | None) -> Any | None:
+    def next(self, kind: type[_Frame], timeout: float | None) -> _Frame | None:
         """The next frame; None when none comes within ``timeout`` seconds (None: ever), or the input has ended."""
-        while (frame := self._take()) is None and not self.ended:
-            if not select.select([self._descriptor], [], [], timeout)[0]:
+        while (body := self._take()) is None:
+            if self.ended or not select.select([self._descriptor], [], [], timeout)[0]:
                 return None
             data = os.read(self._descriptor, 1 << 20)
             self.ended = not data
             self._buffer += data
-        return frame
+        return msgspec.msgpack.decode(body, type=kind)
 
-    def _take(self) -> Any | None:
+    def _take(self) -> bytes | None:
         buffer = self._buffer
         if len(buffer) < HEAD.size:
             return None
@@ -210,20 +217,20 @@ class Input:
             return None
         body = bytes(buffer[HEAD.size : end])
         del buffer[:end]
-        return self._decode(body)
+        return body
 
 
 def serve(source: Input, writer: Writer) -> None:
     """Write what comes until nothing comes any more."""
     trouble = ""
-    batches: list[Any] = []
+    batches: list[Batch] = []
     given_up_at: float | None = None
     while not source.ended or batches:
         if not batches:
-            batch = source.next(SWEEP_EVERY)
+            batch = source.next(Batch, SWEEP_EVERY)
             while batch is not None:
                 batches.append(batch)
-                batch = source.next(0.0) if sum(len(one[0]) for one in batches) < ROWS_AT_ONCE else None
+                batch = source.next(Batch, 0.0) if sum(len(one.rows) for one in batches) < ROWS_AT_ONCE else None
         try:
             if batches:
                 writer.write(batches)
@@ -250,9 +257,8 @@ def main() -> None:
     """Serve standard input, whose first frame holds the orders."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the end of the input says when
-    os.nice(10)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     source = Input(0)
-    orders = source.next(None)
+    orders = source.next(HistoryOrders, None)
     if orders is not None:
         serve(source, Writer(orders))

@@ -8,8 +8,9 @@ are only counted. The totals of each kind are right in any case.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from futurebroker.protocol.history import CANCELLED, FAILED, FINISHED, Batch, Ended, Happened, TypeTotals
 from futurebroker.protocol.messages import Erred, Failure, Finished
 from futurebroker.scheduler.records import ORDER_MASK, ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.types import Key
@@ -22,69 +23,26 @@ INPUTS_MOST = 50
 #: characters of an error's message and of a traceback
 MESSAGE_MOST = 1_000
 TRACEBACK_MOST = 20_000
-
-FINISHED, FAILED, CANCELLED = "finished", "failed", "cancelled"
-
-#: a row of `Batch.rows`, in the order of the columns of `persistence.history_tables.tasks`
-Row = tuple[
-    Key,  # key
-    str,  # type: its kind's name
-    str,  # outcome
-    str,  # worker's name
-    int,  # executor's number
-    str,  # client that wanted it
-    int,  # attempts
-    float | None,  # submitted
-    float | None,  # started, by the worker's clock
-    float,  # ended
-    float | None,  # seconds in user code
-    int,  # bytes of the result
-    str,  # type of the result
-    str,  # error's type
-    str,  # error's message
-    str,  # traceback
-    tuple[Key, ...],  # inputs
-]
-
-
-class Totals:
-    """What the tasks of one kind came to since the last `Chronicle.take`."""
-
-    __slots__ = ("cancelled", "failed", "finished", "micros", "nbytes")
-
-    def __init__(self) -> None:
-        self.finished = 0
-        self.failed = 0
-        self.cancelled = 0
-        self.micros = 0
-        self.nbytes = 0
-
-
-class Batch(NamedTuple):
-    """What was noted since the last `Chronicle.take`."""
-
-    rows: list[Row]
-    events: list[tuple[float, str, str, str, str, str]]  #: (time, kind, worker, key, client, text)
-    totals: dict[str, tuple[int, int, int, int, int]]  #: kind -> the fields of `Totals`, in the order of this file
-    dropped: int  #: rows and events left out
+#: running numbers that are taken to be submitted together, to within what `moments` can tell
+_TOGETHER = 64
 
 
 class Chronicle:
     """See the top of this file.
 
     Args:
-        when: the time, in seconds since 1970, at which a running number was submitted; None when nobody knows.
+        when: the machine's time at which a running number was submitted; None when nobody knows.
     """
 
-    __slots__ = ("_dropped", "_erred", "_events", "_rows", "_totals", "_when", "offset")
+    __slots__ = ("_batch", "_erred", "_numbers", "_submitted", "_when", "offset")
 
     def __init__(self, when: Callable[[int], float | None]) -> None:
         self.offset = 0.0  #: seconds from the machine's time to that since 1970; kept right by whoever drives it
         self._when = when
-        self._rows: list[Row] = []
-        self._events: list[tuple[float, str, str, str, str, str]] = []
-        self._totals: dict[str, Totals] = {}
-        self._dropped = 0
+        self._batch = Batch()
+        #: the last range of running numbers that was asked for, and when it was submitted
+        self._numbers = range(0)
+        self._submitted: float | None = None
         #: the report that makes a task fail, while that goes on
         self._erred: Erred | None = None
 
@@ -92,40 +50,26 @@ class Chronicle:
 
     def finished(self, now: float, task: TaskRecord, worker: WorkerRecord, report: Finished) -> None:
         """A task's result is there; its record still tells of the run."""
-        kind = task.kind.name
-        totals = self._totals.get(kind)
-        if totals is None:
-            totals = self._totals[kind] = Totals()
+        kind, duration, nbytes, started = task.kind.name, report.duration, report.nbytes, report.started
+        totals = self._totals(kind)
         totals.finished += 1
-        totals.micros += report.duration
-        totals.nbytes += report.nbytes
-        rows = self._rows
+        totals.micros += duration
+        totals.nbytes += nbytes
+        rows = self._batch.rows
         if len(rows) >= ROWS_MOST:
-            self._dropped += 1
+            self._batch.dropped += 1
             return
-        when = self._when(task.order & ORDER_MASK)
-        inputs = task.dependencies
-        rows.append(
-            (
-                task.key,
-                kind,
-                FINISHED,
-                worker.name,
-                report.executor,
-                _client(task),
-                1 + task.retried + task.deaths,
-                None if when is None else when + self.offset,
-                report.started * 1e-6 if report.started else None,
-                now + self.offset,
-                report.duration * 1e-6,
-                report.nbytes,
-                report.type,
-                "",
-                "",
-                "",
-                tuple([one.key for one in inputs[:INPUTS_MOST]]) if inputs else (),
-            )
-        )
+        wanted = task.wanted_by
+        client = wanted.client_id if type(wanted) is ClientRecord else _client(task)
+        offset = self.offset
+        row = Ended(
+            task.key, kind, FINISHED, worker.name, report.executor, client, 1 + task.retried + task.deaths,
+            self._submission(task), started * 1e-6 if started else None, now + offset, duration * 1e-6, nbytes,
+            report.type,
+        )  # fmt: skip
+        if task.dependencies:
+            row.inputs = tuple([one.key for one in task.dependencies[:INPUTS_MOST]])
+        rows.append(row)
 
     def erring(self, report: Erred | None) -> None:
         """A worker's report is about to make its task fail; None: that is over."""
@@ -133,73 +77,75 @@ class Chronicle:
 
     def failed(self, now: float, task: TaskRecord, failure: Failure) -> None:
         """A task failed for good, by itself or with another."""
-        report = self._erred
-        if report is not None and report.key != task.key:
-            report = None
-        self._ended(now, task, FAILED, report, failure)
+        totals = self._totals(task.kind.name)
+        totals.failed += 1
+        report = self._erred if self._erred is not None and self._erred.key == task.key else None
+        if report is not None:
+            totals.micros += report.duration
+        row = self._unfinished(now, task, FAILED)
+        if row is None:
+            return
+        if report is not None and report.started:
+            row.executor = report.executor
+            row.started, row.duration = report.started * 1e-6, report.duration * 1e-6
+        row.worker = row.worker or failure.worker
+        row.error_type = failure.type
+        row.error = failure.message[:MESSAGE_MOST]
+        if failure.key == task.key:  # of those that failed with another, that one's row has it
+            row.traceback = failure.traceback[-TRACEBACK_MOST:]
 
     def cancelled(self, now: float, task: TaskRecord) -> None:
         """Nobody needs a task any more that has not ended."""
-        self._ended(now, task, CANCELLED, None, None)
+        self._totals(task.kind.name).cancelled += 1
+        self._unfinished(now, task, CANCELLED)
 
-    def _ended(self, now: float, task: TaskRecord, outcome: str, report: Erred | None, failure: Failure | None) -> None:
-        kind = task.kind.name
-        totals = self._totals.setdefault(kind, Totals())
-        if failure is not None:
-            totals.failed += 1
-        else:
-            totals.cancelled += 1
-        if report is not None:
-            totals.micros += report.duration
-        if len(self._rows) >= ROWS_MOST:
-            self._dropped += 1
-            return
-        when = self._when(task.order & ORDER_MASK)
-        ran = report is not None and report.started
-        self._rows.append(
-            (
-                task.key,
-                kind,
-                outcome,
-                task.worker.name if task.worker is not None else failure.worker if failure is not None else "",
-                report.executor if report is not None else 0,
-                _client(task),
-                (1 if task.attempt else 0) + task.retried + task.deaths,
-                None if when is None else when + self.offset,
-                report.started * 1e-6 if report is not None and ran else None,
-                now + self.offset,
-                report.duration * 1e-6 if report is not None and ran else None,
-                0,
-                "",
-                failure.type if failure is not None else "",
-                failure.message[:MESSAGE_MOST] if failure is not None else "",
-                # Of those that failed with another, that one's row has it.
-                failure.traceback[-TRACEBACK_MOST:] if failure is not None and failure.key == task.key else "",
-                tuple([one.key for one in task.dependencies[:INPUTS_MOST]]),
-            )
-        )
+    def _unfinished(self, now: float, task: TaskRecord, outcome: str) -> Ended | None:
+        if len(self._batch.rows) >= ROWS_MOST:
+            self._batch.dropped += 1
+            return None
+        worker = task.worker.name if task.worker is not None else ""
+        attempts = (1 if task.attempt else 0) + task.retried + task.deaths
+        row = Ended(
+            task.key, task.kind.name, outcome, worker, 0, _client(task), attempts, self._submission(task), None,
+            now + self.offset, None, 0,
+        )  # fmt: skip
+        row.inputs = tuple([one.key for one in task.dependencies[:INPUTS_MOST]])
+        self._batch.rows.append(row)
+        return row
+
+    def _totals(self, kind: str) -> TypeTotals:
+        totals = self._batch.totals.get(kind)
+        if totals is None:
+            totals = self._batch.totals[kind] = TypeTotals()
+        return totals
+
+    def _submission(self, task: TaskRecord) -> float | None:
+        number = task.order & ORDER_MASK
+        if number not in self._numbers:
+            first = number - number % _TOGETHER
+            self._numbers = range(first, first + _TOGETHER)
+            when = self._when(number)
+            self._submitted = None if when is None else when + self.offset
+        return self._submitted
 
     # -- events -----------------------------------------------------------------------------------------------------
 
     def note(self, now: float, kind: str, *, worker: str = "", key: Key = "", client: str = "", text: str = "") -> None:
         """Something happened that is worth a line: to a worker, a client, or one run of a task."""
-        if len(self._events) >= EVENTS_MOST:
-            self._dropped += 1
+        events = self._batch.events
+        if len(events) >= EVENTS_MOST:
+            self._batch.dropped += 1
             return
-        self._events.append((now + self.offset, kind, worker, key, client, text[:MESSAGE_MOST]))
+        events.append(Happened(now + self.offset, kind, worker, key, client, text[:MESSAGE_MOST]))
 
     # -- taking -----------------------------------------------------------------------------------------------------
 
     def take(self) -> Batch | None:
         """All that was noted since the last call; None when nothing was."""
-        if not (self._rows or self._events or self._totals):
+        batch = self._batch
+        if not (batch.rows or batch.events or batch.totals):
             return None
-        totals = {
-            name: (one.finished, one.failed, one.cancelled, one.micros, one.nbytes)
-            for name, one in self._totals.items()
-        }
-        batch = Batch(self._rows, self._events, totals, self._dropped)
-        self._rows, self._events, self._totals, self._dropped = [], [], {}, 0
+        self._batch = Batch()
         return batch
 
 

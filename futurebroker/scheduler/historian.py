@@ -16,19 +16,23 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from futurebroker.processes import without_secret
+from futurebroker.protocol.history import Batch, HistoryOrders, Stood
 from futurebroker.scheduler import observe
-from futurebroker.scheduler.chronicle import Batch, Chronicle
+from futurebroker.scheduler.chronicle import Chronicle
 from futurebroker.scheduler.state import SchedulerState
 
 logger = logging.getLogger("futurebroker.scheduler")
 
 #: bytes that wait for the writer at the most
 WAITING_MOST = 64 << 20
+#: tasks that end between two looks in a burst; and how long, and for how many bytes, the writer is left alone in one
+BURST_ROWS = 500
+HOLD_FOR = 5.0
+HELD_MOST = 16 << 20
 #: seconds between two snapshots of how the cluster stands
 SNAPSHOT_EVERY = 5.0
 #: seconds before a writer that died is started again, and that one has to end
@@ -37,7 +41,11 @@ END_TIMEOUT = 8.0
 #: bytes that a pipe may hold, where the system allows it
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
-_MODULE = "futurebroker.persistence.history"
+#: it takes the time that nobody else wants, from its imports on
+_PROGRAM = (
+    "import os, sys; os.nice(10); os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0)); "
+    "sys.path.append({root!r}); from futurebroker.persistence.history import main; main()"
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -45,11 +53,10 @@ _encode = msgspec.msgpack.Encoder().encode
 class Historian:
     """Feeds one writer; used on the loop's thread only."""
 
-    def __init__(self, state: SchedulerState, loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
+    def __init__(self, state: SchedulerState, loop: asyncio.AbstractEventLoop, orders: HistoryOrders) -> None:
         self._state = state
         self._loop = loop
-        #: its first frame
-        self._about = {"started_at": time.time(), **about}
+        self._orders = orders
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe = -1
         self._watches = False
@@ -57,6 +64,7 @@ class Historian:
         self._bytes = 0
         self._started_at = 0.0
         self._snapshot_at = 0.0
+        self._held_since = 0.0
         self._was_busy = False
         self._said_dropped = False
         #: rows left out because the writer was too slow or away
@@ -71,7 +79,7 @@ class Historian:
         self._set_clock()
         now = self._loop.time()
         batch = self._chronicle.take()
-        snapshots: list[tuple[float, str, dict[str, Any]]] = []
+        snapshots: list[Stood] = []
         if now - self._snapshot_at >= SNAPSHOT_EVERY:
             is_busy = any(worker.processing for worker in self._state.workers.values())
             # One more after the last work, or a plot would end in mid-air.
@@ -80,11 +88,13 @@ class Historian:
                 snapshots = _snapshots(self._state)
             self._was_busy = is_busy
         if batch is not None or snapshots:
-            self._add(batch or Batch([], [], {}, 0), snapshots)
+            batch = batch or Batch()
+            batch.snapshots = snapshots
+            self._add(batch)
         if self._process is None:
             if now - self._started_at > RESTART_AFTER:
                 self._start()
-        elif self._waiting and not self._watches:
+        elif self._waiting and not self._watches and not self._holds(batch, now):
             self._write()
 
     async def close(self) -> None:
@@ -93,7 +103,7 @@ class Historian:
             return
         batch = self._chronicle.take()
         if batch is not None:
-            self._add(batch, [])
+            self._add(batch)
         self._state.chronicle = None
         process = self._process
         if process is None:
@@ -122,28 +132,32 @@ class Historian:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def _holds(self, batch: Batch | None, now: float) -> bool:
+        """Whether to let the writer sleep: a burst of tasks is on, and what was noted has waited for a moment only."""
+        if batch is None or len(batch.rows) < BURST_ROWS or self._bytes > HELD_MOST:
+            self._held_since = now
+            return False
+        return now - self._held_since < HOLD_FOR
+
     def _set_clock(self) -> None:
         self._chronicle.offset = time.time() - self._loop.time()
 
-    def _add(self, batch: Batch, snapshots: list[tuple[float, str, dict[str, Any]]]) -> None:
-        rows, dropped = batch.rows, batch.dropped
+    def _add(self, batch: Batch) -> None:
         if self._bytes > WAITING_MOST:
-            dropped += len(rows)
-            rows = []
-        self.dropped += dropped
-        if dropped and not self._said_dropped:
+            batch.dropped += len(batch.rows)
+            batch.rows = []
+        self.dropped += batch.dropped
+        if batch.dropped and not self._said_dropped:
             self._said_dropped = True
             logger.warning("the history leaves out tasks, because it can't be written as fast; its totals stay right")
-        self._put(_encode((rows, batch.events, batch.totals, dropped, snapshots)))
-
-    def _put(self, body: bytes) -> None:
-        self._waiting.append(memoryview(len(body).to_bytes(4, "big") + body))
-        self._bytes += len(body)
+        frame = _frame(batch)
+        self._waiting.append(frame)
+        self._bytes += len(frame)
 
     def _start(self) -> None:
         self._started_at = self._loop.time()
         root = str(Path(__file__).parents[2])
-        program = f"import sys; sys.path.append({root!r}); from {_MODULE} import main; main()"
+        program = _PROGRAM.format(root=root)
         try:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", program],
@@ -163,9 +177,9 @@ class Historian:
         os.set_blocking(self._pipe, False)
         with contextlib.suppress(OSError):
             fcntl.fcntl(self._pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
-        body = _encode(self._about)
-        self._waiting.appendleft(memoryview(len(body).to_bytes(4, "big") + body))
-        self._bytes += len(body)
+        frame = _frame(self._orders)
+        self._waiting.appendleft(frame)
+        self._bytes += len(frame)
         self._write()
 
     def _write(self) -> None:
@@ -210,13 +224,18 @@ class Historian:
             self._bytes -= len(self._waiting.popleft())
 
 
-def _snapshots(state: SchedulerState) -> list[tuple[float, str, dict[str, Any]]]:
+def _frame(content: Batch | HistoryOrders) -> memoryview:
+    body = _encode(content)
+    return memoryview(len(body).to_bytes(4, "big") + body)
+
+
+def _snapshots(state: SchedulerState) -> list[Stood]:
     """How the whole cluster and each worker stand."""
     assert state.chronicle is not None
     at = state.now + state.chronicle.offset
-    figures: dict[str, Any] = {"tasks": observe.task_counts(state), "workers": len(state.workers)}
-    found: list[tuple[float, str, dict[str, Any]]] = [(at, "", {**figures, "clients": len(state.clients)})]
+    figures = {"tasks": observe.task_counts(state), "workers": len(state.workers), "clients": len(state.clients)}
+    found = [Stood(at, "", figures)]
     for worker in state.workers.values():
         metrics = {name: value for name, value in worker.metrics.items() if isinstance(value, (int, float))}
-        found.append((at, worker.name, {**metrics, "processing": len(worker.processing), "holds": len(worker.holds)}))
+        found.append(Stood(at, worker.name, {**metrics, "processing": len(worker.processing)}))
     return found

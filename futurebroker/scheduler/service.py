@@ -22,6 +22,7 @@ from futurebroker import __version__
 from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
 from futurebroker.processes import has_ended
 from futurebroker.protocol.endpoint import Endpoint
+from futurebroker.protocol.history import HistoryOrders
 from futurebroker.protocol.member import OPEN_TIMEOUT, RECONNECT_MAX, SCHEDULER
 from futurebroker.protocol.messages import (
     PROTOCOL,
@@ -157,8 +158,11 @@ class SchedulerService:
         else:
             self._endpoint.attach(await self._open(self._broker_url))
         if self._history is not None:
-            about = {**self._history, "cluster": self.cluster, "host": socket.gethostname(), "version": __version__}
-            self._historian = Historian(self.machine.state, self._loop, about)
+            orders = HistoryOrders(
+                **self._history, cluster=self.cluster, host=socket.gethostname(), version=__version__,
+                started_at=time.time(),
+            )  # fmt: skip
+            self._historian = Historian(self.machine.state, self._loop, orders)
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
 
     async def finished(self) -> None:
