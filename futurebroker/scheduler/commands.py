@@ -100,4 +100,11 @@ class Forget(NamedTuple):
     peer: str
 
 
-Command = Send | Forget
+class PassOn(NamedTuple):
+    """The process around the machine sees to this; None: ``peer`` is gone."""
+
+    peer: str
+    message: Message | None
+
+
+Command = Send | Forget | PassOn

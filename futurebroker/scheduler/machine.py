@@ -23,7 +23,9 @@ from futurebroker.scheduler import (
     reports,
     requests,
     resuming,
+    rounds,
     stealing,
+    tending,
     transitions,
 )
 from futurebroker.scheduler.commands import (
@@ -108,6 +110,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
             state.drop_function_if_unused(function)
     state.calls = {number: call for number, call in state.calls.items() if call.client != event.client}
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
+    tending.client_gone(state, event.client)
     state.commands.append(Forget(event.client))
 
 
@@ -137,6 +140,7 @@ def worker_joined(state: SchedulerState, event: WorkerJoined) -> None:
     placement.open_window(state, worker)
     for pool in state.pools.values():
         _refresh(state, pool)
+    tending.worker_joined(state, worker)
     placement.update_room(state, worker)
     observe.answer_counts(state)
 
@@ -198,6 +202,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     state.roomy.pop(worker, None)
     state.touched.pop(worker, None)
     reports.worker_leaves_calls(state, worker)
+    tending.worker_lost(state, worker)
     relay.holder_lost(state, worker)
     claims.claimant_lost(state, worker)
     for other in state.workers.values():
@@ -254,7 +259,8 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
         trip = min(event.round_trip, LATENCY_MAX)
         worker.latency += LATENCY_NEWEST * (trip - worker.latency)
         placement.open_window(state, worker)
-    status = WorkerStatus.PAUSED if event.status == WorkerStatus.PAUSED.value else WorkerStatus.RUNNING
+    is_paused = worker.changing or event.status == WorkerStatus.PAUSED.value
+    status = WorkerStatus.PAUSED if is_paused else WorkerStatus.RUNNING
     if event.status == WorkerStatus.CLOSING.value:
         status = WorkerStatus.CLOSING
     _set_status(state, worker, status)
@@ -278,6 +284,10 @@ _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None
     m.PutFile: intake.put_file,
     m.PutPart: intake.put_part,
     m.Ask: requests.ask,
+    m.RunOnExecutors: rounds.run_on_executors,
+    m.RunOnScheduler: tending.run_on_scheduler,
+    m.ParcelPart: tending.parcel_part,
+    m.ToPeer: tending.to_peer,
     m.RunOnWorkers: observe.run_on_workers,
     m.DataWanted: relay.client_wants_data,
     m.DataPart: relay.client_gives_data,
@@ -296,6 +306,9 @@ FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]
     m.DataWanted: relay.worker_wants_data,
     m.DataPart: relay.worker_gives_data,
     m.Inventory: claims.inventory,
+    m.ExecutorsAnswered: rounds.executors_answered,
+    m.Settled: rounds.settled,
+    m.ParcelWanted: tending.parcel_wanted,
     m.TaskAway: families.task_away,
     m.TaskReturned: families.task_returned,
     m.ResultHolds: families.result_holds,

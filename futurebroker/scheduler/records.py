@@ -312,6 +312,7 @@ class WorkerRecord:
 
     __slots__ = (
         "asked",
+        "changing",
         "functions",
         "holds",
         "host",
@@ -353,6 +354,7 @@ class WorkerRecord:
         self.latency = 0.001  #: seconds of a round trip
         self.window = 0.0  #: seconds of work it may have in all; see `placement.open_window`
         self.limit = 0  #: tasks it may have in all
+        self.changing = False  #: whether its executors are about to be replaced: it gets no task before that is done
         self.metrics: dict[str, Any] = {}  #: of its last heartbeat
         #: attempts that were its oldest at the last heartbeat, as many as run -> when they were first seen so
         self.watched: dict[int, float] = {}

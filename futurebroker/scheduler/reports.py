@@ -23,7 +23,7 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import families, recording, stealing, transitions
+from futurebroker.scheduler import families, recording, stealing, stories, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
@@ -52,6 +52,8 @@ def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> N
         return
     if state.facts is not None:
         recording.reported(state, worker, report)
+    if state.operations.stream is not None:
+        stories.ended(state, task, report.duration, report.nbytes, report.type)
     transitions.processing_memory(state, task, report)
 
 
@@ -62,8 +64,11 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
         return
     task.kind.observe(report.duration * 1e-6)
     task.kind.errors += 1
+    if state.operations.stream is not None:
+        stories.ended(state, task, report.duration, -1, report.failure.type)
     if task.retried < task.pool.options.retries:
         task.retried += 1
+        state.note(task, f"raised {report.failure.type}, retry {task.retried}: {report.failure.message[:200]}", worker)
         families.end(state, task)
         transitions.pull_back(state, task, tell=False)
     else:
@@ -80,6 +85,7 @@ def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorD
 def count_death(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, kind: str, how: str) -> None:
     """An executor or worker was lost while it ran ``task``; after too many the task fails and says so."""
     task.deaths += 1
+    state.note(task, f"its executor or worker was lost while it ran: {how or kind}", worker)
     if task.deaths <= state.policy.allowed_failures:
         transitions.pull_back(state, task, tell=False)
         return

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler import families, observe
+from futurebroker.scheduler import families, observe, rounds, stories, tending
 from futurebroker.scheduler.records import ClientRecord
 from futurebroker.scheduler.state import SchedulerState
 
@@ -17,11 +17,15 @@ from futurebroker.scheduler.state import SchedulerState
 QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **observe.TOPICS,
     **families.QUESTIONS,
+    **stories.QUESTIONS,
+    **tending.QUESTIONS,
 }
 
 #: topic -> what takes the request up; it sends the Answer itself, now or after a later event
 REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "wait_for_workers": observe.wait_for_workers,
+    **rounds.REQUESTS,
+    **tending.REQUESTS,
 }
 
 
@@ -39,7 +43,7 @@ def ask(state: SchedulerState, client: ClientRecord, message: Ask) -> None:
         return
     try:
         value = question(state, message.about)
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, LookupError) as error:
         state.send(client.client_id, Answer(message.number, None, f"{message.topic} of {message.about!r}: {error}"))
     else:
         state.send(client.client_id, Answer(message.number, value))

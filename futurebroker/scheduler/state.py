@@ -12,6 +12,7 @@ from futurebroker.protocol.facts import AnyFact
 from futurebroker.protocol.messages import Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.commands import Command, Send
+from futurebroker.scheduler.operations import Note, Operations
 from futurebroker.scheduler.records import (
     ORDER_BITS,
     ORDER_MASK,
@@ -130,6 +131,8 @@ class SchedulerState:
         self.replaying = False
         #: nothing is sent to workers yet, because some of them may run it already
         self.holding = False
+        #: for who looks after the cluster
+        self.operations = Operations()
         self.commands: list[Command] = []
         self.frees: dict[WorkerRecord, list[Key]] = {}
         self.calls: dict[int, PendingCall] = {}
@@ -262,6 +265,11 @@ class SchedulerState:
         task.state = finish
         if self.families and finish not in UNFINISHED and task.key in self.families:
             self.ended_parents.append((task, start, finish))
+
+    def note(self, task: TaskRecord, what: str, worker: WorkerRecord | None = None) -> None:
+        """Remember something unusual for `Client.story`."""
+        name = worker.name if worker is not None else ""
+        self.operations.notes.append(Note(self.now, task.key, what, name, task.attempt))
 
     def story(self, task: TaskRecord) -> str:
         """What is known of a task, for an error about it."""

@@ -22,6 +22,7 @@ from futurebroker.worker.dispatch import STALL, Dispatcher
 from futurebroker.worker.inventory import answer_from_stock, take_stock
 from futurebroker.worker.packets import Result
 from futurebroker.worker.records import GONE, READY, SENT, WAITING, ExecutorRecord, TaskRecord
+from futurebroker.worker.retiring import Retiring
 
 
 class WorkerMachine:
@@ -48,7 +49,8 @@ class WorkerMachine:
         self._now = 0.0
         self._new_path = new_path
         self._arrivals = Arrivals(self, self._emit, new_path)
-        self._calls = Calls(name, self._emit)
+        self._calls = Calls(name, self.executors, self._emit)
+        self._retiring = Retiring(self.executors, self.dispatcher)
         self._drained = False
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -60,6 +62,8 @@ class WorkerMachine:
             self._dispatch()
         elif self.dispatcher.sent:
             self._rebalance()
+        if self._retiring:
+            out.extend(self._retiring.idle())
         if self.store.doomed:
             out.extend(commands.Unlink(path) for path in self.store.doomed)
             self.store.doomed.clear()
@@ -382,10 +386,11 @@ class WorkerMachine:
 
     def _executor_ready(self, event: commands.ExecutorReady) -> None:
         self.executors[event.executor] = ExecutorRecord(event.executor, event.threads, self._now)
-        self._calls.executor_ready(event.executor)
+        self._calls.executor_ready(self.executors[event.executor])
 
     def _executor_ended(self, event: commands.ExecutorEnded) -> None:
-        executor = self.executors.pop(event.executor, None)
+        self._calls.executor_ended(event.executor, event.how)
+        executor = self.executors.pop(event.executor, None) or self._retiring.pop(event.executor)
         if executor is None:
             return
         for packet in list(executor.packets.values()):
@@ -405,10 +410,11 @@ class WorkerMachine:
             self._end(task)
             if message is not None:
                 self._forget_dependents(task.key)
-        self._calls.executor_ended(event.executor, event.how)
 
     def _recalled(self, event: commands.Recalled) -> None:
-        executor = self.executors[event.executor]
+        executor = self.executors.get(event.executor) or self._retiring.get(event.executor)
+        if executor is None:
+            return
         # What is left it has read; asking again before it gets more would go on for ever.
         executor.unread = False
         for number in event.packets:
@@ -484,7 +490,12 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.Replicate: WorkerMachine._replicate,
     messages.AddFunction: lambda machine, m: machine._emit(commands.KeepFunction(m.digest, m.code)),
     messages.CallFunction: lambda machine, message: machine._calls.make(message, machine.executors),
-    messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason)),
+    messages.CallExecutors: lambda machine, message: machine._calls.rounds.call(message),
+    messages.Inspect: lambda machine, message: machine._calls.rounds.look(message),
+    messages.RestartExecutors: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.Prepare: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.ParcelPart: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason, message.patience)),
     messages.DataWanted: lambda machine, message: machine._emit(answer(message, machine.store)),
     messages.DataPart: lambda machine, message: machine._arrivals.part(message, machine._now),
 }
@@ -501,6 +512,8 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
         absences.task_back(machine.dispatcher, event, machine._now)
     ),
     commands.CallEnded: lambda machine, event: machine._calls.ended(event),
+    commands.Inspected: lambda machine, event: machine._calls.rounds.inspected(event),
+    commands.Retire: lambda machine, event: machine._out.extend(machine._retiring.retire(event.executor)),
     commands.Probed: lambda machine, event: machine._arrivals.probed(event),
     commands.Taken: lambda machine, event: machine._arrivals.taken(event),
     commands.WriteFailed: WorkerMachine._write_failed,

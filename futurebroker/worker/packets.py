@@ -8,7 +8,7 @@ each record follows its length in four bytes.
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -188,6 +188,21 @@ class Called(Control, tag=12):
     failure: Failure | None = None
 
 
+class Look(Control, tag=30):
+    """To an executor: say what it sees; answered by Seen."""
+
+    number: int
+    topic: str
+    about: Any = None
+
+
+class Seen(Control, tag=31):
+    """From an executor: plain data, that anybody may open."""
+
+    number: int
+    view: Any = None
+
+
 _encode = msgspec.msgpack.Encoder().encode
 encode_packet = _encode
 encode_results = _encode
@@ -196,7 +211,7 @@ decode_packet = msgspec.msgpack.Decoder(Packet).decode
 decode_results = msgspec.msgpack.Decoder(list[Result] | str).decode
 _decode_control = msgspec.msgpack.Decoder(
     Setup | ReturnRest | Call | Stop | Ready | Rest | Called | Away | Returning
-    | LinkWanted | LinkOpened | LinkBody | LinkReturned | LinkBlocked | LinkSend
+    | LinkWanted | LinkOpened | LinkBody | LinkReturned | LinkBlocked | LinkSend | Look | Seen
 ).decode  # fmt: skip
 
 

@@ -51,6 +51,23 @@ from futurebroker.protocol.messages.meeting import (
     Refused,
     Welcome,
 )
+from futurebroker.protocol.messages.operating import (
+    CallExecutors,
+    ExecutorsAnswered,
+    FromPeer,
+    Inspect,
+    Parcel,
+    ParcelPart,
+    ParcelWanted,
+    Prepare,
+    RanOnExecutors,
+    RanOnScheduler,
+    RestartExecutors,
+    RunOnExecutors,
+    RunOnScheduler,
+    Settled,
+    ToPeer,
+)
 from futurebroker.protocol.messages.parts import (
     INLINE_LIMIT,
     KEEP_LIMIT,
@@ -80,19 +97,24 @@ __all__ = [
     "AdoptFile",
     "Answer",
     "Ask",
+    "CallExecutors",
     "CallFunction",
     "Cancel",
-    "DECODERS",
     "DataPart",
     "DataWanted",
+    "decode",
+    "DECODERS",
     "Detach",
     "Drop",
+    "encode",
     "Erred",
     "ExecutorDied",
+    "ExecutorsAnswered",
     "Failure",
     "Finished",
     "Free",
     "FromClient",
+    "FromPeer",
     "FromWorker",
     "FunctionCalled",
     "GaveBack",
@@ -105,6 +127,7 @@ __all__ = [
     "Hello",
     "INLINE_LIMIT",
     "InputsMissing",
+    "Inspect",
     "Inventory",
     "KEEP_LIMIT",
     "KeyCancelled",
@@ -115,50 +138,63 @@ __all__ = [
     "MeetAgain",
     "Message",
     "NotStored",
-    "PROTOCOL",
+    "Parcel",
+    "ParcelPart",
+    "ParcelWanted",
     "Part",
+    "Prepare",
+    "PROTOCOL",
     "PutFile",
     "PutPart",
     "PutValue",
+    "RanOnExecutors",
+    "RanOnScheduler",
     "RanOnWorkers",
     "Refused",
     "Release",
     "Replicate",
+    "RestartExecutors",
     "ResultHolds",
     "Retry",
     "Run",
+    "RunOnExecutors",
+    "RunOnScheduler",
     "RunOnWorkers",
+    "Settled",
     "Store",
-    "StorePart",
     "Stored",
+    "StorePart",
     "Submit",
     "TaskAway",
     "TaskOptions",
     "TaskReturned",
     "ToClient",
+    "ToPeer",
     "ToWorker",
     "Want",
     "Welcome",
-    "decode",
-    "encode",
 ]
 
 FromClient = (
     AddFunction | Submit | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask | RunOnWorkers
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    | RunOnExecutors | RunOnScheduler | ParcelPart | ToPeer
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
     | TaskAway | TaskReturned | ResultHolds
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    | ExecutorsAnswered | Settled | ParcelWanted
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction | Leave
     | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+    | CallExecutors | Inspect | RestartExecutors | Prepare | ParcelPart
 )  # fmt: skip
 ToClient = (
     KeyFinished | KeyErred | KeyCancelled | KeyLost | Answer | RanOnWorkers
     | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+    | RanOnExecutors | RanOnScheduler | FromPeer
 )  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode
