@@ -8,7 +8,10 @@ from setuptools import find_packages, setup
 
 setup(
     packages=find_packages(include=["futurebroker", "futurebroker.*"]),
-    package_data={"futurebroker": ["py.typed", "*.pyi", "migrations/*.mako"]},
+    package_data={
+        "futurebroker": ["py.typed", "*.pyi", "migrations/*.mako"],
+        "futurebroker.web": ["*.json", "static/*", "templates/*", "templates/*/*"],
+    },
     include_package_data=False,
     zip_safe=False,
 )

@@ -143,15 +143,26 @@ def _log_format(value: object) -> str:
     return log_format
 
 
-def _memory_limit(value: object) -> int | Literal["auto"] | None:
+def _memory_limit(value: object) -> int | float | Literal["auto"] | None:
     if isinstance(value, str) and value.strip().lower() == "auto":
         return "auto"
     if isinstance(value, str) and value.strip().lower() == "none":
         return None
-    limit = parse_bytes(value)
-    if limit == 0:
+    amount = _quantity(value, _BYTE_UNITS)
+    if 0 < amount < 1 or (amount == 1 and "." in str(value)):
+        return float(amount)
+    return int(amount) or None
+
+
+def _part(value: object) -> float:
+    if value is False or (isinstance(value, str) and value.strip().lower() in ("off", "false", "none")):
+        return 0.0
+    if isinstance(value, str) and value.strip().endswith("%"):
+        value = _quantity(value.strip()[:-1].strip(), {"": 0.01})
+    part = _quantity(value, {"": 1.0})
+    if part > 1:
         raise ValueError(value)
-    return limit
+    return part
 
 
 def _show(value: object) -> str:
@@ -217,6 +228,7 @@ def _setting(
 
 
 _DURATION = "seconds, or a number with a unit: 200ms, 5s, 1 min"
+_PART = "0 to 1, a percentage like 60%, or off"
 _BYTES = "bytes, or a number with a unit: 512 MiB, 4GB"
 _ADDRESS = "host, host:port, or a URL like amqp://user:password@host:5672/vhost"
 
@@ -260,10 +272,23 @@ class Settings:
     client_grace: float = _setting(
         parse_duration, 60.0, _DURATION, "how long the futures of a client that disconnected are kept for it"
     )
-    memory_limit: int | Literal["auto"] | None = _setting(
-        _memory_limit, "auto", f"auto, none, {_BYTES}", "the memory of one worker with its executors and results",
-        show=_show_memory_limit,
+    memory_limit: int | float | Literal["auto"] | None = _setting(
+        _memory_limit, "auto", f"auto, none or 0, a part of the machine's like 0.5, {_BYTES}",
+        "the memory of one worker with its executors and results", show=_show_memory_limit,
     )  # fmt: skip
+    memory_target: float = _setting(
+        _part, 0.60, _PART, "part of memory_limit that results may take before the least recently used go to disk"
+    )
+    memory_spill: float = _setting(
+        _part, 0.70, _PART, "part of memory_limit that all of a worker may take before more results go to disk"
+    )
+    memory_pause: float = _setting(_part, 0.80, _PART, "part of memory_limit over which a worker starts no task")
+    memory_terminate: float = _setting(
+        _part, 0.95, _PART, "part of memory_limit over which the largest running executor is killed"
+    )
+    local_folder: Path | None = _setting(  # noqa: RUF009 - it makes a field, as field() does
+        _path, None, "the path of a folder", "where results that go to disk are kept; temporary files' when not set"
+    )
     executors: int | None = _setting(
         _positive, None, "1 or more", "executor processes of a worker; as many as there are cores when not set"
     )
@@ -278,9 +303,31 @@ class Settings:
     intake_bytes: int = _setting(
         parse_bytes, 2**30, _BYTES, "bytes of functions and arguments the scheduler holds for one client"
     )
+    allow_run_on_scheduler: bool = _setting(
+        _boolean, False, "true or false", "let operators run code in the scheduler's process"
+    )
+    operator_secret: str | None = _setting(
+        _text, None, "one line of text", "what operators must know to open consoles", show=_show_secret, in_file=False
+    )
     validate: bool = _setting(
         _boolean, False, "true or false", "check the scheduler's invariants after every event; slow"
     )
+    web_host: str = _setting(_address, "127.0.0.1", "a host name or an IP address", "where the dashboard listens")
+    web_port: int = _setting(_port, 8787, "0 (any free port) to 65535", "the port the dashboard listens on")
+    web_token: str | None = _setting(
+        _text, None, "one line of text", "opens the dashboard to who may cancel and retry; derived from the secret",
+        show=_show_secret, in_file=False,
+    )  # fmt: skip
+    web_viewer_token: str | None = _setting(
+        _text, None, "one line of text", "opens the dashboard to who may only look; derived from the secret",
+        show=_show_secret, in_file=False,
+    )  # fmt: skip
+    web_hosts: str | None = _setting(
+        _text, None, "host names with commas between; .example.com takes all below it, * any",
+        "names under which the dashboard may be asked for, besides this machine's own",
+    )  # fmt: skip
+    web_read_only: bool = _setting(_boolean, False, "true or false", "let nobody cancel or retry in the dashboard")
+    dashboard: bool = _setting(_boolean, True, "true or false", "have `futurebroker up` and local clusters a dashboard")
     #: name -> where its value came from; what is not in it is a default
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -403,11 +450,32 @@ def scheduler_conduct(settings: Settings) -> dict[str, Any]:
         "client_grace": settings.client_grace,
         "heartbeat_interval": settings.heartbeat_interval,
         "validate": settings.validate,
+        "allow_run": settings.allow_run_on_scheduler,
+        "operator_secret": settings.operator_secret,
         "policy": {
             "allowed_failures": settings.allowed_failures,
             "client_tasks": settings.intake_tasks,
             "client_bytes": settings.intake_bytes,
         },
+    }
+
+
+def worker_memory(settings: Settings, share: float = 1.0) -> dict[str, Any]:
+    """What the settings say of a worker's memory, as arguments of `WorkerService` that JSON can carry.
+
+    Args:
+        share: of workers on one machine, what each gets of an automatic limit.
+    """
+    return {
+        "memory_limit": settings.memory_limit,
+        "memory_share": share,
+        "thresholds": {
+            "target": settings.memory_target,
+            "spill": settings.memory_spill,
+            "pause": settings.memory_pause,
+            "terminate": settings.memory_terminate,
+        },
+        "local_folder": str(settings.local_folder) if settings.local_folder is not None else None,
     }
 
 

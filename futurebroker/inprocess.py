@@ -6,14 +6,19 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine, Sequence
+from importlib import import_module
 from typing import Any, TypeVar
 
+from futurebroker.config import load_settings
 from futurebroker.launch import ClusterPlan, LocalWorker
 from futurebroker.scheduler.main import service_for
 from futurebroker.scheduler.service import SchedulerService
 from futurebroker.worker.service import WorkerService
 
 _T = TypeVar("_T")
+
+#: module of the site in threads; loaded when somebody asks for the dashboard, because Flask takes its time
+SITE = "futurebroker.web.server"
 
 
 class OneThread:
@@ -28,6 +33,7 @@ class OneThread:
         self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"futurebroker-{plan.name}", daemon=True)
         self._ending: asyncio.Task[None] | None = None
+        self._site: Any = None
         self._thread.start()
 
     def _run(self) -> None:
@@ -61,7 +67,7 @@ class OneThread:
                 name=name,
                 executors=plan.executors,
                 threads=plan.threads,
-                memory_limit=plan.memory_bytes,
+                **plan.memory,
                 processes=False,
             )
             self._services[name] = service
@@ -80,7 +86,22 @@ class OneThread:
             self.workers.pop(name, None)
         await asyncio.gather(*(self._services.pop(name).close(drain=drain) for name in names))
 
+    def dashboard(self) -> str:
+        """As of `ClusterProcesses`; its threads are this process's own, since nobody else can reach this broker."""
+        if self._site is None:
+            plan = self._plan
+            settings = load_settings(cluster=plan.name, database_url=plan.database_url)
+            self._site = import_module(SITE).SiteServer(
+                settings, host=plan.web_host, port=plan.web_port, spare=True, url=self.url,
+                secret=plan.secret.encode(), loop=self.loop,
+            )  # fmt: skip
+            self._site.start()
+        return str(self._site.link)
+
     def close(self) -> None:
+        if self._site is not None:
+            self._site.close()
+            self._site = None
         if not self._thread.is_alive():
             return
         if threading.current_thread() is self._thread:

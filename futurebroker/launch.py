@@ -7,10 +7,12 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from futurebroker.processes import DRAIN, END_TIMEOUT, SYS_PATH_VARIABLE, Child, import_path
 
+#: module of the site's process; loaded there, because nothing else needs Flask
+SITE = "futurebroker.web.main"
 #: seconds a worker that leaves has to finish what it runs
 DRAIN_TIMEOUT = 60.0
 
@@ -35,17 +37,15 @@ class ClusterPlan:
     port: int
     executors: int  #: of each worker
     threads: int  #: of each executor
-    memory_limit: int | Literal["auto"] | None
+    memory: Mapping[str, Any]  #: of each worker; see `futurebroker.config.worker_memory`
     timeout: float  #: seconds within which what is started must serve
     log_level: str
     conduct: Mapping[str, Any]  #: how the scheduler behaves; see `futurebroker.config.scheduler_conduct`
     broker_url: str | None = None  #: a broker that runs already, in place of ``host`` and ``port``
     log_format: str = "text"
-
-    @property
-    def memory_bytes(self) -> int | None:
-        """What a worker takes as its limit; None is the machine's memory."""
-        return self.memory_limit if isinstance(self.memory_limit, int) else None
+    web_host: str = "127.0.0.1"
+    web_port: int = 8787  #: tried first; any free one when it is taken
+    database_url: str | None = None
 
 
 class Machinery(Protocol):
@@ -62,6 +62,7 @@ class Machinery(Protocol):
     def start(self, names: Sequence[str]) -> None: ...
     def add(self, names: Sequence[str]) -> None: ...
     def remove(self, names: Sequence[str]) -> None: ...
+    def dashboard(self) -> str: ...
     def close(self) -> None: ...
 
 
@@ -78,6 +79,7 @@ class ClusterProcesses:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._plan = plan
         self._scheduler: Child | None = None
+        self._site: Child | None = None
         self._children: dict[str, Child] = {}
 
     @property
@@ -91,8 +93,32 @@ class ClusterProcesses:
 
     @property
     def children(self) -> list[Child]:
-        """The processes that run, or are about to."""
+        """The processes that run, or are about to; without the site, which the others can do without."""
         return [*([self._scheduler] if self._scheduler is not None else []), *self._children.values()]
+
+    def dashboard(self) -> str:
+        """The link to the cluster's site, which is started when somebody first asks for it.
+
+        Raises:
+            StartError: it did not start.
+        """
+        plan = self._plan
+        if self._site is None or not self._site.alive:
+            site = Child("dashboard", SITE)
+            site.order(
+                {
+                    "url": self.url,
+                    "cluster": plan.name,
+                    "secret": plan.secret,
+                    "host": plan.web_host,
+                    "port": plan.web_port,
+                    "database_url": plan.database_url,
+                    "log_level": plan.log_level,
+                    "log_format": plan.log_format,
+                }
+            )
+            self._site = site
+        return str(self._site.report(plan.timeout)["link"])
 
     def start(self, names: Sequence[str]) -> None:
         """Start all at once: the workers' interpreters load while the scheduler finds its port."""
@@ -134,8 +160,9 @@ class ClusterProcesses:
 
     def close(self) -> None:
         """Workers first: while the scheduler is there, they can say goodbye."""
-        children = list(self._children.values())
+        children = [*self._children.values(), *([self._site] if self._site is not None else [])]
         self._children.clear()
+        self._site = None
         self._end(children)
         if self._scheduler is not None:
             self._end([self._scheduler])
@@ -157,7 +184,7 @@ class ClusterProcesses:
                     "name": name,
                     "executors": plan.executors,
                     "threads": plan.threads,
-                    "memory_limit": plan.memory_bytes,
+                    **plan.memory,
                     "timeout": plan.timeout,
                     "log_level": plan.log_level,
                     "log_format": plan.log_format,

@@ -7,6 +7,8 @@ file is made on first local use. Both hold the same text, so one machine's file 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import ipaddress
 import os
 import secrets
@@ -183,3 +185,8 @@ def _check_folder(folder: Path) -> None:
         raise SecretError(
             f"others can write to {folder}, so the secret would not be safe there; chmod 700 it, or set {_VARIABLE}"
         )
+
+
+def derive_token(secret: bytes, role: str) -> str:
+    """The token that opens the cluster's dashboard when none was set; who knows the secret may do more anyway."""
+    return hmac.new(secret, b"futurebroker site token " + role.encode(), hashlib.sha256).hexdigest()[:40]

@@ -13,9 +13,10 @@ from futurebroker.exceptions import FuturebrokerError
 
 #: subcommand -> where it is and what it does; the sentence stands here so that --help loads none of them
 _COMMANDS = {
-    "up": ("futurebroker.cli.up:up", "Start a scheduler and a worker on this machine."),
+    "up": ("futurebroker.cli.up:up", "Start a scheduler, a worker and the dashboard on this machine."),
     "scheduler": ("futurebroker.cli.scheduler:scheduler", "Start a scheduler."),
     "worker": ("futurebroker.cli.worker:worker", "Start a worker that serves a scheduler."),
+    "web": ("futurebroker.cli.web:web", "Serve the dashboard of a cluster."),
     "status": ("futurebroker.cli.status:status", "Show workers, tasks and queues of a cluster."),
     "doctor": ("futurebroker.cli.doctor:doctor", "Check a deployment and say what to change."),
     "db": ("futurebroker.cli.db:db", "Make, upgrade and check the database that keeps what must survive."),

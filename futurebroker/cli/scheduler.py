@@ -14,16 +14,20 @@ from futurebroker.secret import normalize_address
 validate_option = click.option(
     "--validate/--no-validate", default=None, help="Check the scheduler's invariants after every event; slow."
 )
+run_option = click.option(
+    "--allow-run-on-scheduler/--no-run-on-scheduler", "allow_run_on_scheduler", default=None,
+    help="Let clients run code in this process: run_on_scheduler, plugins, IPython.",
+)  # fmt: skip
 broker_option = click.option(
     "--broker", metavar="URL", help="Meet at this broker, such as RabbitMQ, instead of listening oneself."
 )
 
 
 @click.command()
-@with_options(scheduler_options, broker_option, validate_option)
+@with_options(scheduler_options, broker_option, validate_option, run_option)
 def scheduler(
     host: str | None, port: int | None, cluster: str | None, log_level: str | None, log_format: str | None,
-    broker: str | None, validate: bool | None,
+    broker: str | None, validate: bool | None, allow_run_on_scheduler: bool | None,
 ) -> None:  # fmt: skip
     """Start a scheduler.
 
@@ -38,6 +42,7 @@ def scheduler(
         log_format=log_format,
         broker_url=broker,
         validate=validate,
+        allow_run_on_scheduler=allow_run_on_scheduler,
     )
     secret = secret_for_listening(settings)
     start_logging(settings, secret)

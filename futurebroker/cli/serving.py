@@ -49,7 +49,10 @@ scheduler_options = with_options(
 worker_options = with_options(
     click.option("--executors", type=int, help="Processes that run tasks. [as many as there are cores]"),
     click.option("--threads", type=int, help="Threads in each of them. [1]"),
-    click.option("--memory-limit", help='Memory of the worker with all its processes: auto, none, "4GB". [auto]'),
+    click.option(
+        "--memory-limit",
+        help='Of the worker with its processes and results: auto, 0 (none), "4GB", 0.5 (half the machine). [auto]',
+    ),
 )
 
 

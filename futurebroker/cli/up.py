@@ -1,4 +1,4 @@
-"""``futurebroker up``: a scheduler and a worker on this machine, as one command that ends both."""
+"""``futurebroker up``: a scheduler, a worker and the dashboard on this machine, as one command that ends all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from futurebroker.cli.serving import (
     worker_options,
 )
 from futurebroker.cli.text import scheduler_lines
-from futurebroker.config import Settings, load_settings, scheduler_conduct
+from futurebroker.config import Settings, load_settings, scheduler_conduct, worker_memory
+from futurebroker.exceptions import StartError
 from futurebroker.launch import ClusterPlan, ClusterProcesses, cores
 from futurebroker.processes import Service
 from futurebroker.secret import normalize_address
@@ -37,6 +38,10 @@ class _Up:
             self._processes.close()
             raise
         return self._processes.url
+
+    async def dashboard(self) -> str:
+        """Start the site and return its link."""
+        return await asyncio.to_thread(self._processes.dashboard)
 
     async def finished(self) -> None:
         """Return when either has ended."""
@@ -62,6 +67,15 @@ class _Up:
         await asyncio.to_thread(self._processes.close)
 
 
+async def _dashboard(up: _Up, settings: Settings) -> str:
+    """Its link, or why there is none, which is no reason to do without the rest."""
+    try:
+        link = await up.dashboard()
+    except StartError as error:
+        return str(error)
+    return link if settings.web_token is None else link.partition("?")[0]
+
+
 def _plan(settings: Settings, secret: bytes) -> ClusterPlan:
     return ClusterPlan(
         name=settings.cluster,
@@ -71,11 +85,14 @@ def _plan(settings: Settings, secret: bytes) -> ClusterPlan:
         port=settings.port,
         executors=settings.executors or cores(),
         threads=settings.nthreads,
-        memory_limit=settings.memory_limit,
+        memory=worker_memory(settings),
         timeout=max(settings.connect_timeout, 30.0),
         log_level=settings.log_level,
         log_format=settings.log_format,
         conduct=scheduler_conduct(settings),
+        web_host=settings.web_host,
+        web_port=settings.web_port,
+        database_url=settings.database_url,
     )
 
 
@@ -85,9 +102,9 @@ def up(
     host: str | None, port: int | None, cluster: str | None, log_level: str | None, log_format: str | None,
     broker: str | None, validate: bool | None, executors: int | None, threads: int | None, memory_limit: str | None,
 ) -> None:  # fmt: skip
-    """Start a scheduler and a worker on this machine.
+    """Start a scheduler, a worker and the dashboard on this machine.
 
-    More workers can join from other terminals, and from other machines with --host and a secret. Ctrl-C ends both.
+    More workers can join from other terminals, and from other machines with --host and a secret. Ctrl-C ends all.
     """
     settings = load_settings(
         host=host, port=port, cluster=cluster, log_level=log_level, log_format=log_format, broker_url=broker,
@@ -103,6 +120,8 @@ def up(
         for line in scheduler_lines(settings, url):
             click.echo(line)
         click.echo(f"one worker runs: executors={plan.executors} threads={plan.threads}")
+        if settings.dashboard:
+            click.echo(f"dashboard: {await _dashboard(service, settings)}")
         return service
 
     serve(start)

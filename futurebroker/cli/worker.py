@@ -8,7 +8,7 @@ import click
 
 from futurebroker.cli.serving import log_options, serve, start_logging, with_options, worker_options
 from futurebroker.cli.text import parse_resources
-from futurebroker.config import hide_password, load_settings
+from futurebroker.config import hide_password, load_settings, worker_memory
 from futurebroker.exceptions import ConfigError
 from futurebroker.processes import Service
 from futurebroker.secret import find_secret, normalize_address
@@ -21,7 +21,7 @@ from futurebroker.worker.service import WorkerService
 @click.option("--name", help="What workers= may call it. [host and process id]")
 @click.option("--resources", default="", help='Amounts that tasks with resources= take from: "GPU=2 MEM=1e9".')
 @click.option("--cluster", help="The name that keeps clusters on one broker apart. [default]")
-@click.option("--local-folder", type=click.Path(file_okay=False), help="Where to keep large results. [in memory]")
+@click.option("--local-folder", type=click.Path(file_okay=False), help="Where results that go to disk are kept. [/tmp]")
 @click.option("--timeout", help="How long to wait for the scheduler. [10s]")
 @log_options
 def worker(
@@ -36,7 +36,7 @@ def worker(
     """
     settings = load_settings(
         broker_url=url, executors=executors, nthreads=threads, memory_limit=memory_limit, cluster=cluster,
-        connect_timeout=timeout, log_level=log_level, log_format=log_format,
+        local_folder=local_folder, connect_timeout=timeout, log_level=log_level, log_format=log_format,
     )  # fmt: skip
     if name is not None and not name.strip():
         raise ConfigError("--name must not be empty")
@@ -56,8 +56,7 @@ def worker(
             executors=settings.executors,
             threads=settings.nthreads,
             resources=amounts or None,
-            memory_limit=settings.memory_limit if isinstance(settings.memory_limit, int) else None,
-            local_folder=local_folder,
+            **worker_memory(settings),
         )
         services.append(service)
         await service.start(settings.connect_timeout)

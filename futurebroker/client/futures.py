@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 #: result of a state whose bytes nobody has opened yet
 UNOPENED: Final = object()
+#: types of results that nobody can change once they are here, so that their bytes can be made again
+UNCHANGING: Final = frozenset({int, float, str, bytes, bool, complex, type(None)})
 #: what every pickle begins with
 _PICKLED: Final = pickle.PROTO[0]
 
@@ -59,6 +61,7 @@ class Keeper(Protocol):
     def notice(self) -> None: ...
     def flush(self) -> None: ...
     def put(self, message: Message) -> None: ...
+    def detach(self, states: list[KeyState]) -> None: ...
     def watch(self, states: list[KeyState], waiter: Waiter) -> int: ...
     def unwatch(self, states: list[KeyState], waiter: Waiter) -> None: ...
     def cancel(self, states: list[KeyState], force: bool, reason: str) -> None: ...
@@ -91,7 +94,7 @@ class KeyState(msgspec.Struct, eq=False):
     refs: int = 1
     #: who is told when it is settled
     waiters: tuple[Waiter, ...] | None = None
-    #: the result as it came, until somebody asks for it
+    #: the result as it came; once it was opened only if its type is not in `UNCHANGING`
     value: bytes | None = None
     held: Held | None = None
     result: Any = UNOPENED
@@ -130,7 +133,8 @@ def open_value(state: KeyState, value: bytes) -> Any:
     finally:
         opening.keeper = None
     state.result = result
-    state.value = None
+    if type(result) in UNCHANGING:
+        state.value = None  # others stay as they came: a scheduler that is restarted is given them
     return result
 
 
@@ -409,7 +413,7 @@ class _Nobody:
             "inside a list, tuple, set, dict or named tuple, and the task gets their results"
         )
 
-    flush = put = watch = unwatch = cancel = retry = call_back = fetch = attach = _refuse
+    flush = put = detach = watch = unwatch = cancel = retry = call_back = fetch = attach = _refuse
 
 
 NOBODY: Final = _Nobody()

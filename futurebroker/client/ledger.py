@@ -19,6 +19,8 @@ from futurebroker.client.waiters import Waiter
 from futurebroker.exceptions import CancelledError, DataLostError, DuplicateKeyError, IntakeError
 from futurebroker.protocol.messages import (
     Cancel,
+    Detach,
+    DetachedEnded,
     Failure,
     KeyCancelled,
     KeyErred,
@@ -54,6 +56,8 @@ class Ledger:
         self.callbacks = CallbackThread(f"futurebroker-callbacks-{name}")
         #: by key, how many of our own cancellations the scheduler has yet to confirm
         self._echoes: dict[Key, int] = {}
+        #: keys the scheduler is to see to though no future of them may be left, until it says that they have ended
+        self.detached: set[Key] = set()
 
     def put(self, message: Message) -> None:
         """Send ``message`` after all that was put before."""
@@ -128,6 +132,14 @@ class Ledger:
                 state.status = PENDING
             if failed:
                 self.put(Retry([state.key for state in failed]))
+
+    def detach(self, states: list[KeyState]) -> None:
+        """Have these computed even if all their futures go."""
+        with self.lock:
+            self.check_open()
+            keys = [state.key for state in states]
+            self.detached.update(keys)
+            self.put(Detach(keys))
 
     def renew(self, state: KeyState) -> None:
         """Have a key that was refused pending again: it is sent in another way."""
@@ -223,7 +235,8 @@ class Ledger:
         """The scheduler is a new one: what to tell it, in order; the lock is held.
 
         Results that are here and small are given to it, for calls that need them later; what is not settled is
-        submitted again, with all that it depends on; results on workers are computed again, unless nobody knows how.
+        submitted again, with all that it depends on, and so is what lies on workers: they tell that they have it. What
+        nobody knows how to compute is waited for.
         """
         states = self.states
         messages: list[PreparedCall | Message] = []
@@ -232,7 +245,7 @@ class Ledger:
             value = known_value(state)
             if value is not None:
                 given.add(key)
-                messages.append(PutValue(key, value))
+                messages.append(PutValue(key, value, given=True))
         again = remembered.take(given)
         wanted: list[Key] = []
         for key, state in list(states.items()):
@@ -241,12 +254,15 @@ class Ledger:
             if state.status is FINISHED and state.held is not None and state.result is UNOPENED:
                 self._reopen(state)
                 state.status = LOST
+            is_open = state.status is PENDING or state.status is LOST or state.held is not None
             # A call that was never sent has a size, and is still to come.
-            if key not in again and state.size < 0 and (state.status is PENDING or state.status is LOST):
+            if key not in again and state.size < 0 and is_open:
                 wanted.append(key)
         if wanted:
             messages.append(Want(wanted, patient=True))
         messages += again.values()
+        if self.detached:
+            messages.append(Detach(list(self.detached)))
         released = [key for key in again if key not in states]
         if released:
             messages.append(Release(released))
@@ -266,6 +282,8 @@ class Ledger:
                 self._end(message.key, *_meaning(message))
         elif isinstance(message, KeyLost):
             self._lose(self.states.get(message.key))
+        elif isinstance(message, DetachedEnded):
+            self.detached.difference_update(message.keys)
         else:
             self.answered(message)
 

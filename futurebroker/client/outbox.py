@@ -36,7 +36,7 @@ class Outbox:
         self.awake = False
         self._ledger = ledger
         self._member = member
-        self._remembered = Remembered(ledger.states.get)
+        self._remembered = Remembered(ledger.states.get, ledger.detached)
         self._coalescer = Coalescer(member.send, self._remembered.add)
         self._turn = io.turn
         self._loop = io.loop

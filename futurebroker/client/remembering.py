@@ -1,7 +1,8 @@
 """What a client sent and may have to send again: a scheduler that was restarted knows nothing of it.
 
 A call is remembered until it is settled; longer if its result lies on a worker, or a call that is remembered depends on
-it, because then the result may have to be computed again. Nothing is done for a call when it settles: what is not
+it, because then the result may have to be computed again. One that `fire_and_forget` was called for is remembered until
+the scheduler says that it has ended. Nothing is done for a call when it settles: what is not
 needed any more is sorted out when about half of what is remembered has settled.
 """
 
@@ -9,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from itertools import repeat
-from typing import Any, Final
+from typing import Any
 
 from futurebroker.client.calls import PreparedCall, PreparedColumn
-from futurebroker.client.futures import FINISHED, LOST, PENDING, UNOPENED, KeyState
+from futurebroker.client.futures import FINISHED, LOST, PENDING, UNCHANGING, KeyState
 from futurebroker.protocol.messages import PutValue
 from futurebroker.protocol.serialize import dumps
 from futurebroker.types import Key
@@ -20,8 +21,6 @@ from futurebroker.types import Key
 #: calls and bytes of arguments that may be forgotten late
 SLACK_CALLS = 8192
 SLACK_BYTES = 16 * 1024 * 1024
-#: types of results that nobody can have changed since they came
-_UNCHANGING: Final = frozenset({int, float, str, bytes, bool, complex, type(None)})
 
 Sent = PreparedColumn | PutValue
 
@@ -31,10 +30,12 @@ class Remembered:
 
     Args:
         find: the state of a key, if any future of it is left.
+        detached: keys that are needed without a future.
     """
 
-    def __init__(self, find: Callable[[Key], KeyState | None]) -> None:
+    def __init__(self, find: Callable[[Key], KeyState | None], detached: Set[Key]) -> None:
         self._find = find
+        self._detached = detached
         self._items: list[Sent] = []
         self._calls = 0
         self._bytes = 0
@@ -85,13 +86,13 @@ class Remembered:
 
     def _needed(self, given: Set[Key]) -> list[Sent]:
         """In order, what is not settled and what that depends on, but for what is ``given``."""
-        find = self._find
+        find, detached = self._find, self._detached
         inputs: set[Key] = set()
 
         def needed(key: Key) -> bool:
             state = find(key)
             is_open = state is not None and (state.status is PENDING or _is_open(state))
-            return (is_open or key in inputs) and key not in given
+            return (is_open or key in inputs or key in detached) and key not in given
 
         kept: list[Sent] = []
         for item in reversed(self._items):
@@ -123,15 +124,14 @@ def _is_open(state: KeyState) -> bool:
     """Whether the result isn't there, or could be lost with a worker."""
     status: Any = state.status
     if status is FINISHED:
-        return state.held is not None and state.result is UNOPENED
+        return state.held is not None
     return status is PENDING or status is LOST
 
 
 def known_value(state: KeyState) -> bytes | None:
-    """The bytes of a result that is in this process and can't have been changed here; None if it isn't."""
-    if state.status is not FINISHED:
+    """The bytes of a small result that is in this process, as they came; None if there are none."""
+    if state.status is not FINISHED or state.held is not None:
         return None
-    result = state.result
-    if result is UNOPENED:
+    if state.value is not None:
         return state.value
-    return dumps(result) if type(result) in _UNCHANGING else None
+    return dumps(state.result) if type(state.result) in UNCHANGING else None

@@ -13,7 +13,6 @@ from futurebroker.client.futures import ERROR, Future, Keeper, KeyState, ensure_
 from futurebroker.client.gathering import only_futures_in
 from futurebroker.client.waiters import Countdown, pause, run_blocking
 from futurebroker.exceptions import CancelledError
-from futurebroker.protocol.messages import Detach
 
 
 class DoneAndNotDone(NamedTuple):
@@ -251,7 +250,7 @@ def fire_and_forget(obj: Any) -> None:
     """
     states = [future._state for future in only_futures_in(obj)]
     for keeper, some in by_keeper(states).items():
-        keeper.put(Detach([state.key for state in some]))
+        keeper.detach(some)
 
 
 __all__ = [

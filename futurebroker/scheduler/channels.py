@@ -81,6 +81,3 @@ class Gate:
                 console.feed(message.channel, message.frames)
         else:
             self._send(other, FromPeer(message.channel, message.frames))
-
-    def gone(self, peer: str) -> None:
-        """A client is gone; the machine has closed its channels."""

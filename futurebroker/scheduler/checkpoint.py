@@ -15,7 +15,7 @@ import msgspec
 
 from futurebroker.exceptions import ProtocolError
 from futurebroker.protocol.messages import Failure, TaskOptions
-from futurebroker.scheduler import claims, placement, transitions
+from futurebroker.scheduler import claims, leases, mailboxes, placement, transitions
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Kind, TaskRecord
 from futurebroker.scheduler.resuming import adopt
 from futurebroker.scheduler.state import (
@@ -33,7 +33,10 @@ VERSION = 1
 #: fields of a task that are written and read as they are
 FIELDS = ("order", "nbytes", "retried", "deaths")
 #: more that must survive: name -> (what to write, how to take it in again after tasks and clients)
-EXTRAS: dict[str, tuple[Callable[[SchedulerState], Any], Callable[[SchedulerState, Any], None]]] = {}
+EXTRAS: dict[str, tuple[Callable[[SchedulerState], Any], Callable[[SchedulerState, Any], None]]] = {
+    "leases": (leases.dump, leases.load),
+    "mailboxes": (mailboxes.dump, mailboxes.load),
+}
 #: rows, and about how many bytes, that stand in one part
 PART_ROWS = 4096
 PART_BYTES = 1024 * 1024

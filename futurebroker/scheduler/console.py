@@ -6,14 +6,18 @@ It is imported only where the scheduler was started with ``--allow-run-on-schedu
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
-from futurebroker.protocol.messages import Failure, RanOnScheduler, RunOnScheduler
+from futurebroker.protocol.messages import RanOnScheduler, RunOnScheduler
 from futurebroker.protocol.serialize import dump_failure, dump_frames, layout, loads, loads_writable
 from futurebroker.scheduler import observe
 from futurebroker.scheduler.state import SchedulerState
+
+logger = logging.getLogger("futurebroker.scheduler")
 
 
 class SchedulerView:
@@ -65,10 +69,11 @@ class Console:
 
     def __init__(self, state: SchedulerState) -> None:
         self.view = SchedulerView(state)
-        self._plugins: dict[str, Any] = {}
+        self.plugins: dict[str, Any] = {}
 
     def run(self, message: RunOnScheduler) -> RanOnScheduler:
         """Call a function on the scheduler's loop, which stands still meanwhile."""
+        token = _here.set(self)
         try:
             function = loads(message.code)
             args, keywords = loads_writable(message.args)
@@ -77,11 +82,54 @@ class Console:
             value = function(*args, **keywords)
             data = b"".join(layout(dump_frames(value, "what the function returned")))
         except BaseException as error:  # noqa: BLE001 - it is the caller's
-            return RanOnScheduler(message.number, None, _failure(error))
+            return RanOnScheduler(message.number, None, dump_failure(error, "", "the scheduler"))
+        finally:
+            _here.reset(token)
         return RanOnScheduler(message.number, data)
 
+    def notice(self, what: str, who: str) -> None:
+        """Tell the plugins who joined or is gone; one that raises is logged, and goes on."""
+        for name in list(self.plugins):
+            _tell(name, self.plugins[name], what, self.view, who)
+
     def close(self) -> None:
-        """End the plugins."""
+        """Close the plugins, the last first."""
+        for name in reversed(list(self.plugins)):
+            _tell(name, self.plugins.pop(name), "close")
+
+
+#: the console whose function runs now
+_here: ContextVar[Console] = ContextVar("console")
+
+
+def register(name: str, plugin: Any) -> None:
+    """Start ``plugin`` in this scheduler; called by `Client.register_plugin`."""
+    console = _here.get()
+    if name in console.plugins:
+        unregister(name)
+    if hasattr(plugin, "start"):
+        plugin.start(console.view)
+    console.plugins[name] = plugin
+
+
+def unregister(name: str) -> None:
+    """Close a plugin; called by `Client.unregister_scheduler_plugin`."""
+    plugins = _here.get().plugins
+    if name not in plugins:
+        raise ValueError(f"there is no plugin {name!r}; registered are: {', '.join(plugins) or 'none'}")
+    plugin = plugins.pop(name)
+    if hasattr(plugin, "close"):
+        plugin.close()
+
+
+def _tell(name: str, plugin: Any, method: str, *arguments: Any) -> None:
+    call = getattr(plugin, method, None)
+    if call is None:
+        return
+    try:
+        call(*arguments)
+    except Exception:
+        logger.exception("%s of the scheduler's plugin %s failed", method, name)
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -89,7 +137,3 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
         return tuple(inspect.signature(function).parameters)
     except (TypeError, ValueError):
         return ()
-
-
-def _failure(error: BaseException) -> Failure:
-    return dump_failure(error)

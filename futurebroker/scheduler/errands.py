@@ -28,6 +28,7 @@ from futurebroker.protocol.messages import (
     ToPeer,
 )
 from futurebroker.scheduler import channels, tending
+from futurebroker.scheduler.commands import Noticed
 from futurebroker.scheduler.state import SchedulerState
 
 logger = logging.getLogger("futurebroker.scheduler")
@@ -50,8 +51,11 @@ class Console(Protocol):
     def open_kernel(self, about: dict[str, Any], send: Callable[[list[bytes]], None]) -> dict[str, Any]:
         """Start the IPython kernel, if there is none; what its clients must know."""
 
-    def feed(self, frames: list[bytes]) -> None:
+    def feed(self, channel: str, frames: list[bytes]) -> None:
         """Frames for the kernel."""
+
+    def notice(self, what: str, who: str) -> None:
+        """Tell the plugins who joined or is gone."""
 
     def close(self) -> None:
         """End it."""
@@ -92,12 +96,14 @@ class Errands:
         self._parcels: dict[str, _Parcel] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.console: Console | None = import_module(CONSOLE).Console(state) if allow_run else None
+        state.operations.is_watched = allow_run
         self._gate = channels.Gate(state, send, secret, is_local)
 
-    def take(self, peer: str, message: Message | None) -> None:
+    def take(self, peer: str, message: Message | Noticed) -> None:
         """See to what the machine passed on."""
-        if message is None:
-            self._gate.gone(peer)
+        if isinstance(message, Noticed):
+            if self.console is not None:
+                self.console.notice(message.what, message.who)
         elif isinstance(message, ParcelPart):
             self._part(message)
         elif isinstance(message, ParcelWanted):

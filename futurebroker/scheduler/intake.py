@@ -10,6 +10,7 @@ from futurebroker.protocol.messages import (
     AdoptFile,
     Cancel,
     Detach,
+    DetachedEnded,
     KeyCancelled,
     KeyErred,
     KeyFinished,
@@ -37,6 +38,7 @@ from futurebroker.scheduler.state import (
     UNFINISHED,
     SchedulerState,
 )
+from futurebroker.scheduler.telling import undetach
 from futurebroker.states import WorkerStatus
 from futurebroker.types import Key
 
@@ -72,6 +74,7 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
         for key in message.keys:
             _reject(state, client, key, fault)
         return
+    state.moments.note(state.sequence, state.now)
     parent = None
     if message.parent and (fault := families.gone(state, message.parent)):
         for key in message.keys:
@@ -84,7 +87,7 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
     room = state.policy.client_keys - len(client.wants)
     for key, args, names in zip(message.keys, message.args, rows, strict=True):
         if key in tasks:
-            _submit_known(state, client, tasks[key], function, args, names)
+            _submit_known(state, client, tasks[key], function, args, names, pool)
             if parent is not None and client in tasks[key].each_client():
                 families.adopt(state, parent, tasks[key])
             continue
@@ -127,8 +130,17 @@ def _submit_known(
     function: FunctionRecord,
     args: bytes,
     names: tuple[Key, ...],
+    pool: Pool,
 ) -> None:
-    """A key comes again: the same work is wanted by one more; other work under a known key is refused."""
+    """A key comes again: the same work is wanted by one more; other work under a known key is refused.
+
+    What became known otherwise, because the scheduler was restarted, learns now what it is.
+    """
+    if claims.is_former(task):
+        fault = claims.identify(state, task, function, args, names, pool)
+        if fault:
+            _reject(state, client, task.key, fault)
+            return
     lineage = tuple(dependency.key for dependency in task.dependencies)
     same = task.function is function and task.args == args and (lineage == names or task.value is not None)
     if not same:
@@ -181,11 +193,17 @@ def release(state: SchedulerState, client: ClientRecord, message: Release) -> No
 
 
 def detach(state: SchedulerState, client: ClientRecord, message: Detach) -> None:
-    """Keep unfinished tasks until they end, whether or not a client wants them."""
+    """Keep unfinished tasks until they end, whether or not a client wants them; the client is told when they have."""
+    ended = []
     for key in message.keys:
         task = state.tasks.get(key)
         if task is not None and task.state in UNFINISHED:
             task.add_client(state.detached)
+            state.detachers.setdefault(task, {})[client] = None
+        else:
+            ended.append(key)
+    if ended:
+        state.send(client.client_id, DetachedEnded(ended))
 
 
 def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None:
@@ -201,6 +219,9 @@ def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None
     for task in doomed:
         losers = task.each_client() if message.force else [one for one in task.each_client() if one is client]
         for loser in losers:
+            if loser is state.detached:
+                undetach(state, task)
+                continue
             task.discard_client(loser)
             if loser.client_id:
                 state.send(loser.client_id, KeyCancelled(task.key, reason))
@@ -246,7 +267,7 @@ def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
 def _new_data(state: SchedulerState, client: ClientRecord, message: PutValue | PutFile | PutPart) -> TaskRecord | None:
     """A record for scattered data; None if the key is known, which then is wanted by one more, or can't be one."""
     known = state.tasks.get(message.key)
-    if known is not None:
+    if known is not None and known not in state.awaited:
         if state.facts is not None:
             recording.said(state, client, Want([message.key]))
         want(state, client, known)
@@ -257,7 +278,11 @@ def _new_data(state: SchedulerState, client: ClientRecord, message: PutValue | P
         _reject(state, client, message.key, fault)
         return None
     pool = placement.pool_for(state, options)
-    task = state.add_task(message.key, state.kind(DATA), None, b"", (), pool)
+    if known is None:
+        task = state.add_task(message.key, state.kind(DATA), None, b"", (), pool)
+    else:
+        task = known
+        claims.end_wait(state, task, pool)
     task.add_client(client)
     if message.broadcast:
         state.broadcasts[task] = None
@@ -270,6 +295,10 @@ def _new_data(state: SchedulerState, client: ClientRecord, message: PutValue | P
 
 def put_value(state: SchedulerState, client: ClientRecord, message: PutValue) -> None:
     """Small data: the scheduler keeps it while it is tiny or no worker is there, else a worker does."""
+    if message.given:
+        recording.said_data(state, client, message, kept=True)
+        claims.take_given(state, client, message.key, message.value)
+        return
     task = _new_data(state, client, message)
     if task is None:
         return

@@ -10,7 +10,8 @@ Laws of the state, here:
     I4   PROCESSING means one worker that is connected, and worker and task name each other
     I5   attempt numbers come from one rising counter, so none is used twice, not even by a key that comes again
     I8   a task in MEMORY has its value or a holder, no other task has; tasks and holders name each other
-    I9   only a task that was sent may lack a result: see I3; ``needed_by`` counts unfinished dependents
+    I9   only a task that was sent may lack a result: see I3; ``needed_by`` counts unfinished dependents,
+         but for adopted ones, which have what they need
     I10  nothing unfinished depends on a failed task; a task that failed by a dependency has the failure of one
     I11  what is needed is on its way or there; what isn't is released at once, and forgotten with its last dependent
     I16  resources used are those of the tasks processing, between nothing and what the worker has
@@ -132,7 +133,8 @@ def _check_counts(state: SchedulerState, task: TaskRecord) -> None:
             _broken(state, "I3", f"{task} waits on {task.waiting_on}, but {missing} are missing", task)
         if where is not PROCESSING and (where is WAITING) != (missing > 0):
             _broken(state, "I3", f"{task} lacks {missing} inputs", task)
-    needed_by = sum(dependent.state in UNFINISHED for dependent in task.each_dependent())
+    dependents = task.each_dependent()
+    needed_by = sum(dependent.state in UNFINISHED and dependent not in state.adopted for dependent in dependents)
     if task.needed_by != needed_by:
         _broken(state, "I9", f"{task} is needed by {task.needed_by}, counted are {needed_by}", task)
 
@@ -183,6 +185,8 @@ def _check_need(state: SchedulerState, task: TaskRecord) -> None:
         known = known or state.holders.get(client.holds_for)
         if known is not client or task not in client.wants:
             _broken(state, "I11", f"{task} is wanted by {client}, who doesn't know or is gone", task)
+    if task in state.adopted and task.state is not PROCESSING:
+        _broken(state, "I9", f"{task} is said to run since a former time", task)
     if task.state not in UNFINISHED and task in state.detached.wants:
         _broken(state, "I11", f"{task} has ended and is still kept for nobody", task)
 
@@ -239,6 +243,9 @@ def _check_worker(state: SchedulerState, worker: WorkerRecord) -> None:
     for task in worker.holds:
         if worker not in task.holder_paths() or state.tasks.get(task.key) is not task:
             _broken(state, "I8", f"{worker} is said to hold {task}", task)
+    held = sum(task.nbytes for task in worker.holds)
+    if worker.nbytes != held:
+        _broken(state, "I8", f"{worker} is said to hold {worker.nbytes:,} bytes, counted are {held:,}")
     if placement.has_room(worker) != (worker in state.roomy):
         _broken(state, "I17", f"{worker} has room or not, and the list of those with room says otherwise")
     if worker.status is not WorkerStatus.RUNNING and worker in state.roomy:
@@ -329,11 +336,16 @@ def _check_idle(state: SchedulerState) -> None:
     if any(state.workers.get(worker.worker_id) is not worker for worker in state.roomy):
         _broken(state, "I17", "a worker that is gone would be given work")
     for key, claim in state.claims.items():
-        if key in state.tasks or any(state.workers.get(one.worker_id) is not one for one in claim.holders):
+        makers = (*claim.holders, *claim.runners)
+        if key in state.tasks or any(state.workers.get(one.worker_id) is not one for one in makers):
             _broken(state, "I26", f"{key} is claimed, and known or held by a worker that is gone")
     if any(key not in state.tasks for key in state.families):
         _broken(state, "I26", "a task that is gone still keeps what it submitted")
     if any(state.tasks.get(task.key) is not task for task in state.awaited):
         _broken(state, "I26", "a record that is gone waits for a claim")
+    if any(state.tasks.get(task.key) is not task for task in state.adopted):
+        _broken(state, "I26", "a record that is gone is adopted")
+    if any(task not in state.detached.wants for task in state.detachers):
+        _broken(state, "I11", "somebody is to be told of the end of what isn't detached")
     if any(state.pools.get(pool.token) is not pool for pool in state.ready):
         _broken(state, "I1", "a pool that is not known is looked at")

@@ -16,6 +16,8 @@ from futurebroker.scheduler import (
     dispatch,
     families,
     intake,
+    leases,
+    mailboxes,
     observe,
     placement,
     recording,
@@ -90,6 +92,8 @@ def _client(state: SchedulerState, client_id: ClientId) -> ClientRecord:
 
 def client_joined(state: SchedulerState, event: ClientJoined) -> None:
     """A client is there, or there again."""
+    if event.client not in state.clients:
+        tending.notice(state, "add_client", event.client)
     _client(state, event.client).info = event.info
 
 
@@ -109,6 +113,8 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
             function.users.pop(client, None)
             state.drop_function_if_unused(function)
     state.calls = {number: call for number, call in state.calls.items() if call.client != event.client}
+    leases.client_gone(state, event.client)
+    mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
     tending.client_gone(state, event.client)
     state.commands.append(Forget(event.client))
@@ -194,7 +200,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     for task in tuple(worker.holds):
         task.discard_holder(worker)
         if task.state is MEMORY and task.holders is None and task.value is None:
-            transitions.lose(state, task)
+            claims.lose(state, task)
     for task in tuple(worker.processing):
         if task.worker is worker:
             _take_from_lost(state, worker, task, blame=not event.expected and task in blamed)
@@ -309,6 +315,8 @@ FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]
     m.ExecutorsAnswered: rounds.executors_answered,
     m.Settled: rounds.settled,
     m.ParcelWanted: tending.parcel_wanted,
+    m.DataLost: reports.data_lost,
+    m.Happened: reports.happened,
     m.TaskAway: families.task_away,
     m.TaskReturned: families.task_returned,
     m.ResultHolds: families.result_holds,

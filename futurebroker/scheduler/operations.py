@@ -80,6 +80,8 @@ class Operations:
     notes: deque[Note] = field(default_factory=lambda: deque(maxlen=STORIES))
     #: the ends of tasks, while somebody records them: key, worker, wall time, microseconds, bytes, type of the result
     stream: deque[tuple[Key, WorkerId, float, int, int, str]] | None = None
+    #: whether to say who joins and goes, by `Noticed`
+    is_watched: bool = False
     #: by channel, the client that opened it and its other end
     channels: dict[str, tuple[ClientId, ClientId]] = field(default_factory=dict)
 

@@ -26,6 +26,8 @@ NEWEST = 0.1
 ORDER_BITS = 44
 #: priorities count up to here, either way
 PRIORITY_MAX = 1 << 18
+#: events of a worker that are remembered
+EVENTS_KEPT = 100
 ORDER_MASK = (1 << ORDER_BITS) - 1
 
 
@@ -164,7 +166,10 @@ class TaskRecord:
 
     def add_holder(self, worker: WorkerRecord, path: str) -> None:
         """``worker`` holds the result, at ``path``."""
-        worker.holds[self] = None
+        if self not in worker.holds:
+            worker.holds[self] = None
+            worker.nbytes += self.nbytes
+            self.kind.nbytes += self.nbytes
         if self.holders is None and not path:
             self.holders = worker
         else:
@@ -172,7 +177,10 @@ class TaskRecord:
 
     def discard_holder(self, worker: WorkerRecord) -> None:
         """``worker`` doesn't hold the result any more."""
-        worker.holds.pop(self, None)
+        if self in worker.holds:
+            del worker.holds[self]
+            worker.nbytes -= self.nbytes
+            self.kind.nbytes -= self.nbytes
         paths = self.holder_paths()
         if worker in paths:
             self.holders = {other: path for other, path in paths.items() if other is not worker} or None
@@ -191,13 +199,14 @@ class TaskRecord:
 class Kind:
     """What the scheduler knows of all tasks with the same name: how many stand where, and how long they take."""
 
-    __slots__ = ("counts", "duration", "ended", "errors", "name")
+    __slots__ = ("counts", "duration", "ended", "errors", "name", "nbytes")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.duration: float | None = None  #: mean seconds in user code, newest runs first
         self.ended = 0  #: runs that finished
         self.errors = 0  #: runs that raised
+        self.nbytes = 0  #: of results that workers hold, each copy counted
         self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
 
     @property
@@ -313,6 +322,7 @@ class WorkerRecord:
     __slots__ = (
         "asked",
         "changing",
+        "events",
         "functions",
         "holds",
         "host",
@@ -321,6 +331,7 @@ class WorkerRecord:
         "limit",
         "metrics",
         "name",
+        "nbytes",
         "occupancy",
         "pipeline",
         "processing",
@@ -347,6 +358,7 @@ class WorkerRecord:
         self.away: dict[TaskRecord, None] = {}  #: of these, the tasks that wait for others and take no slot
         self.occupancy = 0.0  #: seconds of work sent and not reported back
         self.holds: dict[TaskRecord, None] = {}  #: results in its store
+        self.nbytes = 0  #: of these
         self.functions: set[Digest] = set()  #: functions it has been sent
         self.pipeline: deque[TaskRecord] = deque()  #: tasks that may follow what is processing here, when there is room
         #: parts of results that were asked of it and have not come: (asker, transfer, offset) -> key
@@ -356,6 +368,8 @@ class WorkerRecord:
         self.limit = 0  #: tasks it may have in all
         self.changing = False  #: whether its executors are about to be replaced: it gets no task before that is done
         self.metrics: dict[str, Any] = {}  #: of its last heartbeat
+        #: what it told of its memory: (seconds since 1970, kind, text)
+        self.events: deque[tuple[float, str, str]] = deque(maxlen=EVENTS_KEPT)
         #: attempts that were its oldest at the last heartbeat, as many as run -> when they were first seen so
         self.watched: dict[int, float] = {}
 

@@ -94,7 +94,7 @@ def _died(state: SchedulerState, stand_in: WorkerRecord, fact: Died) -> None:
 def _lost(state: SchedulerState, stand_in: WorkerRecord, fact: Lost) -> None:
     task = state.tasks.get(fact.key)
     if task is not None and task.state is MEMORY and task.value is None:
-        transitions.lose(state, task, fact.again)
+        claims.lose(state, task, fact.again)
 
 
 def _needed(state: SchedulerState, stand_in: WorkerRecord, fact: Needed) -> None:

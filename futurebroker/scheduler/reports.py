@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from futurebroker.protocol.messages import (
+    DataLost,
     Erred,
     ExecutorDied,
     Failure,
     Finished,
     FunctionCalled,
     GaveBack,
+    Happened,
     InputsMissing,
     KeyCancelled,
     Leave,
@@ -23,10 +25,11 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import families, recording, stealing, stories, transitions
+from futurebroker.scheduler import claims, families, recording, stealing, stories, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
+from futurebroker.scheduler.telling import tell_end
 from futurebroker.states import WorkerStatus
 
 
@@ -118,7 +121,7 @@ def inputs_missing(state: SchedulerState, worker: WorkerRecord, report: InputsMi
             source.discard_holder(holder)
             state.free(holder, key)  # perhaps it could only not be reached
         if source.holders is None and source.value is None:
-            transitions.lose(state, source)
+            claims.lose(state, source)
     if task is not None and task.worker is worker:
         transitions.pull_back(state, task, tell=False)
 
@@ -146,13 +149,30 @@ def stored(state: SchedulerState, worker: WorkerRecord, report: Stored) -> None:
         state.free(worker, report.key)
 
 
+def data_lost(state: SchedulerState, worker: WorkerRecord, report: DataLost) -> None:
+    """The worker's copy of a result is damaged."""
+    task = state.tasks.get(report.key)
+    if task is None or worker not in task.holder_paths():
+        return
+    state.counters["damaged"] += 1
+    task.discard_holder(worker)
+    state.free(worker, report.key)
+    if task.holders is None and task.value is None and task.state is MEMORY:
+        transitions.lose(state, task, how=f"on worker {worker.name}: {report.reason}")
+
+
+def happened(state: SchedulerState, worker: WorkerRecord, report: Happened) -> None:
+    """Something became of the worker's memory."""
+    worker.events.append((report.at, report.kind, report.text))
+
+
 def not_stored(state: SchedulerState, worker: WorkerRecord, report: NotStored) -> None:
     """Data can't be kept on that worker: its client must send it in another way."""
     task = state.tasks.get(report.key)
     if task is None or task.function is not None or task.worker is not worker:
         return
     recording.reported(state, worker, report)
-    transitions.tell_end(state, task, KeyCancelled(task.key, report.reason, "rejected"))
+    tell_end(state, task, KeyCancelled(task.key, report.reason, "rejected"))
     for client in task.each_client():
         task.discard_client(client)
     transitions.processing_refused(state, task, report.reason)

@@ -9,16 +9,19 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler import families, observe, rounds, stories, tending
+from futurebroker.scheduler import families, leases, mailboxes, observe, rounds, stories, tending, viewing
 from futurebroker.scheduler.records import ClientRecord
 from futurebroker.scheduler.state import SchedulerState
 
 #: topic -> what answers ``about`` from the state; TypeError, AttributeError and ValueError become the answer's error
 QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **observe.TOPICS,
+    **viewing.TOPICS,
     **families.QUESTIONS,
     **stories.QUESTIONS,
     **tending.QUESTIONS,
+    **leases.QUESTIONS,
+    **mailboxes.QUESTIONS,
 }
 
 #: topic -> what takes the request up; it sends the Answer itself, now or after a later event
@@ -26,6 +29,8 @@ REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "wait_for_workers": observe.wait_for_workers,
     **rounds.REQUESTS,
     **tending.REQUESTS,
+    **leases.REQUESTS,
+    **mailboxes.REQUESTS,
 }
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from futurebroker.protocol import messages as m
-from futurebroker.scheduler import placement, recording, transitions
+from futurebroker.scheduler import claims, placement, recording, transitions
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import NO_WORKER, PROCESSING, QUEUED, RELEASED, UNFINISHED, WAITING, SchedulerState
 from futurebroker.types import Key
@@ -75,7 +75,7 @@ def finish(state: SchedulerState) -> None:
     for task in tuple(stand_in.holds):
         task.discard_holder(stand_in)
         if task.holders is None:
-            transitions.lose(state, task)
+            claims.lose(state, task)
     for task in tuple(state.tasks.values()):
         # Lost while a task at a worker might have had it; that task isn't there any more.
         if task.state is WAITING:

@@ -60,7 +60,7 @@ def unknown(state: SchedulerState, names: Iterable[str] | None) -> str:
     return f"no worker is called {', '.join(map(repr, strange))}; connected are: {known}"
 
 
-# -- what workers say ------------------------------------------------------------------------------------------------
+# -- what workers say --------------------------------------------------------------------------------------------------
 
 
 def executors_answered(state: SchedulerState, worker: WorkerRecord, report: ExecutorsAnswered) -> None:

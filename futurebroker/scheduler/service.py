@@ -37,13 +37,14 @@ from futurebroker.protocol.messages import (
 )
 from futurebroker.protocol.queues import command_queue, dead_queue, event_queue
 from futurebroker.protocol.wire import Keyring
-from futurebroker.scheduler import admission, invariants
+from futurebroker.scheduler import admission, invariants, leases
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
     ClientSaid,
     Command,
     Event,
+    PassOn,
     Send,
     Tick,
     WorkerBeat,
@@ -53,12 +54,16 @@ from futurebroker.scheduler.commands import (
     WorkerSaid,
     WorkerSuspected,
 )
+from futurebroker.scheduler.errands import Errands
+from futurebroker.scheduler.health import Health
 from futurebroker.scheduler.machine import SchedulerMachine
 from futurebroker.scheduler.presence import Contact, Rhythm
 from futurebroker.scheduler.state import Policy
+from futurebroker.secret import is_loopback
 from futurebroker.transport.base import Link, Queue, QueueKind
 from futurebroker.transport.opening import open_in_thread
 from futurebroker.types import Peer, Role
+from futurebroker.versions import versions
 
 logger = logging.getLogger("futurebroker.scheduler")
 
@@ -77,6 +82,8 @@ class SchedulerService:
         client_grace: seconds the futures of a client that is cut off are kept for it.
         heartbeat_interval: seconds between heartbeats of workers and clients while there is work.
         validate: check the machine's laws after every event; slow.
+        allow_run: whether operators may run code in this process.
+        operator_secret: what they have to know for that.
     """
 
     def __init__(
@@ -92,6 +99,8 @@ class SchedulerService:
         client_grace: float = 60.0,
         heartbeat_interval: float = 1.0,
         validate: bool = False,
+        allow_run: bool = False,
+        operator_secret: str | None = None,
     ) -> None:
         self.cluster = cluster
         self.machine = SchedulerMachine(policy)
@@ -99,6 +108,14 @@ class SchedulerService:
         self._broker_url = broker_url
         self._host = host
         self._port = port
+        is_local = is_loopback(broker_url or host)
+        self._errands = Errands(
+            self.machine.state,
+            lambda peer, message: self._endpoint.send_all(peer, [message]),
+            secret=operator_secret.encode() if operator_secret else None,
+            is_local=is_local,
+            allow_run=allow_run,
+        )
         self._suspect_grace = suspect_grace
         self._client_grace = client_grace
         self._rhythm = Rhythm(heartbeat_interval)
@@ -116,6 +133,7 @@ class SchedulerService:
         self.faults: Counter[str] = Counter()
         self._contacts: dict[str, Contact] = {}
         self._inboxes: dict[str, str] = {}
+        self._health = Health(SWEEP_EVERY)
         self._sweeper: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._tick_due = inf
@@ -163,6 +181,7 @@ class SchedulerService:
             self._reconnecting.cancel()
             await asyncio.gather(self._reconnecting, return_exceptions=True)
         self._endpoint.close()
+        self._errands.close()
         if self._broker is not None:
             await self._broker.close()
         self._done.set()
@@ -226,6 +245,8 @@ class SchedulerService:
             together = []
             if type(command) is Send:
                 endpoint.send_lazily(command.peer, command.message)
+            elif type(command) is PassOn:
+                self._errands.take(command.peer, command.message)
             else:
                 self._forget(command.peer)
         endpoint.send_all(peer, together)
@@ -317,6 +338,7 @@ class SchedulerService:
         if (known != peer and hello.epoch) or hello.received > self._endpoint.sent_up_to(peer.name):
             # It goes on with a session that isn't there any more; envelopes of that one may still be on their way.
             self._endpoint.send_meeting(peer, hello.inbox, MeetAgain(peer.incarnation, forgotten=True))
+            leases.expect_reunion(self.machine.state, self._loop.time())
             return
         if known is not None and known != peer:
             self._part(known)
@@ -370,7 +392,7 @@ class SchedulerService:
         now = self._loop.time()
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
         self._rhythm.look(self.machine.state, now)
-        self.machine.state.about["time"] = time.time()
+        self.machine.state.about.update(self._health.look(now), time=time.time())
         if not self._endpoint.hears:
             # without the broker everybody is silent, which says nothing about them
             for contact in self._contacts.values():
@@ -419,4 +441,5 @@ def _introduce() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "time": time.time(),
+        "packages": versions(),
     }

@@ -12,6 +12,7 @@ from futurebroker.protocol.facts import AnyFact
 from futurebroker.protocol.messages import Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.commands import Command, Send
+from futurebroker.scheduler.moments import Moments
 from futurebroker.scheduler.operations import Note, Operations
 from futurebroker.scheduler.records import (
     ORDER_BITS,
@@ -25,12 +26,14 @@ from futurebroker.scheduler.records import (
     TaskRecord,
     WorkerRecord,
 )
+from futurebroker.scheduler.shared import Shared
 from futurebroker.scheduler.timers import Timer, Timers
 from futurebroker.states import TaskState
 from futurebroker.types import ClientId, Digest, Key, WorkerId
 
-#: what scattered data counts as in statistics
+#: what scattered data counts as in statistics, and tasks of a former scheduler's of which only the key is known
 DATA = "data"
+FORMER = "former"
 
 RELEASED, WAITING, NO_WORKER, QUEUED, PROCESSING, MEMORY, ERRED, FORGOTTEN = TaskState
 
@@ -61,13 +64,14 @@ class Policy:
 class Claim:
     """A result of a former scheduler's time that somebody may ask for."""
 
-    __slots__ = ("holders", "nbytes", "since", "value")
+    __slots__ = ("holders", "nbytes", "runners", "since", "value")
 
     def __init__(self, since: float, nbytes: int) -> None:
         self.since = since
         self.nbytes = nbytes
         self.value: bytes | None = None  #: itself, if it is small
         self.holders: dict[WorkerRecord, str] = {}  #: as of `TaskRecord.holder_paths`
+        self.runners: dict[WorkerRecord, Digest] = {}  #: who is still making it, and by which function
 
 
 class SchedulerState:
@@ -93,6 +97,8 @@ class SchedulerState:
         self.clients: dict[ClientId, ClientRecord] = {}
         #: wants what `fire_and_forget` was called for, until it ends
         self.detached = ClientRecord("", {})
+        #: who called it, for each task wanted so, and is to be told of the end
+        self.detachers: dict[TaskRecord, dict[ClientRecord, None]] = {}
         #: who wants keys on behalf of what isn't a client, by what that is: "task:" and a key, and others
         self.holders: dict[str, ClientRecord] = {}
         #: by the key of a task, the holder of what it submitted, as long as it is unfinished; see `families`
@@ -111,6 +117,8 @@ class SchedulerState:
         self.requests: dict[WorkerRecord, StealRequest] = {}
         #: workers whose pipeline should be looked at before this event ends
         self.touched: dict[WorkerRecord, None] = {}
+        #: what clients and tasks share by name; see `leases` and `mailboxes`
+        self.shared = Shared()
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
         #: scattered data on its way to one worker, to be copied to all others from there
@@ -119,7 +127,9 @@ class SchedulerState:
         self.claims: dict[Key, Claim] = {}
         #: NO_WORKER records of keys that only such a worker can have, and since when they wait
         self.awaited: dict[TaskRecord, float] = {}
-        #: looks for those of both that have waited for too long
+        #: PROCESSING tasks that were begun for a former scheduler: they need no inputs of ours; see `adoption`
+        self.adopted: dict[TaskRecord, None] = {}
+        #: looks for claims and records that have waited for too long
         self.claims_timer: Timer | None = None
         #: what is to happen at a later time
         self.timers = Timers()
@@ -139,6 +149,8 @@ class SchedulerState:
         self.counts_awaited: list[PendingCount] = []
         self.call_number = 0
         self.sequence = FIRST_PLACE
+        #: when tasks were submitted
+        self.moments = Moments()
         #: attempts begun so far; their numbers rise through all tasks, so that a key that comes again reuses none
         self.attempts = 0
         #: what was ignored and why (stale completions, unknown keys, ...), and what was stolen
@@ -217,8 +229,7 @@ class SchedulerState:
         for dependency in dependencies:
             if dependency.state in UNFINISHED and dependency.order & ORDER_MASK < base:
                 base = dependency.order & ORDER_MASK
-        priority = max(-PRIORITY_MAX, min(pool.options.priority, PRIORITY_MAX))
-        order = base if not priority else base - (priority << ORDER_BITS)
+        order = base if not pool.options.priority else prioritized(base, pool.options.priority)
         task = TaskRecord(key, kind, function, args, dependencies, pool, order)
         for dependency in dependencies:
             dependency.add_dependent(task)
@@ -232,11 +243,8 @@ class SchedulerState:
     def drop_task(self, task: TaskRecord) -> None:
         """The record is FORGOTTEN: take it out of every index."""
         del self.tasks[task.key]
-        pool, function = task.pool, task.function
-        pool.tasks -= 1
-        if not pool.tasks:
-            del self.pools[pool.token]
-            self.ready.pop(pool, None)
+        function = task.function
+        self.leave_pool(task)
         if function is None:
             self.broadcasts.pop(task, None)
             self.awaited.pop(task, None)
@@ -244,6 +252,20 @@ class SchedulerState:
             function.tasks -= 1
             if not function.tasks:
                 self.drop_function_if_unused(function)
+
+    def leave_pool(self, task: TaskRecord) -> None:
+        """Take a RELEASED or FORGOTTEN task out of its pool; the last one takes the pool with it."""
+        pool = task.pool
+        pool.tasks -= 1
+        if not pool.tasks:
+            del self.pools[pool.token]
+            self.ready.pop(pool, None)
+
+    def enter_pool(self, task: TaskRecord, pool: Pool) -> None:
+        """Put a task that has left its pool into another."""
+        task.pool = pool
+        pool.tasks += 1
+        self.pools[pool.token] = pool
 
     def drop_function_if_unused(self, function: FunctionRecord) -> None:
         """Forget a function that no task names and no connected client may name."""
@@ -277,6 +299,11 @@ class SchedulerState:
             f"attempt {task.attempt} on {task.worker}, waiting on {task.waiting_on}, needed by {task.needed_by}, "
             f"wanted by {task.each_client()}, dependencies {task.dependencies}"
         )
+
+
+def prioritized(base: int, priority: int) -> int:
+    """The order of a task with a user's priority."""
+    return base - (max(-PRIORITY_MAX, min(priority, PRIORITY_MAX)) << ORDER_BITS)
 
 
 #: from each state, where a task may go; RELEASED to PROCESSING and MEMORY are scattered data on its way and arrived

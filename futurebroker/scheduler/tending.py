@@ -20,7 +20,7 @@ from futurebroker.protocol.messages import (
     ToPeer,
 )
 from futurebroker.scheduler import intake, placement, recording, rounds
-from futurebroker.scheduler.commands import PassOn
+from futurebroker.scheduler.commands import Noticed, PassOn
 from futurebroker.scheduler.operations import Environment, Leaving, Round
 from futurebroker.scheduler.records import ClientRecord, WorkerRecord
 from futurebroker.scheduler.state import UNFINISHED, SchedulerState
@@ -113,6 +113,7 @@ def _answer_leaving(state: SchedulerState) -> None:
 def worker_lost(state: SchedulerState, worker: WorkerRecord) -> None:
     """A worker is gone, as some may have waited for."""
     rounds.worker_lost(state, worker)
+    notice(state, "remove_worker", worker.worker_id)
     state.operations.log_event((worker.worker_id,), _now(state), {"action": "remove-worker", "worker": worker.name})
     for leaving in state.operations.leaving:
         leaving.missing.discard(worker.worker_id)
@@ -125,12 +126,19 @@ def client_gone(state: SchedulerState, client: str) -> None:
     operations = state.operations
     operations.leaving = [leaving for leaving in operations.leaving if leaving.client != client]
     operations.channels = {name: ends for name, ends in operations.channels.items() if client not in ends}
-    state.commands.append(PassOn(client, None))
+    notice(state, "remove_client", client)
+
+
+def notice(state: SchedulerState, what: str, who: str) -> None:
+    """Tell plugins, if there are any."""
+    if state.operations.is_watched:
+        state.commands.append(PassOn("", Noticed(what, who)))
 
 
 def worker_joined(state: SchedulerState, worker: WorkerRecord) -> None:
     """A new worker's executors run in the same environment, and make the same calls, before their first task."""
     state.operations.log_event((worker.worker_id,), _now(state), {"action": "add-worker", "worker": worker.name})
+    notice(state, "add_worker", worker.worker_id)
     rounds.worker_joined(state, worker)
     environment = state.operations.environment
     if environment is not None:
@@ -213,7 +221,11 @@ def use_environment(state: SchedulerState, client: ClientRecord, message: Ask) -
         state.operations.environment = parcel
         seconds = CHANGE_PATIENCE if patience is None else float(patience)
         rounds.begin(
-            state, client, state.workers.values(), lambda number: RestartExecutors(number, True, parcel, seconds), changed
+            state,
+            client,
+            state.workers.values(),
+            lambda number: RestartExecutors(number, True, parcel, seconds),
+            changed,
         )
 
     def changed(done: Round) -> None:
@@ -232,7 +244,7 @@ def use_environment(state: SchedulerState, client: ClientRecord, message: Ask) -
         rounds.begin(state, client, state.workers.values(), lambda number: Prepare(number, parcel), prepared)
 
 
-# -- what the process around the machine does ---------------------------------------------------------------------------
+# -- what the process around the machine does --------------------------------------------------------------------------
 
 
 def parcel_part(state: SchedulerState, client: ClientRecord, message: ParcelPart) -> None:
@@ -261,7 +273,7 @@ def pass_on(state: SchedulerState, client: ClientRecord, message: Ask) -> None:
     state.commands.append(PassOn(client.client_id, message))
 
 
-# -- how many workers there should be -----------------------------------------------------------------------------------
+# -- how many workers there should be ----------------------------------------------------------------------------------
 
 
 def adaptive_target(state: SchedulerState, about: dict[str, Any]) -> dict[str, Any]:
@@ -305,4 +317,3 @@ REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "parcel_done": pass_on,
     "open_channel": pass_on,
 }
-

@@ -22,7 +22,6 @@ from futurebroker.protocol.messages import (
     KeyErred,
     KeyFinished,
     KeyLost,
-    Message,
     Run,
     Stored,
 )
@@ -40,6 +39,7 @@ from futurebroker.scheduler.state import (
     WAITING,
     SchedulerState,
 )
+from futurebroker.scheduler.telling import tell_end
 from futurebroker.states import TaskState
 
 # -- towards a result ----------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     worker.processing[task] = None
     worker.occupancy += span
     if task.pool.resources:
-        _take_resources(task, worker)
+        take_resources(task, worker)
     sent = len(worker.processing) - len(worker.away)
     if sent > worker.slots and (worker.occupancy >= worker.window or sent >= worker.limit):
         state.roomy.pop(worker, None)
@@ -158,7 +158,8 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
                 state.touched[worker] = None
 
 
-def _take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
+def take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
+    """Book what a task needs of its worker while it runs there."""
     for name, amount in task.pool.resources.items():
         worker.used[name] = worker.used.get(name, 0.0) + amount
 
@@ -250,15 +251,6 @@ def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None,
         state.check.append(task)
 
 
-def tell_end(state: SchedulerState, task: TaskRecord, message: Message) -> None:
-    """The task has ended: tell every client that wants it; what was kept for nobody is kept no longer."""
-    for client in task.each_client():
-        if client is state.detached:
-            task.discard_client(client)
-        elif client.client_id:
-            state.send(client.client_id, message)
-
-
 def _cut_lineage(state: SchedulerState, task: TaskRecord) -> None:
     """The result can't be lost any more, so what it was made from need not stay known for it."""
     for dependency in task.dependencies:
@@ -323,6 +315,10 @@ def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
     assert worker is not None
     task.worker = None
     del worker.processing[task]
+    if state.adopted and task in state.adopted:
+        del state.adopted[task]
+        for dependency in task.dependencies:
+            dependency.needed_by += 1  # from here on it is as any other
     if worker.away:
         worker.away.pop(task, None)
     if worker.processing:
@@ -353,7 +349,9 @@ def pull_back(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
             continue
         processing_waiting(state, current, tell=tell or current is not task)
         back.append(current)
-        pulled.extend(follower for follower in current.each_dependent() if follower.waiting_on)
+        for follower in current.each_dependent():
+            if follower.waiting_on and follower not in state.adopted:
+                pulled.append(follower)
     for current in back:
         for dependency in current.dependencies:
             if dependency.state is RELEASED:
@@ -374,7 +372,7 @@ def processing_waiting(state: SchedulerState, task: TaskRecord, *, tell: bool) -
     state.move(task, WAITING)
 
 
-def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> None:
+def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None, how: str = "with its worker") -> None:
     """The last copy of a result in MEMORY is gone: compute it again if anybody waits for it.
 
     Tasks already sent to workers may have fetched it; they say so if not, and nothing is computed for them before.
@@ -386,10 +384,20 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> 
     memory_released(state, task)
     if task.function is None:
         recording.lost(state, task, again=False)
-        released_erred(
-            state, task, f"the only copy of the scattered data {task.key} was lost with its worker; scatter it again"
-        )
+        released_erred(state, task, f"the only copy of the scattered data {task.key} was lost {how}; scatter it again")
         return
+    wanted = hold_back(state, task)
+    if again is None:
+        again = wanted
+    recording.lost(state, task, again)
+    if again:
+        compute(state, task)
+    elif not task.needed:
+        state.check.append(task)
+
+
+def hold_back(state: SchedulerState, task: TaskRecord) -> bool:
+    """A result is gone: who was told is told, and what was ready by it waits; whether anybody does."""
     waiting = False
     for dependent in task.each_dependent():
         if dependent.state in UNFINISHED:
@@ -400,13 +408,7 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> 
     for client in task.each_client():
         if client.client_id:
             state.send(client.client_id, KeyLost(task.key))
-    if again is None:
-        again = waiting or task.wanted_by is not None
-    recording.lost(state, task, again)
-    if again:
-        compute(state, task)
-    elif not task.needed:
-        state.check.append(task)
+    return waiting or task.wanted_by is not None
 
 
 def released_erred(state: SchedulerState, task: TaskRecord, reason: str) -> None:
@@ -459,6 +461,9 @@ def settle(state: SchedulerState) -> None:
             continue  # data, or lineage that was cut: it stays as long as something made from it may have to be again
         if task.state is MEMORY:
             memory_released(state, task)
+            if state.adopted:
+                for dependent in task.each_dependent():
+                    dependent.waiting_on += dependent in state.adopted
         elif task.state in UNFINISHED:
             unfinished_released(state, task)
         if task.dependents is None:

@@ -31,6 +31,10 @@ class Calls:
         """How many are being made."""
         return len(self._executors)
 
+    def is_calling(self, executor: int) -> bool:
+        """Whether ``executor`` makes a call."""
+        return executor in self._executors.values()
+
     def make(self, message: CallFunction, executors: Iterable[int]) -> None:
         """Have one of ``executors`` make the call; without any it waits for the next to be ready."""
         number = next(iter(executors), None)

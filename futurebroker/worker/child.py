@@ -23,7 +23,6 @@ from time import perf_counter_ns
 from types import CoroutineType, FrameType
 from typing import Any
 
-from futurebroker.data.files import write_value
 from futurebroker.exceptions import ResultError, SerializationError
 from futurebroker.inside import NO_TASK, Host, Place, current_task, noting_futures
 from futurebroker.logs import start_logging
@@ -37,7 +36,6 @@ from futurebroker.worker.packets import (
     AWAY_MAX,
     CRUMB,
     CRUMB_BYTES,
-    FUNCTIONS,
     PACKET_BYTES,
     REPORT_BYTES,
     REPORT_LIMIT,
@@ -56,6 +54,7 @@ from futurebroker.worker.packets import (
     Setup,
     Stop,
     Task,
+    Trim,
     ValueFile,
     decode_packet,
     encode_control,
@@ -64,6 +63,7 @@ from futurebroker.worker.packets import (
 )
 from futurebroker.worker.profiling import Profiler
 from futurebroker.worker.relaying import EXECUTOR_SECRET
+from futurebroker.worker.results import ResultWriter, trim
 from futurebroker.worker.seats import Seats, Slot
 
 #: nanoseconds after which finished tasks of a packet are reported though others of it are still to run
@@ -99,8 +99,8 @@ class Executor:
         near = "127.0.0.1" if setup.broker_is_local else "elsewhere"
         self._host = Host(f"executor://{near}/{next(_numbers)}", setup.cluster, EXECUTOR_SECRET, setup.worker_id)
         self._place = Place(setup.worker, setup.worker_id, setup.resources, self._host)
-        self._folder = Path(setup.folder)
-        self._opener = Opener(Path(setup.store) / FUNCTIONS)
+        self._writer = ResultWriter(setup)
+        self._opener = Opener(self._writer.read_function)
         self._functions = self._opener.functions
         self._coroutines = CoroutineRunner()
         self._seats = Seats(setup.threads, self._read, self._left, self._returning)
@@ -233,7 +233,7 @@ class Executor:
         data = encode_results([result])
         if len(data) > REPORT_LIMIT:
             try:
-                data = encode_results(str(write_value(self._folder, [data])))
+                data = encode_results(self._writer.write([data]))
             except OSError as error:
                 key = result.failure.key if result.failure is not None else ""
                 kind = result.failure.type if result.failure is not None else result.type
@@ -315,8 +315,7 @@ class Executor:
         size = frames_size(frames)
         if size <= INLINE_LIMIT:
             return Result(task.number, duration, 0, size, b"".join(layout(frames)), kind)
-        path = write_value(self._folder, frames)
-        return Result(task.number, duration, 0, size, None, kind, str(path))
+        return Result(task.number, duration, 0, size, None, kind, self._writer.write(frames, size))
 
     def _failed(self, task: Task, error: BaseException, duration: int) -> Result:
         slot = current_task.get()[2]
@@ -351,6 +350,8 @@ class Executor:
             threading.Thread(target=self._call, args=(record,), name="call", daemon=True).start()
         elif isinstance(record, Look):
             self._tell(Seen(record.number, inspecting.look(record, self._seats, self._profiler)))
+        elif isinstance(record, Trim):
+            trim()
         elif isinstance(record, Stop):
             self._stopping = True
             if self._owns_process:

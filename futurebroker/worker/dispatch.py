@@ -97,7 +97,7 @@ class Dispatcher:
         for executor in executors:
             load = len(executor.packets) - executor.threads
             rank = (load, executor.expected)
-            if rank < best_rank and (load < 0 or self._may_get_ahead(executor, now)):
+            if rank < best_rank and not executor.leaving and (load < 0 or self._may_get_ahead(executor, now)):
                 best, best_rank = executor, rank
         if best is None:
             return None
@@ -247,6 +247,12 @@ class Dispatcher:
             at = max(now, executor.heard) + STALL
             look_at = at if look_at is None else min(at, look_at)
         return stalled, look_at
+
+    def mapped_bytes(self) -> int:
+        """Bytes of the files that tasks in packets have mapped, or will."""
+        keys = {source.key for task in self.sent.values() for source in task.inputs if isinstance(source, Held)}
+        values = (self._store.get(key) for key in keys)
+        return sum(value.nbytes for value in values if value is not None and value.path)
 
     def take_reported(self, results: list[Result]) -> list[TaskRecord | None]:
         """The tasks of these results leave their packets; None for an unknown number."""

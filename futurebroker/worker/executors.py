@@ -107,6 +107,8 @@ class Executor:
         #: 0 until it has started; our own for threads
         self.pid = 0
         self.is_ready = False
+        #: what is said of its end, where we bring it about
+        self.epitaph = ""
         self.gone = asyncio.Event()
         self._setup = setup
         self._events = events
@@ -130,6 +132,9 @@ class Executor:
         self.folder = Path(setup.store) / f"executor-{number}"
         self.folder.mkdir(mode=0o700)
         setup.folder = str(self.folder)
+        if setup.disk:
+            setup.disk = str(Path(setup.disk) / self.folder.name)
+            Path(setup.disk).mkdir(mode=0o700, exist_ok=True)
         self._crumbs = self.folder / "crumbs"
 
     # -- starting ---------------------------------------------------------------------------------------------------
@@ -319,7 +324,7 @@ class Executor:
                 os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
         self._read_reports(1_000_000)
-        self._finish(describe_end(code))
+        self._finish(self.epitaph or describe_end(code))
 
     def running(self) -> list[int]:
         """After its end: the number of the task that each of its threads began last."""

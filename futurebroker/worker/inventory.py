@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from futurebroker.data.objectstore import ObjectStore, StoredValue
-from futurebroker.protocol.messages import KEEP_LIMIT, Finished, Inventory, Run
+from futurebroker.protocol.messages import KEEP_LIMIT, Adopt, Finished, Inventory, Run
 from futurebroker.protocol.wire import BATCH_BYTES
 from futurebroker.types import Key
+from futurebroker.worker.records import TaskRecord
 
 #: values that one message tells of
 VALUES = 1000
@@ -15,31 +16,71 @@ VALUES = 1000
 KEPT = -1
 
 
-def take_stock(store: ObjectStore) -> Iterator[Inventory]:
-    """Tell of all values that are ours; none of them belongs to an attempt any more."""
-    held: list[tuple[Key, int, str]] = []
-    values: list[tuple[Key, bytes]] = []
-    size = 0
+def take_stock(store: ObjectStore, running: Iterable[TaskRecord]) -> Iterator[Inventory]:
+    """Tell of what runs and of all values that are ours; none of them belongs to an attempt any more."""
+    orphans = [(task.key, task.function) for task in running]
+    for start in range(0, len(orphans), VALUES):
+        yield Inventory([], [], orphans[start : start + VALUES])
+    inventory, size = Inventory([], []), 0
     for key in store:
         value = store[key]
         if value.holder or value.freed:
             continue
         value.attempt = KEPT
-        if value.data is not None and value.nbytes <= KEEP_LIMIT:
-            values.append((key, value.data))
-            size += value.nbytes
-        else:
-            held.append((key, value.nbytes, value.path))
-        if len(held) + len(values) >= VALUES or size >= BATCH_BYTES:
-            yield Inventory(held, values)
-            held, values, size = [], [], 0
-    if held or values:
-        yield Inventory(held, values)
+        _enter(inventory, key, value)
+        size += value.nbytes if value.data is not None else 0
+        if len(inventory.held) + len(inventory.values) >= VALUES or size >= BATCH_BYTES:
+            yield inventory
+            inventory, size = Inventory([], []), 0
+    if inventory.held or inventory.values:
+        yield inventory
 
 
-def answer_from_stock(value: StoredValue, run: Run) -> Finished | None:
-    """The result of a task whose result was kept: the scheduler sent it before it heard of that."""
+def tell_of(key: Key, value: StoredValue) -> Inventory:
+    """Tell of one value that came later."""
+    inventory = Inventory([], [])
+    _enter(inventory, key, value)
+    return inventory
+
+
+def _enter(inventory: Inventory, key: Key, value: StoredValue) -> None:
+    if value.data is not None and value.nbytes <= KEEP_LIMIT:
+        inventory.values.append((key, value.data))
+    else:
+        inventory.held.append((key, value.nbytes, value.path))
+
+
+def answer_from_stock(value: StoredValue, asked: Run | Adopt) -> Finished | None:
+    """The result of a task whose result was kept: the scheduler asked before it heard of that."""
     if value.attempt != KEPT or value.holder or value.freed:
         return None
-    value.attempt = run.attempt
-    return Finished(run.key, run.attempt, value.nbytes, 0, value.data, value.path)
+    value.attempt = asked.attempt
+    return Finished(asked.key, asked.attempt, value.nbytes, 0, value.data, value.path)
+
+
+class Orphans(dict[Key, TaskRecord]):
+    """Tasks that were begun for a former scheduler, by key: they run on, and the new one may ask for them.
+
+    An orphan is silent. Its inputs stay pinned, so that one that waits in an executor can be begun.
+    """
+
+    def add(self, task: TaskRecord) -> None:
+        """Its scheduler is gone."""
+        task.silent = True
+        self[task.key] = task
+
+    def take_up(self, asked: Run | Adopt) -> TaskRecord | None:
+        """The new scheduler asks for this key: the task goes on as its attempt, if it is the same."""
+        task = self.pop(asked.key, None)
+        if task is None or (isinstance(asked, Run) and (task.function, task.args) != (asked.function, asked.args)):
+            return None
+        task.silent = False
+        task.attempt = asked.attempt
+        return task
+
+    def discard(self, task: TaskRecord) -> bool:
+        """It has ended; False if somebody else's end it is."""
+        if self.get(task.key) is not task:
+            return False
+        del self[task.key]
+        return True

@@ -10,47 +10,43 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from futurebroker.data.objectstore import ObjectStore, StoredValue
+from futurebroker.data.objectstore import StoredValue
 from futurebroker.protocol import messages
 from futurebroker.protocol.messages import Finished, Held
 from futurebroker.types import Key, WorkerId
 from futurebroker.worker import absences, commands
 from futurebroker.worker.arrivals import PATIENCE, Arrivals, answer
+from futurebroker.worker.attempts import Attempts
 from futurebroker.worker.calls import Calls
 from futurebroker.worker.commands import Event, Instruction
-from futurebroker.worker.dispatch import STALL, Dispatcher
-from futurebroker.worker.inventory import answer_from_stock, take_stock
+from futurebroker.worker.dispatch import STALL
+from futurebroker.worker.inventory import answer_from_stock
+from futurebroker.worker.memory import UNLIMITED, Memory, MemoryPlan
 from futurebroker.worker.packets import Result
 from futurebroker.worker.records import GONE, READY, SENT, WAITING, ExecutorRecord, TaskRecord
 from futurebroker.worker.retiring import Retiring
 
 
-class WorkerMachine:
+class WorkerMachine(Attempts):
     """See the top of this file.
 
     Args:
         name: of the worker, for failures it reports itself.
-        new_path: makes a fresh path in the worker's folder, one nobody can guess.
+        new_path: makes a fresh path in the worker's folder, one nobody can guess; True: on disk, of a sealed file.
+        plan: how much memory the worker may have.
     """
 
-    def __init__(self, name: str, new_path: Callable[[], str]) -> None:
+    def __init__(self, name: str, new_path: Callable[[bool], str], plan: MemoryPlan = UNLIMITED) -> None:
+        super().__init__()
         self.name = name
-        self.store = ObjectStore()
-        #: the newest attempt of each key that isn't finished
-        self.tasks: dict[Key, TaskRecord] = {}
-        #: the tasks that miss a key, once for each input that it is
-        self.dependents: dict[Key, list[TaskRecord]] = {}
         self.executors: dict[int, ExecutorRecord] = {}
-        self.dispatcher = Dispatcher(self.store, self.dependents)
-        self.draining = False
         #: when `Tick` is due; None: never
         self.wake_at: float | None = None
-        self._out: list[Instruction] = []
         self._now = 0.0
-        self._new_path = new_path
-        self._arrivals = Arrivals(self, self._emit, new_path)
         self._calls = Calls(name, self.executors, self._emit)
         self._retiring = Retiring(self.executors, self.dispatcher)
+        self.memory = Memory(plan, self.store, self.executors, self._emit, new_path, self._is_occupied)
+        self._arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)))
         self._drained = False
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -64,6 +60,7 @@ class WorkerMachine:
             self._rebalance()
         if self._retiring:
             out.extend(self._retiring.idle())
+        self.memory.look(now)
         if self.store.doomed:
             out.extend(commands.Unlink(path) for path in self.store.doomed)
             self.store.doomed.clear()
@@ -72,15 +69,14 @@ class WorkerMachine:
             out.append(commands.Drained())
         return out
 
-    def counts(self) -> dict[str, int]:
-        """How many tasks run, are ready and wait; for metrics."""
-        sent, ready = len(self.dispatcher.sent), self.dispatcher.ready
-        running = sum(min(executor.threads, len(executor.packets)) for executor in self.executors.values())
-        return {
-            "executing": running,
-            "ready": ready + sent - running - len(self.dispatcher.away),
-            "waiting": max(0, len(self.tasks) - sent - ready),
-        }
+    def _is_occupied(self, executor: int) -> bool:
+        """Whether an executor has more to do than its packets: a call out of line, a task that waits for others."""
+        away = self.dispatcher.away.values()
+        return self._calls.is_calling(executor) or any(record.number == executor for record in away)
+
+    def staying(self) -> list[int]:
+        """The executors that aren't about to be replaced."""
+        return [number for number, executor in self.executors.items() if not executor.leaving]
 
     def _emit(self, instruction: Instruction) -> None:
         self._out.append(instruction)
@@ -97,7 +93,8 @@ class WorkerMachine:
 
     def _run(self, message: messages.Run) -> None:
         key, inputs = message.key, message.inputs
-        if (key in self.tasks or self.draining or self.store.get(key) is not None) and not self._wants_run(message):
+        is_known = key in self.tasks or self.store.get(key) is not None or key in self.orphans
+        if (is_known or self.draining) and not self._wants_run(message):
             return
         task = TaskRecord(key, message.attempt, message.function, message.args, inputs, message.order)
         self.tasks[key] = task
@@ -118,6 +115,8 @@ class WorkerMachine:
                 del self.tasks[key]  # it is still answered for when it ends
             else:
                 self._silence(known)
+        if self._goes_on(message):
+            return False
         if self.draining:
             self._out.append(messages.GaveBack(key, message.attempt))
             return False
@@ -140,6 +139,7 @@ class WorkerMachine:
             value = self.store.get(source.key)
             if value is not None:
                 value.pins += 1
+                self.store.touch(source.key, value)
                 continue
             task.missing += 1
             self.dependents.setdefault(source.key, []).append(task)
@@ -208,20 +208,6 @@ class WorkerMachine:
                 self._out.append(messages.InputsMissing(task.key, task.attempt, tried))
             self._silence(task)
 
-    def _hold(self, key: Key, value: StoredValue) -> None:
-        """Keep a value and pin it to the tasks that waited for it."""
-        dependents = self.dependents.pop(key, None)
-        if dependents is not None:
-            value.pins = len(dependents)
-        self.store.put(key, value)
-        if dependents is not None:
-            for task in dependents:
-                task.missing -= 1
-                if not task.missing and task.state is WAITING:
-                    self.dispatcher.add(task)
-        if value.freed and not value.pins:
-            self.store.free(key)
-
     def _write_failed(self, event: commands.WriteFailed) -> None:
         if self._arrivals.write_failed(event, self._now):
             return
@@ -230,59 +216,6 @@ class WorkerMachine:
             self._out += [commands.Unlink(event.path), messages.NotStored(key, event.reason)]
 
     # -- the ends of tasks ------------------------------------------------------------------------------------------
-
-    def _unpin(self, task: TaskRecord) -> None:
-        """Let go of the inputs; a task without them is never run again."""
-        store, dependents = self.store, self.dependents
-        for source in task.inputs:
-            if isinstance(source, bytes):
-                continue
-            key = source.key
-            if key in store:
-                store.unpin(key)
-            else:
-                waiting = dependents[key]
-                waiting.remove(task)
-                if not waiting:
-                    del dependents[key]
-        task.inputs = ()
-        task.missing = 0
-
-    def _remove(self, task: TaskRecord) -> None:
-        """Forget a task that isn't in a packet."""
-        if task.state is READY:
-            self.dispatcher.remove(task)
-        task.state = GONE
-        if task.inputs:
-            self._unpin(task)
-        if self.tasks.get(task.key) is task:
-            del self.tasks[task.key]
-
-    def _give_back(self, task: TaskRecord) -> None:
-        self._out.append(messages.GaveBack(task.key, task.attempt))
-        current = self.tasks.get(task.key) is task
-        self._remove(task)
-        if current:
-            self._forget_dependents(task.key)
-
-    def _silence(self, task: TaskRecord) -> None:
-        """Nobody expects to hear of ``task`` any more, nor of those that wait for it; what runs runs on, unheard."""
-        if task.silent or task.state is GONE:
-            return
-        if task.state is SENT:
-            task.silent = True
-            if task.inputs:
-                self._unpin(task)
-            if self.tasks.get(task.key) is task:
-                del self.tasks[task.key]
-        else:
-            self._remove(task)
-        self._forget_dependents(task.key)
-
-    def _forget_dependents(self, key: Key) -> None:
-        """The task that makes ``key`` came to nothing: the scheduler has decided about those that wait for it."""
-        while key in self.dependents and key not in self.store:
-            self._silence(self.dependents[key][0])
 
     def _reported(self, event: commands.Reported) -> None:
         executor = self.executors.get(event.executor)
@@ -317,7 +250,9 @@ class WorkerMachine:
     def _reported_otherwise(self, task: TaskRecord | None, result: Result) -> None:
         """A result of a task with inputs, one that isn't wanted, one in a file, or none."""
         if task is None or task.silent:
-            if result.path:
+            if task is not None and self.orphans.discard(task) and (result.value is not None or result.path):
+                self._keep_orphaned(task, result)
+            elif result.path:
                 self._out.append(commands.Unlink(result.path))
             if task is not None:
                 self._end(task)
@@ -326,16 +261,6 @@ class WorkerMachine:
             self._finished(task, result)
         else:
             self._not_finished(task, result)
-
-    def _end(self, task: TaskRecord) -> None:
-        """A task that was in a packet is done with; a dropped one is answered for."""
-        task.state = GONE
-        if task.inputs:
-            self._unpin(task)
-        if self.tasks.get(task.key) is task:
-            del self.tasks[task.key]
-        if task.dropped and not task.silent:
-            self._out.append(messages.GaveBack(task.key, task.attempt))
 
     def _finished(self, task: TaskRecord, result: Result) -> None:
         self._end(task)
@@ -354,7 +279,9 @@ class WorkerMachine:
             self._return(task)
             return
         if not task.dropped:
-            if result.missing is not None:
+            if result.missing is not None and not task.inputs:
+                self._out.append(messages.GaveBack(task.key, task.attempt))  # it was given up, and adopted later
+            elif result.missing is not None:
                 missing = [self._whose(task.inputs[index]) for index in result.missing]
                 self._out.append(messages.InputsMissing(task.key, task.attempt, missing))
             else:
@@ -369,18 +296,6 @@ class WorkerMachine:
         assert isinstance(source, Held)
         value = self.store.get(source.key)
         return source.key, value.holder if value is not None else ""
-
-    def _return(self, task: TaskRecord) -> None:
-        """A task that was in a packet hasn't begun."""
-        if task.silent or task.dropped:
-            self._end(task)
-        elif self.draining or task.give_back:
-            task.state = WAITING
-            self._give_back(task)
-        elif task.missing:
-            task.state = WAITING
-        else:
-            self.dispatcher.add(task)
 
     # -- executors --------------------------------------------------------------------------------------------------
 
@@ -433,8 +348,10 @@ class WorkerMachine:
 
     def _dispatch(self) -> None:
         executors = self.executors.values()
-        share = self.dispatcher.share(executors)
-        while (chosen := self.dispatcher.next_packet(executors, share, self._now)) is not None:
+        share = 1 if self.memory.paused else self.dispatcher.share(executors)
+        while (
+            self.memory.may_start and (chosen := self.dispatcher.next_packet(executors, share, self._now)) is not None
+        ):
             executor, packet = chosen
             self._out.append(commands.SendPacket(executor.number, packet))
             if len(packet.tasks) > 1 or len(executor.packets) > executor.threads:
@@ -466,21 +383,17 @@ class WorkerMachine:
         for task in list(self.tasks.values()):
             if task.state in (WAITING, READY):
                 self._give_back(task)
-        for executor in self.executors.values():
-            if executor.packets:
-                self._out.append(commands.Recall(executor.number))
-                self._out.append(commands.AskRest(executor.number))
+        self.memory.recall_all()
 
     def _fresh(self, event: commands.Fresh) -> None:
         self._arrivals.clear()
         self._calls.clear()
-        for task in list(self.tasks.values()):
-            self._silence(task)
-        self._out.extend(take_stock(self.store))
+        self._orphan_all()
 
 
 _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.Run: WorkerMachine._run,
+    messages.Adopt: WorkerMachine._adopt,
     messages.Free: WorkerMachine._free,
     messages.Drop: WorkerMachine._drop,
     messages.GiveBack: WorkerMachine._give_back_asked,
@@ -489,7 +402,7 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.StorePart: lambda machine, message: machine._arrivals.store_part(message),
     messages.Replicate: WorkerMachine._replicate,
     messages.AddFunction: lambda machine, m: machine._emit(commands.KeepFunction(m.digest, m.code)),
-    messages.CallFunction: lambda machine, message: machine._calls.make(message, machine.executors),
+    messages.CallFunction: lambda machine, message: machine._calls.make(message, machine.staying()),
     messages.CallExecutors: lambda machine, message: machine._calls.rounds.call(message),
     messages.Inspect: lambda machine, message: machine._calls.rounds.look(message),
     messages.RestartExecutors: lambda machine, message: machine._emit(commands.Operate(message)),
@@ -517,6 +430,10 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     commands.Probed: lambda machine, event: machine._arrivals.probed(event),
     commands.Taken: lambda machine, event: machine._arrivals.taken(event),
     commands.WriteFailed: WorkerMachine._write_failed,
+    commands.Written: lambda machine, event: machine._arrivals.written(event),
+    commands.Measured: lambda machine, event: machine.memory.measured(event, machine._now),
+    commands.Spilled: lambda machine, event: machine.memory.spilled(event, machine._now),
+    commands.Damaged: lambda machine, event: machine.memory.damaged(event.key, event.path, event.reason),
     commands.Tick: WorkerMachine._tick,
     commands.Drain: WorkerMachine._drain,
     commands.Fresh: WorkerMachine._fresh,

@@ -28,6 +28,9 @@ FUNCTIONS = "functions"
 #: a breadcrumb, the number of the task a thread runs, as `struct` and `memoryview` write it; and its bytes
 CRUMB: Final = "Q"
 CRUMB_BYTES = struct.calcsize(CRUMB)
+#: how the room for values in memory is written, and its bytes
+ROOM = struct.Struct("<Q")
+ROOM_BYTES = ROOM.size
 #: tasks of one executor that may wait for others, or have seceded, at a time; each holds a thread and a breadcrumb
 AWAY_MAX = 1000
 #: length of a record on the control socket
@@ -96,6 +99,8 @@ class Setup(Control, tag=1):
     log_format: str = "text"
     cluster: str = ""
     broker_is_local: bool = False  #: whether the broker's address is on loopback
+    room: str = ""  #: path of the file with the bytes that a value in memory may have
+    disk: str = ""  #: folder for larger ones
 
 
 class ReturnRest(Control, tag=2):
@@ -112,6 +117,10 @@ class Call(Control, tag=3):
 
 class Stop(Control, tag=4):
     """To an executor: end orderly; the sockets close next."""
+
+
+class Trim(Control, tag=5):
+    """To an executor: give back memory that isn't used."""
 
 
 class Away(Control, tag=13):
@@ -210,7 +219,7 @@ decode_packet = msgspec.msgpack.Decoder(Packet).decode
 #: results, or the path of the file they are in
 decode_results = msgspec.msgpack.Decoder(list[Result] | str).decode
 _decode_control = msgspec.msgpack.Decoder(
-    Setup | ReturnRest | Call | Stop | Ready | Rest | Called | Away | Returning
+    Setup | ReturnRest | Call | Stop | Trim | Ready | Rest | Called | Away | Returning
     | LinkWanted | LinkOpened | LinkBody | LinkReturned | LinkBlocked | LinkSend | Look | Seen
 ).decode  # fmt: skip
 

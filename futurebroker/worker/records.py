@@ -111,7 +111,7 @@ class ReadyQueue:
 class ExecutorRecord:
     """One executor: what it has, and when it was last heard of."""
 
-    __slots__ = ("asked", "expected", "heard", "number", "packets", "threads", "unknown", "unread")
+    __slots__ = ("asked", "expected", "heard", "leaving", "number", "packets", "threads", "unknown", "unread")
 
     def __init__(self, number: int, threads: int, now: float) -> None:
         self.number = number
@@ -121,4 +121,5 @@ class ExecutorRecord:
         self.heard = now  #: when it last reported, or got work while it had none
         self.asked = False  #: to hand back the rest of its packets, since it was last heard of
         self.unread = False  #: whether it may have packets that it hasn't read
+        self.leaving = False  #: being replaced: it gets nothing more
         self.unknown = 0  #: tasks among them of which nobody knows how long they take, or that take long

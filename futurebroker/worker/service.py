@@ -1,7 +1,6 @@
 """A worker's agent: carries out what its machine says, and keeps executors, store and heartbeats going.
 
-It runs on one asyncio loop and never runs or opens what a user sent: executors do. `run_worker` is the whole of a
-worker process.
+It runs on one asyncio loop and never runs or opens what a user sent: executors do.
 """
 
 from __future__ import annotations
@@ -12,36 +11,34 @@ import logging
 import os
 import platform
 import secrets as random_names
-import signal
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
-
-import psutil
+from functools import partial
+from typing import Any, Literal, Protocol
 
 from futurebroker import logs
-from futurebroker.data.folders import StoreFolder
 from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.exceptions import FuturebrokerError, RefusedError
 from futurebroker.processes import process_mark
 from futurebroker.protocol.member import HEARTBEAT_INTERVAL, Member
-from futurebroker.protocol.messages import Message, Welcome
+from futurebroker.protocol.messages import Happened, Message, Welcome
 from futurebroker.secret import is_loopback
 from futurebroker.states import WorkerStatus
 from futurebroker.types import Role
 from futurebroker.worker import commands
 from futurebroker.worker.commands import Event
 from futurebroker.worker.executors import Executor
+from futurebroker.worker.figures import task_counts
 from futurebroker.worker.filework import FileWork
-from futurebroker.worker.inheriting import handed_down_path
+from futurebroker.worker.importing import handed_down_path
 from futurebroker.worker.machine import WorkerMachine
 from futurebroker.worker.monitor import Monitor
 from futurebroker.worker.packets import Call, Called, LinkWanted, Look, Result, ReturnRest, Seen, Setup
 from futurebroker.worker.relaying import Relay
 from futurebroker.worker.renewing import Renewal
 from futurebroker.worker.software import Software
+from futurebroker.worker.upkeep import PERFORM, Upkeep
 
 logger = logging.getLogger("futurebroker.worker")
 
@@ -58,6 +55,8 @@ RESTART_MAX = 30.0
 #: tasks at executors below which a report goes on at once; with more of them, others may join it
 FEW = 8
 
+#: what keeps an executor's allocator from holding on to memory that its tasks have freed
+_ALLOCATION = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "65536"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -90,9 +89,9 @@ class WorkerService:
         executors: how many processes run tasks; default one a CPU.
         threads: tasks each of them runs at once.
         resources: abstract amounts tasks may ask for.
-        memory_limit: bytes; default the machine's.
+        memory_limit, memory_share, thresholds: see `Upkeep`.
         processes: False makes the executors threads of this process.
-        local_folder: where to make the folder of stored values.
+        local_folder: where to make the folder of results on disk.
         make_link: makes the conversation with the scheduler, with `Member`'s arguments.
     """
 
@@ -106,7 +105,9 @@ class WorkerService:
         executors: int | None = None,
         threads: int = 1,
         resources: dict[str, float] | None = None,
-        memory_limit: int | None = None,
+        memory_limit: int | float | Literal["auto"] | None = "auto",
+        memory_share: float = 1.0,
+        thresholds: dict[str, float] | None = None,
         processes: bool = True,
         local_folder: str | None = None,
         make_link: LinkFactory = Member,
@@ -116,10 +117,9 @@ class WorkerService:
         self.executors = executors or os.cpu_count() or 1
         self.threads = threads
         self.resources = dict(resources or {})
-        self.memory_limit = memory_limit or psutil.virtual_memory().total
+        self._memory = (memory_limit, memory_share, thresholds or {}, local_folder, processes)
         self.processes = processes
         self._where: dict[str, Any] = {"url": url, "cluster": cluster, "secret": secret}
-        self._local_folder = local_folder
         self._make_link = make_link
         self._status = WorkerStatus.RUNNING
         self._running: dict[int, Executor] = {}
@@ -160,9 +160,10 @@ class WorkerService:
             FuturebrokerError: the executors don't start; their own output says why.
         """
         self._loop = asyncio.get_running_loop()
-        self._folder = StoreFolder.make(self._local_folder)
-        self._files = ValueFiles(self._folder.path)
-        self._machine = WorkerMachine(self.name, self._files.new_path)
+        self._upkeep = Upkeep(*self._memory)
+        self._folder = self._upkeep.folder
+        self._files = ValueFiles(self._folder.path, self._upkeep.disk.path)
+        self._machine = WorkerMachine(self.name, self._files.new_path, self._upkeep.plan)
         self._all_ready = self._loop.create_future()
         where = self._where
         self._relay = Relay(where["secret"], where["cluster"], self.id, self._loop, lambda: self._link.flush())
@@ -171,7 +172,7 @@ class WorkerService:
         )
         self._file_work = FileWork(self._files, self._feed, self._link.send, self._loop)
         self._renewal = Renewal(
-            Software(self._where["secret"], self._link.send, self._local_folder),
+            Software(self._where["secret"], self._link.send, self._memory[3]),
             self._start_executor,
             lambda number: self._feed(commands.Retire(number)),
             self._running,
@@ -179,6 +180,7 @@ class WorkerService:
             self._loop,
             processes=self.processes,
         )
+        self._upkeep.start(self, self._machine, self._loop)
         try:
             for _ in range(self.executors):
                 self._start_executor("")
@@ -246,7 +248,7 @@ class WorkerService:
         await self._stop_executors()
         await self._link.close(reason)
         self._file_work.close()
-        self._folder.close()
+        await self._upkeep.close()
         self._finished.set()
 
     # -- executors --------------------------------------------------------------------------------------------------
@@ -257,10 +259,12 @@ class WorkerService:
         setup = Setup(
             self.name, self.id, str(self._folder.path), self.threads, "", "", self.resources, handed_down_path(python)
         )
+        self._upkeep.set_up(setup)
         setup.cluster, setup.broker_is_local = self._where["cluster"], is_loopback(self._where["url"])
         executor = self._running[number] = Executor(number, setup, self, self._loop)
         if self.processes:
             executor.start_process(self._environment(), python)
+            self._upkeep.begun(executor)
         else:
             executor.start_threads()
         return executor
@@ -268,7 +272,7 @@ class WorkerService:
     def _environment(self) -> dict[str, str]:
         """As ours; native libraries share the CPUs among the tasks that can run at once."""
         share = str(max(1, (os.cpu_count() or 1) // (self.executors * self.threads)))
-        return {**dict.fromkeys(_THREAD_VARIABLES, share), **os.environ}
+        return {**dict.fromkeys(_THREAD_VARIABLES, share), **_ALLOCATION, **os.environ}
 
     def ready(self, executor: Executor) -> None:
         """See `ExecutorEvents`."""
@@ -319,7 +323,7 @@ class WorkerService:
             sent = self._machine.dispatcher.sent
             task = ", ".join(sent[number].key for number in running if number in sent)
             self._feed(commands.ExecutorEnded(executor.number, running, how))
-        self._files.sweep(executor.folder, self._machine.store.paths())
+        self._file_work.sweep(executor.folder.name, self._machine.store.paths())
         if self._renewal.ended(executor, how) or self._status is WorkerStatus.CLOSING:
             return
         about = {"worker": self.name, "task": task}
@@ -387,7 +391,7 @@ class WorkerService:
             "threads": self.threads,
             "slots": self.executors * self.threads,
             "resources": self.resources,
-            "memory_limit": self.memory_limit,
+            "memory_limit": self._upkeep.limit.nbytes or None,
             "python": platform.python_version(),
             "platform": platform.platform(),
             "store": str(self._folder.path),
@@ -401,15 +405,36 @@ class WorkerService:
     def metrics(self) -> dict[str, Any]:
         """What a heartbeat tells; CPU is measured since the call before."""
         statuses = {e.pid: "ready" if e.is_ready else "starting" for e in self._running.values()}
-        store = self._machine.store
         return {
             **self._monitor.sample(statuses),
-            **self._machine.counts(),
-            "managed": store.managed,
-            "spilled": 0,
-            "stored": len(store),
+            **task_counts(self._machine),
+            **self._upkeep.figures(),
             "round_trip": self._round_trip,
         }
+
+    # -- what `Upkeep` needs ----------------------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """See `upkeep.Agent`."""
+        self._feed(event)
+
+    def pause(self, paused: bool) -> None:
+        """See `upkeep.Agent`."""
+        if self._status is not WorkerStatus.CLOSING:
+            self._status = WorkerStatus.PAUSED if paused else WorkerStatus.RUNNING
+            if self.started:
+                self._link.heartbeat(self._status.value, self.metrics())
+
+    def executor(self, number: int) -> Executor | None:
+        """See `upkeep.Agent`."""
+        return self._running.get(number)
+
+    def pids(self) -> dict[int, list[int]]:
+        """See `upkeep.Agent`."""
+        if not self.processes:
+            return {}
+        running = self._running.items()
+        return {number: [e.pid, *self._monitor.children_of(e.pid)] for number, e in running if e.is_ready}
 
     # -- the machine ------------------------------------------------------------------------------------------------
 
@@ -427,6 +452,8 @@ class WorkerService:
                     carry_out = perform.get(type(instruction))
                     if carry_out is None:
                         messages.append(instruction)
+                        if type(instruction) is Happened:
+                            self._upkeep.happened(instruction, self.name)
                     else:
                         carry_out(self, instruction)
         finally:
@@ -441,6 +468,7 @@ class WorkerService:
         self._feed(commands.Tick())
 
     def _send_packet(self, instruction: commands.SendPacket) -> None:
+        self._upkeep.hurry()
         self._running[instruction.executor].send(instruction.packet)
 
     def _recall(self, instruction: commands.Recall) -> None:
@@ -473,6 +501,10 @@ class WorkerService:
             self._may_go.set()
 
 
+def _to_upkeep(perform: Callable[[Upkeep, Any], None], service: WorkerService, instruction: Any) -> None:
+    perform(service._upkeep, instruction)
+
+
 _PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {
     commands.SendPacket: WorkerService._send_packet,
     commands.Recall: WorkerService._recall,
@@ -488,53 +520,9 @@ _PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {
     commands.WritePart: lambda service, instruction: service._file_work.write_part(instruction),
     commands.SendPart: lambda service, instruction: service._file_work.send_part(instruction),
     commands.Unlink: lambda service, instruction: service._file_work.unlink(instruction),
+    commands.Spill: lambda service, instruction: service._file_work.spill(instruction),
+    commands.Relink: lambda service, instruction: service._file_work.relink(instruction),
     commands.Drained: WorkerService._has_drained,
     commands.LeaveNow: WorkerService._leave_now,
+    **{kind: partial(_to_upkeep, perform) for kind, perform in PERFORM.items()},
 }
-
-
-async def run_worker(*, timeout: float = 30.0, **settings: Any) -> None:
-    """Run a worker until it is told to end: by SIGTERM or SIGINT, or by its scheduler.
-
-    Args:
-        timeout: seconds to join the cluster in.
-        settings: for `WorkerService`.
-
-    Raises:
-        ClusterConnectionError: it could not join, or was refused later on.
-    """
-    loop = asyncio.get_running_loop()
-    service = WorkerService(**settings)
-    ending: list[asyncio.Task[None]] = []
-    work = loop.create_task(_run(service, timeout))
-
-    def end() -> None:
-        """The first signal drains; later ones change nothing, because platforms send several."""
-        if not ending:
-            ending.append(loop.create_task(_end_early(service, work)))
-
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
-        loop.add_signal_handler(number, end)
-    try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
-        await asyncio.gather(*ending)
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
-        sys.stdout.flush()
-    if service.refusal is not None:
-        raise service.refusal
-
-
-async def _run(service: WorkerService, timeout: float) -> None:
-    await service.start(timeout)
-    await service.finished()
-
-
-async def _end_early(service: WorkerService, work: asyncio.Task[None]) -> None:
-    if service.started:
-        await service.close()
-    else:
-        work.cancel()

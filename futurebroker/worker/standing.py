@@ -20,7 +20,7 @@ from futurebroker.worker.context import get_worker
 logger = logging.getLogger("futurebroker.worker")
 
 _lock = threading.Lock()
-#: by worker and name; executors of one process, which there are with ``processes=False``, share a plugin of their worker
+#: by worker and name; with ``processes=False`` all executors of a worker share them
 _plugins: dict[tuple[str, str], Any] = {}
 #: by worker, the folder for uploaded files; it goes with the worker's store
 _folders: dict[str, Path] = {}

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from futurebroker import Client
+from futurebroker import Client, fire_and_forget
 from futurebroker.client.waiting import as_completed
+from tests.chaos.ledger import Ledger
+from tests.integration.gate import Gate, pass_gate
 from tests.integration.programs import FUTUREBROKER, lines_until, running
 
 SECRET = {"FUTUREBROKER_SECRET": "known to these tests"}
@@ -72,3 +74,39 @@ def test_a_killed_scheduler_takes_nothing_with_it(done: int, tmp_path: Path) -> 
                     assert client.gather(layer) == expected()
                     assert client.gather([client.submit(len, one) for one in (data, large)]) == [MEBIBYTE, MEBIBYTE]
                     assert client.submit(step, layer[0], layer[1]).result(30) == expected()[0] * 3 + expected()[1] + 1
+
+
+def listed(number: int) -> list[int]:
+    return [number]
+
+
+def test_what_runs_is_run_once_and_what_was_forgotten_runs(tmp_path: Path) -> None:
+    """A worker goes on with what it runs, calls without a future are sent again, and opened results stay inputs."""
+    command = [*FUTUREBROKER, "scheduler", "--port", str(free_port())]
+    address = f"127.0.0.1:{command[-1]}"
+    worker = [*FUTUREBROKER, "worker", address, "--executors", "2", "--name", "w1"]
+    ledger = Ledger(tmp_path)
+    with Gate() as gate, running(command, tmp_path, **SECRET) as first:
+        lines_until(first, "stop with")
+        with running(worker, tmp_path, **SECRET) as second:
+            lines_until(second, "worker w1 serves")
+            with Client(address, secret=SECRET["FUTUREBROKER_SECRET"]) as client:
+                opened = client.submit(listed, 7)
+                assert opened.result(30) == [7]
+                slow = client.submit(pass_gate, gate.port, ledger.path, "slow", 100)
+                fire_and_forget(client.submit(pass_gate, gate.port, ledger.path, "forgotten"))
+                waiting = {arrival.key: arrival for arrival in (gate.arrival(), gate.arrival())}
+                fire_and_forget(client.submit(pass_gate, gate.port, ledger.path, "later"))
+                os.kill(first.pid, signal.SIGKILL)
+                first.wait(10)
+                with running(command, tmp_path, **SECRET) as third:
+                    lines_until(third, "stop with")
+                    waiting["slow"].release()
+                    assert slow.result(30)[0] == waiting["slow"].pid
+                    waiting["forgotten"].release()
+                    late = gate.arrival()
+                    assert late.key == "later"
+                    late.release()
+                    assert client.submit(sum, opened).result(30) == 7
+                    assert late.gone()
+        assert sorted(key for key, _, _ in ledger.rows()) == ["forgotten", "later", "slow"]

@@ -13,7 +13,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=1, help="how many seeds")
     parser.add_argument("--harsh", action="store_true", help="as much trouble as there may be, and early quiet")
-    parser.add_argument("--restarts", action="store_true", help="the scheduler crashes and comes back as well")
+    parser.add_argument(
+        "--restarts", action=argparse.BooleanOptionalAction, default=True, help="whether the scheduler crashes as well"
+    )
     parser.add_argument("--digests", action="store_true", help="print the digest of each run")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     options = parser.parse_args()

@@ -40,6 +40,8 @@ class SimClient:
         self.released: set[str] = set()
         self._submitted: list[Node] = []
         self._failed: set[str] = set()
+        #: what it was released of and shall run all the same
+        self._detached: dict[str, None] = {}
         self._given_up = given_up
         self._held: dict[str, m.Held] = {}
         self._transfers: dict[int, str] = {}
@@ -102,6 +104,8 @@ class SimClient:
         for key in keys:
             self._drop(key)
         self.released.update(keys)
+        if detach:
+            self._detached.update(dict.fromkeys(keys))
         self.line.near.send([m.Detach(keys), m.Release(keys)] if detach else [m.Release(keys)])
 
     def cancel(self, keys: list[str], force: bool) -> None:
@@ -130,11 +134,9 @@ class SimClient:
         if not self.alive:
             return
         mine = {node.key for node in self._submitted}
-        for key in [key for key in self.open if key not in mine]:
-            self._drop(key)  # only who submitted it can bring it back
         self._held.clear()
         given = {key: end for key, end in self.futures.items() if isinstance(end, int)}
-        needed = set(self.open)
+        needed = {*self.open, *self._detached}
         for node in reversed(self._submitted):
             if node.key in needed:
                 needed.update(name for name in node.dependencies if name not in given)
@@ -143,8 +145,10 @@ class SimClient:
         self._failed.update(key for key, end in self.futures.items() if isinstance(end, m.Failure))
         self.line.near.send([
             m.AddFunction(FUNCTION, "f", b"code"),
-            *(m.PutValue(key, str(end).encode()) for key, end in given.items()),
+            *(m.PutValue(key, str(end).encode(), given=True) for key, end in given.items()),
+            m.Want([key for key in self.futures if key in self.open and key not in mine], patient=True),
             *self._calls(again),
+            m.Detach(list(self._detached)),
             m.Release([key for key in keys if key not in self.futures]),
             m.Cancel([key for key in keys if key in self.cancelled]),
         ])  # fmt: skip
@@ -159,7 +163,7 @@ class SimClient:
     @property
     def done(self) -> bool:
         """Nothing is open and nothing is planned."""
-        return not self.alive or (not self.open and not self.planned)
+        return not self.alive or not (self.open or self._detached or self.planned)
 
     # -- hearing ----------------------------------------------------------------------------------------------------
 
@@ -195,6 +199,9 @@ class SimClient:
                 case m.KeyCancelled(key=key) if key in self.futures:
                     self._check_cancelled(message)
                     self._drop(key)
+                case m.DetachedEnded(keys=keys):
+                    for key in keys:
+                        self._detached.pop(key, None)
                 case m.DataPart():
                     self._part(message)
 

@@ -153,6 +153,13 @@ class CommandLedger:
             for source in message.inputs:
                 if isinstance(source, m.Held) and not source.holders:
                     self._made_there(worker_id, message, source)
+        elif isinstance(message, m.Adopt):
+            if message.attempt <= self._attempt:
+                broken("I5", f"{message} has a number that was used")
+            self._attempt = message.attempt
+            if message.key in self.in_flight:
+                broken("I6", f"{message} was sent while {self.in_flight[message.key]} has it")
+            self.in_flight[message.key] = (worker_id, message.attempt)
         elif isinstance(message, m.GiveBack):
             if any(self.in_flight.get(key) != (worker_id, attempt) for key, attempt in message.tasks):
                 broken("I29", f"{message} asks {worker} for what it doesn't have")

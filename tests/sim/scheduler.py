@@ -52,6 +52,7 @@ class SimScheduler(Hub):
         self.losses = 0
         #: workers gone, in whatever way, with what they held
         self.departures = 0
+        self.restarts = 0
         #: stops the laws from being checked, for planted bugs that must show in the outcome
         self.checked = True
         world.after(SWEEP_EVERY, self._sweep)
@@ -111,6 +112,7 @@ class SimScheduler(Hub):
     def restart(self) -> None:
         """The process ends, and one that knows nothing takes its place; who was connected comes again."""
         self.world.trace("the scheduler is restarted")
+        self.restarts += 1
         lines, self.lines = self.lines, {}
         for end in self.ends.values():
             end.closed = True

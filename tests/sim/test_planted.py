@@ -11,17 +11,13 @@ from tests.sim.scenario import Scenario, SimulationFailed
 SEEDS = 600
 
 
-#: bugs that only a restart of the scheduler shows
-OF_RESTARTS = ("claims_are_kept_for_ever", "claims_outlive_their_worker")
-
-
 @pytest.mark.parametrize("name", list(BANK))
 def test_a_planted_bug_is_found(name: str) -> None:
     """A proof by running is worth what it finds; a bug that survives shows a kind of trouble that is not simulated."""
     with BANK[name]():
         for seed in range(SEEDS):
             try:
-                Scenario(seed, restarts=name in OF_RESTARTS).run()
+                Scenario(seed).run()
             except SimulationFailed:
                 return
     pytest.fail(f"{name} survived {SEEDS} seeds")

@@ -51,6 +51,7 @@ from futurebroker.protocol.messages.meeting import (
     Refused,
     Welcome,
 )
+from futurebroker.protocol.messages.memory import DataLost, Happened
 from futurebroker.protocol.messages.operating import (
     CallExecutors,
     ExecutorsAnswered,
@@ -78,8 +79,17 @@ from futurebroker.protocol.messages.parts import (
     Part,
     TaskOptions,
 )
-from futurebroker.protocol.messages.to_client import Answer, KeyCancelled, KeyErred, KeyFinished, KeyLost, RanOnWorkers
+from futurebroker.protocol.messages.to_client import (
+    Answer,
+    DetachedEnded,
+    KeyCancelled,
+    KeyErred,
+    KeyFinished,
+    KeyLost,
+    RanOnWorkers,
+)
 from futurebroker.protocol.messages.to_worker import (
+    Adopt,
     AdoptFile,
     CallFunction,
     Drop,
@@ -94,17 +104,20 @@ from futurebroker.protocol.messages.to_worker import (
 
 __all__ = [
     "AddFunction",
+    "Adopt",
     "AdoptFile",
     "Answer",
     "Ask",
     "CallExecutors",
     "CallFunction",
     "Cancel",
+    "DataLost",
     "DataPart",
     "DataWanted",
     "decode",
     "DECODERS",
     "Detach",
+    "DetachedEnded",
     "Drop",
     "encode",
     "Erred",
@@ -120,6 +133,7 @@ __all__ = [
     "GaveBack",
     "GiveBack",
     "Goodbye",
+    "Happened",
     "Heard",
     "Heartbeat",
     "HeartbeatWanted",
@@ -183,16 +197,16 @@ FromClient = (
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
     | TaskAway | TaskReturned | ResultHolds
-    | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
     | ExecutorsAnswered | Settled | ParcelWanted
 )  # fmt: skip
 ToWorker = (
-    AddFunction | Run | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction | Leave
-    | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+    AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
+    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
     | CallExecutors | Inspect | RestartExecutors | Prepare | ParcelPart
 )  # fmt: skip
 ToClient = (
-    KeyFinished | KeyErred | KeyCancelled | KeyLost | Answer | RanOnWorkers
+    KeyFinished | KeyErred | KeyCancelled | KeyLost | DetachedEnded | Answer | RanOnWorkers
     | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
     | RanOnExecutors | RanOnScheduler | FromPeer
 )  # fmt: skip

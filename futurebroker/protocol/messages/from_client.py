@@ -67,6 +67,7 @@ class PutValue(Message, tag=17):
     value: bytes
     workers: tuple[str, ...] = ()
     broadcast: bool = False
+    given: bool = False  #: the result of a task, given back to a scheduler that knows nothing of it
 
 
 class PutFile(Message, tag=18):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from futurebroker.protocol.messages.parts import Failure, Message
-from futurebroker.types import Key, WorkerId
+from futurebroker.types import Digest, Key, WorkerId
 
 
 class Finished(Message, tag=60):
@@ -100,3 +100,4 @@ class Inventory(Message, tag=68):
 
     held: list[tuple[Key, int, str]]  #: (key, bytes, path), as in Finished
     values: list[tuple[Key, bytes]] = []  #: results small enough for the scheduler to keep
+    running: list[tuple[Key, Digest]] = []  #: (key, function) of what executors have; perhaps answered by Adopt

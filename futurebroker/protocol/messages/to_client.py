@@ -52,3 +52,9 @@ class RanOnWorkers(Message, tag=85):
 
     number: int
     results: dict[WorkerId, tuple[bytes | None, Failure | None]]
+
+
+class DetachedEnded(Message, tag=101):
+    """Tasks that this client detached have ended, in whatever way: it need not submit them again any more."""
+
+    keys: list[Key]

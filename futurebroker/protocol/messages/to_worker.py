@@ -83,3 +83,10 @@ class Leave(Message, tag=49):
 
     reason: str = ""
     patience: float = 0.0  #: seconds what runs gets to finish; 0 for what the worker gives by itself
+
+
+class Adopt(Message, tag=100):
+    """What runs there under this key since a former scheduler's time is this attempt; else it is given back."""
+
+    key: Key
+    attempt: int

@@ -12,10 +12,11 @@ from typing import Any
 
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.session import Outgoing, Session
-from futurebroker.scheduler import claims, dispatch, intake, machine, placement, reports, stealing, transitions
+from futurebroker.scheduler import claims, dispatch, intake, machine, placement, reports, stealing, telling, transitions
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, PROCESSING, QUEUED, UNFINISHED, WAITING, SchedulerState
 from futurebroker.states import WorkerStatus
+from futurebroker.worker import machine as worker_machine
 
 BANK: dict[str, Callable[[], Any]] = {}
 
@@ -160,10 +161,10 @@ def tasks_are_dropped_without_telling_the_worker(state: SchedulerState, task: Ta
     task.pool.stranded.pop(task, None)
 
 
-_right_tell_end = transitions.tell_end
+_right_tell_end = telling.tell_end
 
 
-@_plant((transitions, "tell_end"))
+@_plant((transitions, "tell_end"), (reports, "tell_end"))
 def failures_are_not_told(state: SchedulerState, task: TaskRecord, message: m.Message) -> None:
     """A client waits for ever for a task that failed."""
     if not isinstance(message, m.KeyErred) or message.failure.key == task.key:
@@ -346,3 +347,45 @@ def claims_are_kept_for_ever(state: SchedulerState) -> None:
 @_plant((claims, "claimant_lost"))
 def claims_outlive_their_worker(state: SchedulerState, worker: WorkerRecord) -> None:
     """A result is believed to be at a worker that is gone."""
+
+
+_right_take_given = claims.take_given
+
+
+@_plant((claims, "take_given"))
+def given_results_stay_where_they_can_be_lost(
+    state: SchedulerState, client: ClientRecord, key: str, value: bytes
+) -> None:
+    """A result that its client has fails what needs it, because a worker is lost."""
+    if key in state.claims:
+        claims.await_claim(state, client, key)
+    else:
+        _right_take_given(state, client, key, value)
+
+
+@_plant((claims, "is_former"))
+def former_keys_stay_what_they_are(task: TaskRecord) -> bool:
+    """A key that one client waits for is refused to the other that submits it."""
+    return False
+
+
+_right_undetach = telling.undetach
+
+
+@_plant((telling, "undetach"), (intake, "undetach"))
+def the_end_of_detached_tasks_is_not_told(state: SchedulerState, task: TaskRecord) -> None:
+    """Whoever fired and forgot submits it again at each restart, for ever."""
+    state.detachers.pop(task, None)
+    _right_undetach(state, task)
+
+
+@_plant(table=(worker_machine._MESSAGES, m.Adopt))
+def adoption_is_taken_for_granted(worker: Any, message: m.Adopt) -> None:
+    """A task that ended before it was adopted is waited for without end."""
+    worker._goes_on(message)
+
+
+@_plant((transitions, "hold_back"))
+def what_follows_on_a_lost_result_is_not_held_back(state: SchedulerState, task: TaskRecord) -> bool:
+    """It runs into a void, or waits for what nobody makes."""
+    return task.wanted_by is not None

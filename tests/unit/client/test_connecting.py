@@ -182,7 +182,7 @@ def test_a_restarted_scheduler_is_sent_what_is_not_done_again(scheduler: Scripte
 def test_a_call_is_forgotten_once_nothing_open_depends_on_it() -> None:
     """A program that submits for days must not keep what is done, nor lose what is not."""
     states: dict[str, KeyState] = {}
-    memory = Remembered(states.get)
+    memory = Remembered(states.get, set())
     call = Call.of(len, None, "salt")
     count = 3 * SLACK_CALLS
     for number in range(count):

@@ -26,7 +26,8 @@ _FAILURE = m.Failure("ValueError", "text", "Traceback", "k", "w1", b"payload", [
 
 #: a value other than the default, by the name of the field
 SAMPLES: dict[str, Any] = {
-    "about": ["k"], "allow_other_workers": True, "args": b"args", "asker": "c1", "attempt": 3, "broadcast": True,
+    "about": ["k"], "allow_other_workers": True, "args": b"args", "asker": "c1", "at": 1.5, "attempt": 3,
+    "broadcast": True,
     "code": b"code", "data": b"data", "dependencies": [("k1", "k2"), ()], "digest": b"d" * 16, "duration": 5,
     "epoch": 2, "error": "text", "failure": _FAILURE, "force": True, "forgotten": True, "function": b"f" * 16,
     "held": _HELD, "holder": "w1", "how": "SIGKILL", "inbox": "q", "incarnation": "i", "info": {"a": [1, None]},
@@ -40,7 +41,9 @@ SAMPLES: dict[str, Any] = {
     "options": m.TaskOptions(("w1",), True, {"gpu": 1.0}, 2, -1), "order": 6, "path": "/p", "patient": True,
     "protocol": 1, "python": "3.11", "reason": "because", "received": 11,
     "results": {"w1": (b"v", None), "w2": (None, _FAILURE)},
-    "settings": {"heartbeat": 0.5}, "source": _HELD, "status": "paused", "tasks": [("k", 1)], "topic": "who_has",
+    "running": [("k", b"f" * 16)], "text": "t",
+    "given": True, "settings": {"heartbeat": 0.5}, "source": _HELD, "status": "paused", "tasks": [("k", 1)],
+    "topic": "who_has",
     "transfer": 12, "type": "int", "value": b"value", "values": [("k", b"v")], "wait": False, "workers": ("w1", "w2"),
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from futurebroker.protocol import messages as m
 from futurebroker.scheduler.commands import Send, WorkerBeat, WorkerLost
 from tests.unit.scheduler.play import BIG, Play, finished, runs, submit, tell
@@ -38,17 +40,19 @@ def test_a_worker_that_comes_after_the_calls_spares_them() -> None:
     assert play.states() == {"a": "released", "x": "memory", "y": "processing"}
 
 
-def test_a_result_that_comes_too_late_is_freed_unless_it_is_made_there_again() -> None:
-    """A Free there would take the new result."""
+def test_a_kept_result_comes_before_a_run_of_another_worker_that_has_begun() -> None:
+    """It is there already. On the worker that runs it again a Free would take the new result, which comes soon."""
     play = Play("w", "v")
     play.ann(submit("x"))
     worker = play.task("x").worker
     assert worker is not None
     place = worker.worker_id
     other = "v" if place == "w" else "w"
-    assert play.worker(other, HELD) == [Send(other, m.Free(["x"]))]
     assert play.worker(place, HELD) == []
-    play.worker(place, finished("x", 1, BIG))
+    assert play.states() == {"x": "processing"}
+    held = m.Held("x", 70_000, [(other, "/x")])
+    assert play.worker(other, HELD) == [Send(place, m.Drop("x", 1)), tell("ann", m.KeyFinished("x", None, held))]
+    assert play.worker(place, m.GaveBack("x", 1)) == []
     assert play.states() == {"x": "memory"}
 
 
@@ -92,3 +96,118 @@ def test_a_worker_takes_what_it_kept_with_it() -> None:
     play.worker("w", HELD)
     play.handle(WorkerLost("w"))
     assert runs(play.ann(submit("x"))) == [("v", "x")]
+
+
+# -- what clients give back ----------------------------------------------------------------------------------------
+
+
+def given(key: str, value: bytes = BIG) -> m.PutValue:
+    """A result that a client has, for a scheduler that knows nothing of it."""
+    return m.PutValue(key, value, given=True)
+
+
+def test_a_result_that_a_client_gives_back_can_not_be_lost() -> None:
+    """Nobody may know how to compute it again, so it stays with no worker, however large."""
+    play = Play("w")
+    play.worker("w", m.Inventory([("x", len(BIG), "/x")]))
+    assert play.ann(given("x")) == [tell("ann", m.KeyFinished("x", BIG)), Send("w", m.Free(["x"]))]
+    play.handle(WorkerLost("w"))
+    assert play.states() == {"x": "memory"}
+
+
+def test_what_one_client_gives_back_another_may_submit() -> None:
+    """Both had futures of one key; which of them meets the new scheduler first is a matter of luck."""
+    play = Play("w")
+    play.ann(given("x"))
+    assert play.bob(submit("x"), submit("y", "x")) == [
+        tell("bob", m.KeyFinished("x", BIG)), play.run("w", "y", 1, BIG),
+    ]  # fmt: skip
+    other = Play("w")
+    other.bob(submit("x"), submit("y", "x"))
+    commands = other.ann(given("x"))
+    assert commands[0] == Send("w", m.Drop("x", 1))
+    assert {one.peer for one in commands if one.message == m.KeyFinished("x", BIG)} == {"ann", "bob"}
+    assert other.states() == {"x": "memory", "y": "processing"}
+
+
+def test_a_result_ends_the_failure_it_met() -> None:
+    """It was computed once, so its client keeps it."""
+    play = Play("w")
+    play.bob(submit("x"))
+    play.worker("w", m.Erred("x", 1, m.Failure("ValueError", "no", "", "x", "w")))
+    assert tell("ann", m.KeyFinished("x", BIG)) in play.ann(given("x"))
+    assert play.states() == {"x": "memory"}
+
+
+def test_a_given_result_takes_the_place_of_copies_that_can_be_lost() -> None:
+    """Another client's want had taken it from a worker."""
+    play = Play("w")
+    play.bob(m.Want(["x"], patient=True))
+    play.worker("w", HELD)
+    assert play.ann(given("x")) == [tell("ann", m.KeyFinished("x", BIG)), Send("w", m.Free(["x"]))]
+    play.handle(WorkerLost("w"))
+    assert play.states() == {"x": "memory"}
+
+
+# -- keys that one client waits for and another submits --------------------------------------------------------------
+
+
+def test_a_key_that_was_waited_for_is_computed_once_it_is_submitted() -> None:
+    """It is no second task of the same key."""
+    play = Play("w")
+    assert play.bob(m.Want(["x"], patient=True), submit("y", "x")) == []
+    assert runs(play.ann(submit("a"), submit("x", "a", priority=3))) == [("w", "a"), ("w", "x"), ("w", "y")]
+    assert play.task("x").order < play.task("a").order
+    play.worker("w", finished("a", 1), finished("x", 2))
+    assert play.states() == {"a": "memory", "x": "memory", "y": "processing"}
+
+
+def test_a_key_that_was_found_at_a_worker_can_be_computed_once_it_is_submitted() -> None:
+    """Or the loss of that worker would be the loss of the result."""
+    play = Play("w")
+    play.bob(m.Want(["x"], patient=True))
+    play.worker("w", HELD)
+    assert play.ann(submit("x")) == [tell("ann", m.KeyFinished("x", None, m.Held("x", 70_000, [("w", "/x")])))]
+    play.join("v")
+    assert runs(play.handle(WorkerLost("w"))) == [("v", "x")]
+
+
+def test_a_key_that_is_lost_before_it_is_submitted_is_waited_for_again() -> None:
+    """Its client may be on the way."""
+    play = Play("w")
+    play.bob(m.Want(["x"], patient=True))
+    play.worker("w", HELD)
+    assert tell("bob", m.KeyLost("x")) in play.handle(WorkerLost("w"))
+    assert play.states() == {"x": "no_worker"}
+    play.join("v")
+    assert runs(play.ann(submit("x"))) == [("v", "x")]
+
+
+def test_who_submits_too_late_sets_it_right() -> None:
+    """The wait was over and its end told; a future that failed so is open again."""
+    play = Play("w", claim_grace=30.0)
+    play.bob(m.Want(["x"], patient=True))
+    play.now = 31.0
+    play.bob()
+    assert play.states() == {"x": "erred"}
+    assert tell("bob", m.KeyLost("x")) in play.ann(submit("x"))
+    assert play.states() == {"x": "processing"}
+
+
+@pytest.mark.parametrize("inputs", [("y",), ("a", "a"), ("unknown",)])
+def test_a_key_that_was_waited_for_is_not_made_from_itself(inputs: tuple[str, ...]) -> None:
+    """Nothing of a circle could ever run."""
+    play = Play("w")
+    play.bob(m.Want(["x"], patient=True), submit("y", "x"))
+    play.ann(submit("a"))
+    (refusal,) = play.ann(submit("x", *inputs))
+    assert (refusal.message.key, refusal.message.kind) == ("x", "rejected")
+    assert play.states() == {"x": "no_worker", "y": "waiting", "a": "processing"}
+
+
+def test_scattered_data_that_was_waited_for_may_come_again() -> None:
+    """Its client has it in small messages."""
+    play = Play("w")
+    play.bob(m.Want(["x"], patient=True))
+    commands = play.ann(m.PutValue("x", b"1"))
+    assert {one.peer for one in commands if one.message == m.KeyFinished("x", b"1")} == {"ann", "bob"}

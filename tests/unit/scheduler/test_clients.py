@@ -104,12 +104,18 @@ def test_a_detached_task_runs_to_its_end_for_nobody() -> None:
     assert play.states() == {}
 
 
-def test_a_detached_task_that_fails_is_told_to_nobody() -> None:
-    """There is no client with an empty name."""
+def test_who_detached_a_task_hears_only_that_it_has_ended() -> None:
+    """Its client would submit it again after a restart, and need not any more."""
     play = Play("w")
     play.ann(submit("x"), m.Detach(["x"]), m.Release(["x"]))
-    assert play.worker("w", m.Erred("x", 1, failure("x"))) == []
+    assert play.worker("w", m.Erred("x", 1, failure("x"))) == [tell("ann", m.DetachedEnded(["x"]))]
     assert play.states() == {}
+    play.ann(submit("y"), m.Detach(["y"]))
+    assert play.bob(m.Cancel(["y"], force=True)) == [
+        tell("ann", m.KeyCancelled("y", "cancelled by client bob")),
+        tell("ann", m.DetachedEnded(["y"])),
+        Send("w", m.Drop("y", 2)),
+    ]
 
 
 def test_detaching_a_finished_task_keeps_nothing() -> None:
@@ -117,7 +123,7 @@ def test_detaching_a_finished_task_keeps_nothing() -> None:
     play = Play("w")
     play.ann(submit("x"))
     play.worker("w", finished("x", 1))
-    play.ann(m.Detach(["x"]), m.Release(["x"]))
+    assert play.ann(m.Detach(["x"]), m.Release(["x"])) == [tell("ann", m.DetachedEnded(["x"]))]
     assert play.states() == {}
 
 

@@ -16,7 +16,6 @@ from futurebroker.protocol.messages import (
     GiveBack,
     Held,
     InputsMissing,
-    Inventory,
 )
 from futurebroker.worker import commands
 from futurebroker.worker.packets import Result
@@ -273,33 +272,6 @@ def test_draining_gives_back_what_has_not_begun_and_waits_for_the_rest(world: Wo
     assert world.deliver(run("new")) == [GaveBack("new", 1)]
     world.end(1)
     assert world.said[-1] == commands.Drained()
-
-
-def test_another_scheduler_hears_nothing_of_the_old_work(world: World) -> None:
-    """Attempts of another scheduler would be mistaken for its own."""
-    world.deliver(run("a"))
-    world.step(1)
-    world.deliver(run("b"), run("c", Held("b")))
-    world.begin(1)
-    world.do(commands.Fresh())
-    kept = world.machine.store["a"].data
-    assert kept is not None
-    assert world.mail[-1] == Inventory([], [("a", kept)])
-    assert world.end(1) == []
-    assert world.step(1) == []
-    assert (list(world.machine.store), world.machine.tasks, world.machine.dispatcher.sent) == (["a"], {}, {})
-
-
-def test_a_kept_result_answers_a_task_that_was_sent_before_it_was_told_of(world: World) -> None:
-    """The new scheduler counts attempts from the start, and the old number must not keep this one from an answer."""
-    world.deliver(run("a", attempt=9))
-    world.step(1)
-    value = world.machine.store["a"]
-    world.do(commands.Fresh())
-    world.deliver(run("a", attempt=1))
-    assert world.mail[-1] == Finished("a", 1, value.nbytes, 0, value.data)
-    world.deliver(Free(["a"]))
-    assert len(world.machine.store) == 0
 
 
 def test_a_call_out_of_line_waits_for_an_executor_and_fails_with_it() -> None:

@@ -1,4 +1,4 @@
-"""The import path that executors take over from the program that started their worker."""
+"""Where executors find modules beside those installed: folders that a local cluster's program hands down."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATH_VARIABLE = "FUTUREBROKER_SYS_PATH"
 
 
 def handed_down_path(python: str = "") -> list[str]:
-    """The folders to search after an executor's own; an environment of its own takes none with installed packages."""
+    """The folders named by `PATH_VARIABLE`; for an environment of its own, those without installed packages."""
     text = os.environ.get(PATH_VARIABLE, "")
     try:
         entries = json.loads(text) if text else []
@@ -29,7 +29,6 @@ def handed_down_path(python: str = "") -> list[str]:
 def _is_installed(entry: str) -> bool:
     """Whether the folder belongs to an installation of Python."""
     parts = PurePath(entry).parts
-    if "site-packages" in parts or "dist-packages" in parts:
-        return True
     library = PurePath(os.__file__).parent
-    return PurePath(entry) in (library, library / "lib-dynload") or entry.endswith(".zip")
+    in_library = PurePath(entry) in (library, library / "lib-dynload")
+    return in_library or "site-packages" in parts or "dist-packages" in parts or entry.endswith(".zip")

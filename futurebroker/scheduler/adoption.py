@@ -1,0 +1,53 @@
+"""Tasks that a worker began for a former scheduler, taken over instead of being run again.
+
+A worker that meets a new scheduler tells what its executors run. When the task is known, because its client submitted
+it again, it becomes an attempt of ours by one message: nothing is sent for it, and it needs none of its inputs, since
+it has them. Should it come back unfinished, it is a task like any other.
+"""
+
+from __future__ import annotations
+
+from futurebroker.protocol.messages import Adopt
+from futurebroker.scheduler import placement, transitions
+from futurebroker.scheduler.records import TaskRecord, WorkerRecord
+from futurebroker.scheduler.state import ERRED, MEMORY, PROCESSING, RELEASED, UNFINISHED, SchedulerState
+from futurebroker.types import Digest
+
+
+def offer(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, function: Digest) -> bool:
+    """``worker`` runs ``task``, calling ``function``; whether that is an attempt of ours now.
+
+    One that was sent to another worker meanwhile is dropped there: it began later.
+    """
+    if task.function is None or task.function.digest != function or task in state.adopted:
+        return False
+    if task.state is PROCESSING and task.worker is worker:
+        return False  # the Run is on its way, and is answered with what runs
+    if not task.needed or (task.state not in UNFINISHED and task.state is not RELEASED):
+        return False
+    pool = task.pool
+    soft = pool.options.allow_other_workers and placement.offers(worker, pool)
+    if not (soft or placement.may_run(pool, worker)) or not placement.has_resources(worker, pool):
+        return False
+    if any(dependency.state is ERRED for dependency in task.dependencies):
+        return False
+    _adopt(state, task, worker)
+    return True
+
+
+def _adopt(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> None:
+    if task.state is PROCESSING:
+        transitions.pull_back(state, task, tell=task.worker is not state.nowhere)
+    if task.state is not RELEASED:
+        transitions.unfinished_released(state, task)
+    state.adopted[task] = None
+    task.waiting_on = sum(dependency.state is not MEMORY for dependency in task.dependencies)
+    state.move(task, PROCESSING)
+    task.worker = worker
+    state.attempts = task.attempt = state.attempts + 1
+    task.span = task.kind.expected + placement.OVERHEAD
+    worker.processing[task] = None
+    worker.occupancy += task.span
+    transitions.take_resources(task, worker)
+    state.send(worker.worker_id, Adopt(task.key, task.attempt))
+    state.touched[worker] = None

@@ -1,0 +1,86 @@
+"""What an operator may change: cancel tasks and run failed ones again, by key; each is written down.
+
+The forms of pages and the API end here alike. Nothing else can be done through the site: it takes no code and no data.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from flask import Blueprint, Response, g, redirect, request, url_for
+from werkzeug.exceptions import BadRequest
+from werkzeug.wrappers import Response as AnyResponse
+
+from futurebroker.protocol.messages import Cancel, Message, Retry
+from futurebroker.web import api
+from futurebroker.web.collector import UnansweredError
+from futurebroker.web.site import Action, Site
+
+audit = logging.getLogger("futurebroker.web.audit")
+
+#: tasks that one action may name
+MOST = 10_000
+#: keys that the record of an action repeats
+KEYS_NOTED = 20
+
+
+def register(blueprint: Blueprint) -> None:
+    """Add the actions to ``blueprint``."""
+    blueprint.add_url_rule("/actions/<any(retry,cancel):what>", "act", act, methods=["POST"])
+    blueprint.add_url_rule("/api/v1/<any(retry,cancel):what>", "api_act", api_act, methods=["POST"])
+
+
+def act(what: str) -> Response | AnyResponse:
+    """An action of a page's form; goes back to the page."""
+    keys = [key for key in request.form.getlist("key") if key]
+    if not keys:
+        raise BadRequest("No task was named.")
+    target = request.form.get("next", "")
+    if not target.startswith("/") or target.startswith(("//", "/\\")):
+        target = url_for(".overview")
+    _perform(what, keys)
+    return redirect(target, 303)
+
+
+def api_act(what: str) -> Response:
+    """An action of a program: ``{"keys": [...]}``, or ``{"query": "...", "dry_run": true}`` for what a search finds."""
+    body: Any = request.get_json(silent=True)
+    if not isinstance(body, dict):
+        raise BadRequest('Send JSON: {"keys": [...]} or {"query": "..."}.')
+    keys, query = body.get("keys"), body.get("query")
+    if query is not None:
+        if not isinstance(query, str):
+            raise BadRequest("query is text, as in the search of tasks.")
+        keys = Site.current().history.keys(query, MOST)
+    if not isinstance(keys, list) or not all(isinstance(key, str) and key for key in keys):
+        raise BadRequest("keys is a list of text.")
+    if len(keys) > MOST:
+        raise BadRequest(f"An action takes up to {MOST:,} tasks, and these are {len(keys):,}.")
+    dry = bool(body.get("dry_run"))
+    if not dry and keys:
+        _perform(what, keys, query)
+    return api.reply({"action": what, "count": len(keys), "dry_run": dry})
+
+
+def _perform(what: str, keys: list[str], query: str | None = None) -> None:
+    site = Site.current()
+    reason = "cancelled by an operator in the dashboard"
+    message: Message = Retry(keys) if what == "retry" else Cancel(keys, force=True, reason=reason)
+    try:
+        site.collector.send(message)
+    except UnansweredError as error:
+        raise ServiceAway(str(error)) from error
+    shown = ", ".join(key[:200] for key in keys[:KEYS_NOTED]) + (
+        f" and {len(keys) - KEYS_NOTED:,} more" if len(keys) > KEYS_NOTED else ""
+    )
+    about = f"{query!r}: {shown}" if query else shown
+    audit.info("%s by %s at %s: %s", what, g.fb_role, request.remote_addr, about)
+    site.note(Action(time.time(), g.fb_role, request.remote_addr or "", what, about))
+
+
+class ServiceAway(BadRequest):
+    """The scheduler can't be told at the moment."""
+
+    code = 503

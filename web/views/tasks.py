@@ -1,0 +1,173 @@
+"""Pages about tasks: the search over all of them, and one with everything that is known of it."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from futurebroker.states import TaskState
+from futurebroker.web.collector import UnansweredError
+from futurebroker.web.queries import BadQueryError, HistoryAwayError
+from futurebroker.web.site import Missing, Site
+
+#: tasks on one page of a search
+ROWS = 100
+_UNFINISHED = frozenset(("waiting", "no_worker", "queued", "processing"))
+_CHIPS = (
+    ("all", ""), ("failed", "state:failed"), ("running", "state:processing"), ("ready", "state:queued"),
+    ("waiting", "state:waiting"), ("nobody serves", "state:no_worker"), ("done", "state:done"),
+    ("last hour", "since:1h"),
+)  # fmt: skip
+#: words of a query -> states of the scheduler
+_STATES = {"failed": "erred", "done": "memory", "running": "processing", "finished": "memory", "ready": "queued"}
+
+
+def tasks(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
+    """Tasks that match the query ``q``, newest first, from ``after`` on."""
+    query = args.get("q", "").strip()[:1000]
+    chips = [{"name": name, "query": words, "at": words == query} for name, words in _CHIPS]
+    page: dict[str, Any] = {
+        "query": query, "chips": chips, "rows": [], "next": None, "total": None, "first": bool(args.get("after")),
+        "error": "", "trouble": "", "source": "database", "failed": 0, "unfinished": 0,
+    }  # fmt: skip
+    try:
+        if site.history.available:
+            page.update(site.history.search(query, args.get("after"), ROWS))
+        else:
+            page.update(_live(site, query), source="scheduler")
+    except BadQueryError as error:
+        page["error"] = str(error)
+    except HistoryAwayError as error:
+        page["trouble"] = f"The database can't be read: {error}"
+        page.update(_live(site, query), source="scheduler")
+    return page
+
+
+def _live(site: Site, query: str) -> dict[str, Any]:
+    try:
+        answer = site.collector.ask("find", parse(query))
+    except UnansweredError as error:
+        return {"trouble": f"The scheduler can't be asked: {error}"}
+    now = time.time()
+    rows = [
+        {
+            **row, "submitted": now - row["submitted"] if row["submitted"] is not None else None, "waited": None,
+            "took": None,
+        }
+        for row in answer["rows"]
+    ]  # fmt: skip
+    states = [row["state"] for row in rows]
+    return {
+        "rows": rows, "total": answer["matches"], "next": None, "failed": states.count("erred"),
+        "unfinished": sum(state in _UNFINISHED for state in states),
+    }  # fmt: skip
+
+
+def parse(query: str) -> dict[str, str]:
+    """A query as the scheduler's own search takes it.
+
+    Raises:
+        BadQueryError: it has a word that only a history can answer.
+    """
+    try:
+        words = shlex.split(query)
+    except ValueError:
+        words = query.split()
+    about: dict[str, str] = {}
+    text = []
+    for word in words:
+        name, colon, value = word.partition(":")
+        if not colon or name not in (
+            "state",
+            "type",
+            "worker",
+            "since",
+            "until",
+            "took",
+            "error",
+            "run",
+            "tag",
+            "client",
+        ):
+            text.append(word)
+        elif name == "state":
+            about["state"] = _STATES.get(value, value)
+            if about["state"] not in {state.value for state in TaskState}:
+                raise BadQueryError(
+                    f"there is no state {value!r}; there are {', '.join(state.value for state in TaskState)}"
+                )
+        elif name in ("type", "worker"):
+            about[name] = value
+        else:
+            raise BadQueryError(f"{name}: needs a history, and this site has no database (FUTUREBROKER_DATABASE_URL)")
+    about["text"] = " ".join(text)
+    return about
+
+
+def task(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
+    """One task: why it is where it is, what happened to it, and what surrounds it."""
+    key = args.get("key", "")
+    if not key:
+        raise Missing("This page is about a task: add ?key=… to its address.")
+    trouble = []
+    now: dict[str, Any] | None = None
+    past: dict[str, Any] | None = None
+    try:
+        now = site.collector.ask("task", key)
+    except UnansweredError as error:
+        trouble.append(f"The scheduler can't be asked: {error}.")
+    try:
+        past = site.history.task(key)
+    except HistoryAwayError as error:
+        trouble.append(f"The database can't be read: {error}.")
+    page: dict[str, Any] = {"key": key, "found": now is not None or past is not None, "trouble": " ".join(trouble)}
+    if not page["found"]:
+        page["trouble"] = page["trouble"] or (
+            "It was never submitted, or it was released and forgotten"
+            + (
+                ", and the history doesn't have it (any more)."
+                if site.history.available
+                else "; without a database nothing of it is kept."
+            )
+        )
+        return page
+    return {**page, **_merged(now or {}, past or {})}
+
+
+def _merged(now: Mapping[str, Any], past: Mapping[str, Any]) -> dict[str, Any]:
+    """What the scheduler knows, over what the history does."""
+    state = now.get("state") or past.get("state", "")
+    options = now.get("options") or {}
+    submitted = now.get("submitted")
+    facts: dict[str, Any] = {
+        "worker": now.get("worker") or past.get("worker"),
+        "attempts": (now.get("attempt") and (now["retried"] + now["deaths"] + 1)) or past.get("attempts"),
+        "result": f"{now['nbytes']:,} bytes" if now.get("nbytes") else past.get("size"),
+        "held by": ", ".join(now.get("holders", [])),
+        "wanted by": ", ".join(now.get("clients", [])[:10]),
+        "submitted": f"{submitted:.0f} s ago" if submitted is not None and not past.get("timeline") else None,
+        "may run on": ", ".join(options.get("workers", [])),
+        "resources": options.get("resources"),
+        "retries allowed": options.get("retries") or None,
+        "priority": options.get("priority") or None,
+        **past.get("facts", {}),
+    }
+    return {
+        "state": state,
+        "type": now.get("type") or past.get("type", ""),
+        "unfinished": state in _UNFINISHED,
+        "why": now.get("why", ""),
+        "facts": facts,
+        "timeline": past.get("timeline", []),
+        "attempts": past.get("attempts_made", []),
+        "failure": now.get("failure") or past.get("failure"),
+        "result": past.get("result"),
+        "arguments": past.get("arguments"),
+        "output": past.get("output"),
+        "inputs": now.get("inputs") or past.get("inputs", []),
+        "inputs_count": now.get("inputs_count") or past.get("inputs_count", 0),
+        "outputs": now.get("outputs") or past.get("outputs", []),
+        "outputs_count": now.get("outputs_count") or past.get("outputs_count", 0),
+    }
