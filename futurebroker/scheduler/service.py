@@ -158,7 +158,7 @@ class SchedulerService:
             self._me, self.cluster, Keyring(self._secret), self, self._loop, dead_queue=self._dead.name
         )
         self._endpoint.epoch = 1
-        self.machine.state.about = _introduce()
+        self.machine.state.about = {**_introduce(), "moment": self._loop.time()}
         self.machine.state.rejected = self._endpoint.rejected
         if self._broker_url is None:
             self._broker = EmbeddedBroker(self._secret, self._host, self._port)
@@ -392,7 +392,7 @@ class SchedulerService:
         now = self._loop.time()
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
         self._rhythm.look(self.machine.state, now)
-        self.machine.state.about.update(self._health.look(now), time=time.time())
+        self.machine.state.about.update(self._health.look(now), time=time.time(), moment=now)
         if not self._endpoint.hears:
             # without the broker everybody is silent, which says nothing about them
             for contact in self._contacts.values():

@@ -21,16 +21,17 @@ from futurebroker.scheduler.state import SchedulerState
 PAGE = 2_000
 
 
-def _wall(state: SchedulerState, at: float) -> float:
-    """Wall time of a monotonic moment, to a quarter of a second."""
-    return float(state.about.get("time", 0.0)) - (state.now - at)
+def wall(state: SchedulerState, at: float) -> float:
+    """Seconds since 1970 of a monotonic moment."""
+    about = state.about
+    return float(about.get("time", 0.0)) + at - float(about.get("moment", 0.0))
 
 
 def story(state: SchedulerState, keys: list[str]) -> list[list[Any]]:
     """What is known of these tasks, oldest first: [wall time, key, what happened, worker, attempt]."""
     wanted = set(keys)
     lines: list[list[Any]] = [
-        [_wall(state, note.at), note.key, note.what, note.worker, note.attempt]
+        [wall(state, note.at), note.key, note.what, note.worker, note.attempt]
         for note in state.operations.notes
         if note.key in wanted
     ]
@@ -38,7 +39,7 @@ def story(state: SchedulerState, keys: list[str]) -> list[list[Any]]:
         task = state.tasks.get(key)
         if task is not None:
             where = task.worker.name if task.worker is not None else ", ".join(w.name for w in task.holder_paths())
-            lines.append([_wall(state, state.now), key, placement.explain(state, task), where, task.attempt])
+            lines.append([wall(state, state.now), key, placement.explain(state, task), where, task.attempt])
     return lines
 
 
@@ -76,13 +77,13 @@ def ended(state: SchedulerState, task: TaskRecord, duration: int, nbytes: int, k
     """A task has ended, while the stream is recorded; of one that failed the bytes are -1."""
     stream = state.operations.stream
     if stream is not None and task.worker is not None:
-        stream.append((task.key, task.worker.worker_id, _wall(state, state.now), duration, nbytes, kind))
+        stream.append((task.key, task.worker.worker_id, wall(state, state.now), duration, nbytes, kind))
 
 
 def log_event(state: SchedulerState, about: dict[str, Any]) -> None:
     """Remember what a client, or a task, says."""
     topics = about["topics"]
-    state.operations.log_event([topics] if isinstance(topics, str) else topics, _wall(state, state.now), about["event"])
+    state.operations.log_event([topics] if isinstance(topics, str) else topics, wall(state, state.now), about["event"])
 
 
 def get_events(state: SchedulerState, topic: str | None) -> Any:

@@ -24,6 +24,7 @@ from futurebroker.scheduler.commands import Noticed, PassOn
 from futurebroker.scheduler.operations import Environment, Leaving, Round
 from futurebroker.scheduler.records import ClientRecord, WorkerRecord
 from futurebroker.scheduler.state import UNFINISHED, SchedulerState
+from futurebroker.scheduler.stories import wall
 from futurebroker.states import WorkerStatus
 
 #: seconds a worker that retires lets its tasks run on: as long as they take
@@ -110,11 +111,18 @@ def _answer_leaving(state: SchedulerState) -> None:
     operations.leaving = [leaving for leaving in operations.leaving if leaving.missing]
 
 
+def _note(state: SchedulerState, worker: WorkerRecord, action: str, **more: str) -> None:
+    event = {"action": action, "worker": worker.name, **more}
+    state.operations.log_event((worker.worker_id,), wall(state, state.now), event)
+
+
 def worker_lost(state: SchedulerState, worker: WorkerRecord) -> None:
     """A worker is gone, as some may have waited for."""
     rounds.worker_lost(state, worker)
     notice(state, "remove_worker", worker.worker_id)
-    state.operations.log_event((worker.worker_id,), _now(state), {"action": "remove-worker", "worker": worker.name})
+    state.operations.log_event(
+        (worker.worker_id,), wall(state, state.now), {"action": "remove-worker", "worker": worker.name}
+    )
     for leaving in state.operations.leaving:
         leaving.missing.discard(worker.worker_id)
     _answer_leaving(state)
@@ -137,7 +145,9 @@ def notice(state: SchedulerState, what: str, who: str) -> None:
 
 def worker_joined(state: SchedulerState, worker: WorkerRecord) -> None:
     """A new worker's executors run in the same environment, and make the same calls, before their first task."""
-    state.operations.log_event((worker.worker_id,), _now(state), {"action": "add-worker", "worker": worker.name})
+    state.operations.log_event(
+        (worker.worker_id,), wall(state, state.now), {"action": "add-worker", "worker": worker.name}
+    )
     notice(state, "add_worker", worker.worker_id)
     rounds.worker_joined(state, worker)
     environment = state.operations.environment
@@ -155,15 +165,10 @@ def worker_joined(state: SchedulerState, worker: WorkerRecord) -> None:
             placement.update_room(state, worker)
             state.touched[worker] = None
             if reason:
-                event = {"action": "environment-refused", "worker": worker.name, "reason": reason}
-                state.operations.log_event((worker.worker_id,), _now(state), event)
+                _note(state, worker, "environment-refused", reason=reason)
                 state.send(worker.worker_id, Leave(reason))
 
         rounds.begin(state, nobody, [worker], lambda number: RestartExecutors(number, True, environment), finish)
-
-
-def _now(state: SchedulerState) -> float:
-    return float(state.about.get("time", 0.0))
 
 
 # -- environments ------------------------------------------------------------------------------------------------------
@@ -229,7 +234,7 @@ def use_environment(state: SchedulerState, client: ClientRecord, message: Ask) -
         )
 
     def changed(done: Round) -> None:
-        state.operations.log_event(("environment",), _now(state), {"action": "environment", "name": name})
+        state.operations.log_event(("environment",), wall(state, state.now), {"action": "environment", "name": name})
         state.send(done.client, Answer(message.number, _outcomes(state, done), _complaints(state, done)))
 
     def prepared(done: Round) -> None:
