@@ -22,6 +22,7 @@ from futurebroker.client.waiting import wait as wait
 from futurebroker.data.environments import pack_environment as pack_environment
 from futurebroker.exceptions import CancelledError as CancelledError
 from futurebroker.local import LocalCluster as LocalCluster
+from futurebroker.reporting import performance_report as performance_report
 from futurebroker.worker.context import get_worker as get_worker
 
 __version__: str

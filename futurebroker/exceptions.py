@@ -284,6 +284,14 @@ class DatabaseError(FuturebrokerError):
         return f"the database {self.url}: {self.reason}"
 
 
+class DatabaseInUseError(DatabaseError):
+    """Another scheduler works with this database; end it, or wait as its standby."""
+
+
+class LeadershipLostError(DatabaseError):
+    """Another scheduler has taken the lead of this cluster; what this one still wanted to write was not written."""
+
+
 # -- inside --------------------------------------------------------------------------------------------------------
 
 

@@ -253,6 +253,8 @@ class Connection(Ledger):
         self.intake.allow(welcome.limits.get("tasks", sys.maxsize), welcome.limits.get("bytes", sys.maxsize))
         if fresh and self._welcomed:
             self._start_over()
+        elif welcome.resumed:
+            self._go_on()
         self._welcomed = True
         self._heartbeat = welcome.settings.get("heartbeat", self._heartbeat)
         if self._beating is None:
@@ -266,6 +268,14 @@ class Connection(Ledger):
         for name, (most, held) in self.leases.items():
             self.put(Ask(self.number(), "lease_assert", {"name": name, "max_leases": most, "leases": list(held)}))
         self.outbox.start_over()
+
+    def _go_on(self) -> None:
+        """Another scheduler goes on where the former stopped; what was only asked has to be asked again."""
+        logger.warning("the scheduler at %s was restarted, and goes on", hide_password(self.url))
+        self._replies.fail(FuturebrokerError("the scheduler was restarted before it answered; ask again"))
+        for number, route in list(self.routes.items()):
+            route(DataPart(number, "", 0, -1, b""))
+        self.outbox.go_on()
 
     def _beat(self) -> None:
         self._member.heartbeat("running", {})

@@ -246,8 +246,6 @@ def worker_said(state: SchedulerState, event: WorkerSaid) -> None:
         state.counters["stranger"] += sum(1 for _ in event.messages)
         return
     for message in event.messages:
-        if state.holding:
-            resuming.resume_report(state, worker, message)
         apply = FROM_WORKER.get(type(message))
         if apply is None:
             state.counters["unexpected"] += 1

@@ -204,7 +204,7 @@ class Kind:
     def __init__(self, name: str) -> None:
         self.name = name
         self.duration: float | None = None  #: mean seconds in user code, newest runs first
-        self.ended = 0  #: runs that finished
+        self.ended = 0  #: runs that finished or raised
         self.errors = 0  #: runs that raised
         self.nbytes = 0  #: of results that workers hold, each copy counted
         self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)

@@ -57,6 +57,8 @@ def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> N
         recording.reported(state, worker, report)
     if state.operations.stream is not None:
         stories.ended(state, task, report.duration, report.nbytes, report.type)
+    if state.recent.active:
+        state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, False, task.key)
     transitions.processing_memory(state, task, report)
 
 
@@ -69,6 +71,8 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
     task.kind.errors += 1
     if state.operations.stream is not None:
         stories.ended(state, task, report.duration, -1, report.failure.type)
+    if state.recent.active:
+        state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, True, task.key)
     if task.retried < task.pool.options.retries:
         task.retried += 1
         state.note(task, f"raised {report.failure.type}, retry {task.retried}: {report.failure.message[:200]}", worker)

@@ -9,11 +9,12 @@ from typing import Any
 
 from futurebroker.exceptions import InvalidTransition
 from futurebroker.protocol.facts import AnyFact
-from futurebroker.protocol.messages import Free, Message
+from futurebroker.protocol.messages import DataWanted, Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.moments import Moments
 from futurebroker.scheduler.operations import Note, Operations
+from futurebroker.scheduler.recent import Recent
 from futurebroker.scheduler.records import (
     ORDER_BITS,
     ORDER_MASK,
@@ -137,6 +138,8 @@ class SchedulerState:
         self.facts: list[AnyFact] | None = None
         #: stands for workers of a former scheduler's time, while it isn't known which of them are still there
         self.nowhere: WorkerRecord | None = None
+        #: who asked for data that the stand-in holds, and for which
+        self.asked_of_nowhere: list[tuple[str, DataWanted]] = []
         #: facts of a journal are applied; what follows from them has been said already
         self.replaying = False
         #: nothing is sent to workers yet, because some of them may run it already
@@ -151,6 +154,8 @@ class SchedulerState:
         self.sequence = FIRST_PLACE
         #: when tasks were submitted
         self.moments = Moments()
+        #: runs that have just ended, while somebody looks
+        self.recent = Recent()
         #: attempts begun so far; their numbers rise through all tasks, so that a key that comes again reuses none
         self.attempts = 0
         #: what was ignored and why (stale completions, unknown keys, ...), and what was stolen

@@ -47,6 +47,8 @@ from futurebroker.protocol.messages.meeting import (
     Heartbeat,
     HeartbeatWanted,
     Hello,
+    LookedFor,
+    LookFor,
     MeetAgain,
     Refused,
     Welcome,
@@ -149,6 +151,8 @@ __all__ = [
     "KeyFinished",
     "KeyLost",
     "Leave",
+    "LookFor",
+    "LookedFor",
     "MeetAgain",
     "Message",
     "NotStored",
@@ -196,13 +200,13 @@ FromClient = (
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
-    | TaskAway | TaskReturned | ResultHolds
+    | TaskAway | TaskReturned | ResultHolds | LookedFor
     | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
     | ExecutorsAnswered | Settled | ParcelWanted
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
-    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor
     | CallExecutors | Inspect | RestartExecutors | Prepare | ParcelPart
 )  # fmt: skip
 ToClient = (
