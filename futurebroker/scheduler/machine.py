@@ -13,6 +13,7 @@ from typing import Any
 from futurebroker.protocol import messages as m
 from futurebroker.scheduler import (
     claims,
+    continuing,
     dispatch,
     families,
     intake,
@@ -28,6 +29,7 @@ from futurebroker.scheduler import (
     rounds,
     stealing,
     tending,
+    terms,
     transitions,
 )
 from futurebroker.scheduler.commands import (
@@ -71,6 +73,8 @@ class SchedulerMachine:
         if now >= state.timers.due:
             state.timers.run_due(now)
             recording.ticked(state)
+        while state.begun:
+            transitions.compute(state, state.begun.pop(0))
         if state.check or state.ended_parents:
             families.settle(state)
         if (state.ready or state.touched) and not state.holding:
@@ -117,6 +121,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
     mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
     tending.client_gone(state, event.client)
+    terms.expect_no_more(state, client)
     state.commands.append(Forget(event.client))
 
 
@@ -287,6 +292,8 @@ _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None
     m.PutValue: intake.put_value,
     m.PutFile: intake.put_file,
     m.PutPart: intake.put_part,
+    m.OnFailure: terms.plan,
+    m.Await: lambda state, client, message: terms.expect(state, client, message, intake.want),
     m.Ask: requests.ask,
     m.RunOnExecutors: rounds.run_on_executors,
     m.RunOnScheduler: tending.run_on_scheduler,
@@ -313,6 +320,8 @@ FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]
     m.ExecutorsAnswered: rounds.executors_answered,
     m.Settled: rounds.settled,
     m.ParcelWanted: tending.parcel_wanted,
+    m.Continue: continuing.continued,
+    m.Said: terms.said,
     m.DataLost: reports.data_lost,
     m.Happened: reports.happened,
     m.TaskAway: families.task_away,

@@ -9,13 +9,24 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler import families, leases, mailboxes, observe, rounds, stories, tending, viewing
+from futurebroker.scheduler import (
+    families,
+    leases,
+    mailboxes,
+    observe,
+    revoking,
+    rounds,
+    stories,
+    tending,
+    viewing,
+)
 from futurebroker.scheduler.records import ClientRecord
 from futurebroker.scheduler.state import SchedulerState
 
 #: topic -> what answers ``about`` from the state; TypeError, AttributeError and ValueError become the answer's error
 QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **observe.TOPICS,
+    **revoking.TOPICS,
     **viewing.TOPICS,
     **families.QUESTIONS,
     **stories.QUESTIONS,

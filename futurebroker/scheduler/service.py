@@ -157,6 +157,7 @@ class SchedulerService:
         """
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
+        self.machine.state.clock_offset = time.time() - self._loop.time()
         await self._prepare()
         self.machine.state.about = {**_introduce(), **self._about_storage(), "moment": self._loop.time()}
         self.machine.state.rejected = self._endpoint.rejected

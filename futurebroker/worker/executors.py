@@ -42,6 +42,7 @@ from futurebroker.worker.packets import (
     Rest,
     Result,
     Returning,
+    Saying,
     Seen,
     Setup,
     Stop,
@@ -84,6 +85,9 @@ class ExecutorEvents(Protocol):
 
     def called(self, executor: Executor, called: Called) -> None:
         """A call out of line has ended."""
+
+    def said(self, saying: Saying) -> None:
+        """It tells the scheduler something."""
 
     def away(self, executor: Executor, task: int, is_away: bool) -> None:
         """A task waits for others or has seceded, or takes a slot again."""
@@ -297,6 +301,8 @@ class Executor:
                 self._events.called(self, record)
             elif isinstance(record, Seen):
                 self._events.seen(self, record)
+            elif isinstance(record, Saying):
+                self._events.said(record)
             elif isinstance(record, Away | Returning):
                 self._events.away(self, record.task, isinstance(record, Away))
             elif isinstance(record, LinkWanted):

@@ -81,6 +81,16 @@ from futurebroker.protocol.messages.parts import (
     Part,
     TaskOptions,
 )
+from futurebroker.protocol.messages.terms import (
+    Await,
+    Conditions,
+    Continue,
+    Kill,
+    OnFailure,
+    PlannedCall,
+    RunTerms,
+    Said,
+)
 from futurebroker.protocol.messages.to_client import (
     Answer,
     DetachedEnded,
@@ -110,18 +120,19 @@ __all__ = [
     "AdoptFile",
     "Answer",
     "Ask",
+    "Await",
     "CallExecutors",
     "CallFunction",
     "Cancel",
+    "Conditions",
+    "Continue",
+    "DECODERS",
     "DataLost",
     "DataPart",
     "DataWanted",
-    "decode",
-    "DECODERS",
     "Detach",
     "DetachedEnded",
     "Drop",
-    "encode",
     "Erred",
     "ExecutorDied",
     "ExecutorsAnswered",
@@ -150,18 +161,21 @@ __all__ = [
     "KeyErred",
     "KeyFinished",
     "KeyLost",
+    "Kill",
     "Leave",
     "LookFor",
     "LookedFor",
     "MeetAgain",
     "Message",
     "NotStored",
+    "OnFailure",
+    "PROTOCOL",
     "Parcel",
     "ParcelPart",
     "ParcelWanted",
     "Part",
+    "PlannedCall",
     "Prepare",
-    "PROTOCOL",
     "PutFile",
     "PutPart",
     "PutValue",
@@ -178,10 +192,12 @@ __all__ = [
     "RunOnExecutors",
     "RunOnScheduler",
     "RunOnWorkers",
+    "RunTerms",
+    "Said",
     "Settled",
     "Store",
-    "Stored",
     "StorePart",
+    "Stored",
     "Submit",
     "TaskAway",
     "TaskOptions",
@@ -191,22 +207,25 @@ __all__ = [
     "ToWorker",
     "Want",
     "Welcome",
+    "decode",
+    "encode",
 ]
 
 FromClient = (
     AddFunction | Submit | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask | RunOnWorkers
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
     | RunOnExecutors | RunOnScheduler | ParcelPart | ToPeer
+    | OnFailure | Await
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
-    | TaskAway | TaskReturned | ResultHolds | LookedFor
+    | TaskAway | TaskReturned | ResultHolds | LookedFor | Continue | Said
     | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
     | ExecutorsAnswered | Settled | ParcelWanted
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
-    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor
+    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor | Kill
     | CallExecutors | Inspect | RestartExecutors | Prepare | ParcelPart
 )  # fmt: skip
 ToClient = (

@@ -27,7 +27,9 @@ _FAILURE = m.Failure("ValueError", "text", "Traceback", "k", "w1", b"payload", [
 #: a value other than the default, by the name of the field
 SAMPLES: dict[str, Any] = {
     "about": ["k"], "allow_other_workers": True, "args": b"args", "asker": "c1", "at": 1.5, "attempt": 3,
-    "broadcast": True,
+    "broadcast": True, "calls": [m.PlannedCall(b"f" * 16, "k", b"args")],
+    "conditions": [None, m.Conditions(1.5, 2.5, "p", True, b"r")], "delay": 1.5, "of": "k", "retries": 3,
+    "terms": m.RunTerms(1, 2.0, 3.0, True, b"r"),
     "code": b"code", "data": b"data", "dependencies": [("k1", "k2"), ()], "digest": b"d" * 16, "duration": 5,
     "ended": True,
     "epoch": 2, "error": "text", "failure": _FAILURE, "force": True, "forgotten": True, "function": b"f" * 16,
@@ -56,6 +58,8 @@ def full(kind: type[Any]) -> Any:
     values = {field: SAMPLES[field] for field in kind.__struct_fields__}
     if kind is m.Submit:
         values["args"] = [b"1", b"2"]
+    elif kind is m.Continue:
+        values["inputs"] = ["k1", "k2"]
     elif kind is m.Inventory:
         values["held"] = [("k", 5, "/p")]
     elif kind in (m.ParcelPart, m.ParcelWanted):
