@@ -36,6 +36,7 @@ _BYTE_UNITS = {
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LOG_FORMATS = ("text", "json")
+_JOURNALS = ("none", "process", "full")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -143,15 +144,33 @@ def _log_format(value: object) -> str:
     return log_format
 
 
-def _memory_limit(value: object) -> int | Literal["auto"] | None:
+def _journal(value: object) -> str:
+    mode = _text(value).lower()
+    if mode not in _JOURNALS:
+        raise ValueError(value)
+    return mode
+
+
+def _memory_limit(value: object) -> int | float | Literal["auto"] | None:
     if isinstance(value, str) and value.strip().lower() == "auto":
         return "auto"
     if isinstance(value, str) and value.strip().lower() == "none":
         return None
-    limit = parse_bytes(value)
-    if limit == 0:
+    amount = _quantity(value, _BYTE_UNITS)
+    if 0 < amount < 1 or (amount == 1 and "." in str(value)):
+        return float(amount)
+    return int(amount) or None
+
+
+def _part(value: object) -> float:
+    if value is False or (isinstance(value, str) and value.strip().lower() in ("off", "false", "none")):
+        return 0.0
+    if isinstance(value, str) and value.strip().endswith("%"):
+        value = _quantity(value.strip()[:-1].strip(), {"": 0.01})
+    part = _quantity(value, {"": 1.0})
+    if part > 1:
         raise ValueError(value)
-    return limit
+    return part
 
 
 def _switch(value: object) -> bool | Literal["auto"]:
@@ -221,6 +240,7 @@ def _setting(
 
 
 _DURATION = "seconds, or a number with a unit: 200ms, 5s, 1 min"
+_PART = "0 to 1, a percentage like 60%, or off"
 _BYTES = "bytes, or a number with a unit: 512 MiB, 4GB"
 _ADDRESS = "host, host:port, or a URL like amqp://user:password@host:5672/vhost"
 
@@ -270,10 +290,23 @@ class Settings:
     client_grace: float = _setting(
         parse_duration, 60.0, _DURATION, "how long the futures of a client that disconnected are kept for it"
     )
-    memory_limit: int | Literal["auto"] | None = _setting(
-        _memory_limit, "auto", f"auto, none, {_BYTES}", "the memory of one worker with its executors and results",
-        show=_show_memory_limit,
+    memory_limit: int | float | Literal["auto"] | None = _setting(
+        _memory_limit, "auto", f"auto, none or 0, a part of the machine's like 0.5, {_BYTES}",
+        "the memory of one worker with its executors and results", show=_show_memory_limit,
     )  # fmt: skip
+    memory_target: float = _setting(
+        _part, 0.60, _PART, "part of memory_limit that results may take before the least recently used go to disk"
+    )
+    memory_spill: float = _setting(
+        _part, 0.70, _PART, "part of memory_limit that all of a worker may take before more results go to disk"
+    )
+    memory_pause: float = _setting(_part, 0.80, _PART, "part of memory_limit over which a worker starts no task")
+    memory_terminate: float = _setting(
+        _part, 0.95, _PART, "part of memory_limit over which the largest running executor is killed"
+    )
+    local_folder: Path | None = _setting(  # noqa: RUF009 - it makes a field, as field() does
+        _path, None, "the path of a folder", "where results that go to disk are kept; temporary files' when not set"
+    )
     executors: int | None = _setting(
         _positive, None, "1 or more", "executor processes of a worker; as many as there are cores when not set"
     )
@@ -287,6 +320,19 @@ class Settings:
     )
     intake_bytes: int = _setting(
         parse_bytes, 2**30, _BYTES, "bytes of functions and arguments the scheduler holds for one client"
+    )
+    allow_run_on_scheduler: bool = _setting(
+        _boolean, False, "true or false", "let operators run code in the scheduler's process"
+    )
+    operator_secret: str | None = _setting(
+        _text, None, "one line of text", "what operators must know to open consoles", show=_show_secret, in_file=False
+    )
+    journal: str | None = _setting(
+        _journal, None, ", ".join(_JOURNALS),
+        "what survives: nothing, the end of the scheduler's process, or (with PostgreSQL) that of its machine too",
+    )  # fmt: skip
+    journal_limit: int = _setting(
+        parse_bytes, 64 * 2**20, _BYTES, "bytes of journal after which it is folded into a checkpoint"
     )
     validate: bool = _setting(
         _boolean, False, "true or false", "check the scheduler's invariants after every event; slow"
@@ -339,6 +385,23 @@ def default_secret_file(environ: Mapping[str, str] | None = None) -> Path:
     """Where the secret is kept when nothing else is set: the user's state folder."""
     environ = os.environ if environ is None else environ
     return _user_folder(environ, "XDG_STATE_HOME", "~/.local/state") / "secret"
+
+
+def storage_orders(settings: Settings, *, standby: bool = False) -> dict[str, Any] | None:
+    """What the settings say of what survives, as `scheduler.durable.Storage` takes it; None for nothing.
+
+    Unless it is said otherwise, PostgreSQL survives the machine, and a file the scheduler's process; and nothing does
+    that listens on any free port.
+    """
+    if settings.journal is None and settings.database_url is None and settings.broker_url is None and not settings.port:
+        return None  # at a port of chance nobody would find it again
+    url = database_of(settings)
+    mode = settings.journal or ("process" if url.lower().startswith("sqlite") else "full")
+    if mode == "none":
+        if standby:
+            raise ConfigError("a standby goes on with what the journal has, and --journal none keeps none")
+        return None
+    return {"mode": mode, "database": url, "standby": standby, "journal_limit": settings.journal_limit}
 
 
 def database_of(settings: Settings, environ: Mapping[str, str] | None = None) -> str:
@@ -448,11 +511,32 @@ def scheduler_conduct(settings: Settings, *, history: bool = False) -> dict[str,
         "client_grace": settings.client_grace,
         "heartbeat_interval": settings.heartbeat_interval,
         "validate": settings.validate,
+        "allow_run": settings.allow_run_on_scheduler,
+        "operator_secret": settings.operator_secret,
         "policy": {
             "allowed_failures": settings.allowed_failures,
             "client_tasks": settings.intake_tasks,
             "client_bytes": settings.intake_bytes,
         },
+    }
+
+
+def worker_memory(settings: Settings, share: float = 1.0) -> dict[str, Any]:
+    """What the settings say of a worker's memory, as arguments of `WorkerService` that JSON can carry.
+
+    Args:
+        share: of workers on one machine, what each gets of an automatic limit.
+    """
+    return {
+        "memory_limit": settings.memory_limit,
+        "memory_share": share,
+        "thresholds": {
+            "target": settings.memory_target,
+            "spill": settings.memory_spill,
+            "pause": settings.memory_pause,
+            "terminate": settings.memory_terminate,
+        },
+        "local_folder": str(settings.local_folder) if settings.local_folder is not None else None,
     }
 
 

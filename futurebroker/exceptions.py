@@ -189,6 +189,27 @@ class TaskError(FuturebrokerError):
     """A task failed for a reason that is not an exception of its own code."""
 
 
+class LeaseLostError(FuturebrokerError):
+    """A lock or semaphore that this client held was given to somebody else, because the client seemed to be gone.
+
+    Undo or repeat what was done under it; whoever has it now may have interfered.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name} was given to somebody else, because this client was out of reach for too long"
+
+
+class SchedulerRestartedError(FuturebrokerError):
+    """The scheduler was restarted before it answered; ask again."""
+
+    def __init__(self) -> None:
+        super().__init__("the scheduler was restarted before it answered; ask again")
+
+
 class ExecutorDiedError(TaskError):
     """The executor process died while it ran this task, more often than the task may be tried again.
 
@@ -275,6 +296,14 @@ class QueryError(FuturebrokerError):
         return f"{self.word!r} can't be searched for: {self.reason}"
 
 
+class DatabaseInUseError(DatabaseError):
+    """Another scheduler works with this database; end it, or wait as its standby."""
+
+
+class LeadershipLostError(DatabaseError):
+    """Another scheduler has taken the lead of this cluster; what this one still wanted to write was not written."""
+
+
 # -- inside --------------------------------------------------------------------------------------------------------
 
 
@@ -303,3 +332,22 @@ class InvariantViolation(FuturebrokerError, AssertionError):  # noqa: N818 - it 
 
     def __str__(self) -> str:
         return f"{self.law}: {self.what}" + (f"; story: {self.story}" if self.story else "")
+
+
+# -- environments --------------------------------------------------------------------------------------------------
+
+
+class EnvironmentRefusedError(FuturebrokerError):
+    """Executors can't run in the environment ``name``; ``reason`` says why. What runs now goes on.
+
+    Pack a folder with ``futurebroker.pack_environment``, in which futurebroker is installed at the workers' version,
+    for the workers' minor version of Python.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the environment {self.name} can't be used: {self.reason}"

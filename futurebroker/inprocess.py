@@ -67,7 +67,7 @@ class OneThread:
                 name=name,
                 executors=plan.executors,
                 threads=plan.threads,
-                memory_limit=plan.memory_bytes,
+                **plan.memory,
                 processes=False,
             )
             self._services[name] = service

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from futurebroker.processes import DRAIN, END_TIMEOUT, SYS_PATH_VARIABLE, Child, import_path
 
@@ -26,6 +27,11 @@ class LocalWorker:
     executors: int
     threads: int  #: of each executor
 
+    def _repr_html_(self) -> str:
+        rows = {"process": self.pid, "executors": self.executors, "threads per executor": self.threads}
+        cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())
+        return f"<table><caption>Worker {html.escape(self.name)}</caption>{cells}</table>"
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterPlan:
@@ -37,7 +43,7 @@ class ClusterPlan:
     port: int
     executors: int  #: of each worker
     threads: int  #: of each executor
-    memory_limit: int | Literal["auto"] | None
+    memory: Mapping[str, Any]  #: of each worker; see `futurebroker.config.worker_memory`
     timeout: float  #: seconds within which what is started must serve
     log_level: str
     conduct: Mapping[str, Any]  #: how the scheduler behaves; see `futurebroker.config.scheduler_conduct`
@@ -46,11 +52,6 @@ class ClusterPlan:
     web_host: str = "127.0.0.1"
     web_port: int = 8787  #: tried first; any free one when it is taken
     database_url: str | None = None
-
-    @property
-    def memory_bytes(self) -> int | None:
-        """What a worker takes as its limit; None is the machine's memory."""
-        return self.memory_limit if isinstance(self.memory_limit, int) else None
 
 
 class Machinery(Protocol):
@@ -189,7 +190,7 @@ class ClusterProcesses:
                     "name": name,
                     "executors": plan.executors,
                     "threads": plan.threads,
-                    "memory_limit": plan.memory_bytes,
+                    **plan.memory,
                     "timeout": plan.timeout,
                     "log_level": plan.log_level,
                     "log_format": plan.log_format,

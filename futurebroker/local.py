@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from futurebroker.client.client import Client, Executor
-from futurebroker.config import load_settings, scheduler_conduct
+from futurebroker.config import load_settings, scheduler_conduct, worker_memory
 from futurebroker.exceptions import FuturebrokerError
 from futurebroker.launch import ClusterPlan, ClusterProcesses, LocalWorker, Machinery, cores
 
@@ -42,8 +42,12 @@ class LocalCluster:
         executors_per_worker: processes that run tasks; by default the machine's cores, shared among the workers.
         threads_per_worker: threads in each executor process, for code that releases the GIL.
         processes: False runs everything inside this process, which starts faster and is easier to debug.
-        memory_limit: of each worker: bytes, ``"4GB"``, ``"auto"`` (the default) or ``"none"``.
+        memory_limit: of each worker with its executors and results: bytes, ``"4GB"``, a part of the machine's memory
+            like ``0.5``, ``"auto"`` (an equal share of it, the default), or ``"none"``. Near it results go to disk.
+        local_folder: where results that go to disk are kept; by default where temporary files are.
         silence_logs: False shows what scheduler and workers log from INFO on, a level's name from that level on.
+        allow_run_on_scheduler: let `Client.run_on_scheduler`, scheduler plugins and an IPython kernel run code in the
+            scheduler's process.
         timeout: seconds within which all must have started.
     """
 
@@ -53,17 +57,24 @@ class LocalCluster:
         threads_per_worker: int | None = None,
         executors_per_worker: int | None = None,
         processes: bool = True,
-        memory_limit: int | str | None = None,
+        memory_limit: int | float | str | None = None,
         *,
+        local_folder: str | None = None,
         name: str | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         silence_logs: bool | str = True,
+        allow_run_on_scheduler: bool | None = None,
         asynchronous: bool = False,
         timeout: float = 30.0,
     ) -> None:
         settings = load_settings(
-            executors=executors_per_worker, nthreads=threads_per_worker, memory_limit=memory_limit, cluster=name
+            executors=executors_per_worker,
+            nthreads=threads_per_worker,
+            memory_limit=memory_limit,
+            local_folder=local_folder,
+            cluster=name,
+            allow_run_on_scheduler=allow_run_on_scheduler,
         )
         count = _at_least(0, "n_workers", 1 if n_workers is None else n_workers)
         plan = ClusterPlan(
@@ -73,7 +84,7 @@ class LocalCluster:
             port,
             settings.executors or max(1, cores() // max(1, count)),
             settings.nthreads,
-            settings.memory_limit,
+            worker_memory(settings, 1 / max(1, count)),
             timeout,
             silence_logs if isinstance(silence_logs, str) else "warning" if silence_logs else "info",
             scheduler_conduct(settings),

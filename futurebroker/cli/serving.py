@@ -43,13 +43,21 @@ scheduler_options = with_options(
     click.option("--host", help="Where to listen; other machines reach it only with a given secret. [127.0.0.1]"),
     click.option("--port", type=int, help="The port to listen on; 0 takes any free one. [8786]"),
     click.option("--cluster", help="The name that keeps clusters on one broker apart. [default]"),
+    click.option(
+        "--journal",
+        metavar="MODE",
+        help="What survives: none, process, or full (with PostgreSQL). [process, full with PostgreSQL]",
+    ),
     log_options,
 )
 
 worker_options = with_options(
     click.option("--executors", type=int, help="Processes that run tasks. [as many as there are cores]"),
     click.option("--threads", type=int, help="Threads in each of them. [1]"),
-    click.option("--memory-limit", help='Memory of the worker with all its processes: auto, none, "4GB". [auto]'),
+    click.option(
+        "--memory-limit",
+        help='Of the worker with its processes and results: auto, 0 (none), "4GB", 0.5 (half the machine). [auto]',
+    ),
 )
 
 

@@ -12,16 +12,18 @@ import sys
 import weakref
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextvars import ContextVar
+from importlib import import_module
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, cast
 
 from futurebroker.client.connection import Connection
-from futurebroker.client.futures import Keeper, KeyState, find_keeper
+from futurebroker.client.futures import INSIDE, Keeper, KeyState, find_keeper
 from futurebroker.client.gathering import only_futures_in
 from futurebroker.client.submitting import Submitter, new_salt
 from futurebroker.client.waiters import run_blocking
 from futurebroker.config import Settings, hide_password, load_settings
 from futurebroker.exceptions import ClientClosedError
+from futurebroker.inside import current_task
 from futurebroker.secret import find_secret, normalize_address, secret_origin
 
 _current: ContextVar[ClientCore | None] = ContextVar("futurebroker_client", default=None)
@@ -209,6 +211,8 @@ class ClientCore:
             ValueError: there is none.
         """
         client = _current.get()
+        if cls.client_of_task is None and current_task.get(None) is not None:
+            import_module(INSIDE)
         if client is None and cls.client_of_task is not None:
             client = cls.client_of_task()
         if client is not None:

@@ -1,19 +1,19 @@
 """Values as files: written once under a name nobody can guess, mapped by whoever on this host is told the name.
 
 A map is private and copy-on-write, so a NumPy array opened from it is writable and nobody else sees what is written.
-Unlinking a file leaves the maps of it as they are.
+Unlinking a file leaves the maps of it as they are. In memory (tmpfs) they are plain, on disk they are sealed.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import secrets
-import stat
 from itertools import islice
 from pathlib import Path
 
 from futurebroker.data.folders import StoreFolder
+from futurebroker.data.names import SUFFIX
+from futurebroker.data.sealed import Contents, open_for_reading, write_all, write_sealed
 from futurebroker.protocol.serialize import Buffer, layout
 
 #: pieces one call to ``writev`` may take
@@ -38,7 +38,7 @@ def write_value(folder: Path, frames: list[Buffer]) -> Path:
     path = folder / secrets.token_hex(16)
     number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        _write_all(number, frames)
+        _write_pieces(number, frames)
     except BaseException:
         os.unlink(path)
         raise
@@ -47,7 +47,14 @@ def write_value(folder: Path, frames: list[Buffer]) -> Path:
     return path
 
 
-def _write_all(number: int, frames: list[Buffer]) -> None:
+def write_sealed_value(folder: Path, frames: list[Buffer]) -> Path:
+    """As `write_value`, with checksums: for a folder on disk."""
+    path = folder / f"{secrets.token_hex(16)}{SUFFIX}"
+    write_sealed(str(path), layout(frames))
+    return path
+
+
+def _write_pieces(number: int, frames: list[Buffer]) -> None:
     pieces = iter(layout(frames))
     while batch := [view for piece in islice(pieces, _PIECES) if len(view := memoryview(piece))]:
         written = os.writev(number, batch)
@@ -57,8 +64,7 @@ def _write_all(number: int, frames: list[Buffer]) -> None:
                 continue
             rest = view[written:]
             written = 0
-            while rest:
-                rest = rest[os.write(number, rest) :]
+            write_all(number, rest)
 
 
 def map_value(path: str) -> memoryview:
@@ -66,13 +72,12 @@ def map_value(path: str) -> memoryview:
 
     Raises:
         FileNotFoundError, PermissionError: it isn't on this host, or isn't ours.
+        DamagedFileError: it lies on a disk that changed or lost some of it.
     """
-    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    number, path = open_for_reading(path)
     try:
-        status = os.fstat(number)
-        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-            raise PermissionError(f"{path} holds no value")
-        prot = mmap.PROT_READ | mmap.PROT_WRITE
-        return memoryview(mmap.mmap(number, status.st_size, flags=mmap.MAP_PRIVATE, prot=prot))
+        contents = Contents.of(number, path)
+        contents.check()
+        return contents.map()
     finally:
         os.close(number)

@@ -21,6 +21,8 @@ from pathlib import Path
 SHARED_MEMORY_LEAST = 512 * 1024 * 1024
 SHARED_MEMORY = Path("/dev/shm")
 
+_LASTING = Path("/var/tmp")
+_MEMORY_KINDS = ("tmpfs", "ramfs")
 _LOCK = ".lock"
 
 
@@ -44,7 +46,20 @@ class StoreFolder:
         Raises:
             OSError: ``base`` can't be written to, or belongs to somebody else.
         """
-        parent = _parent(base)
+        return cls._make(_parent(base if base is not None else _roomiest()))
+
+    @classmethod
+    def make_on_disk(cls, base: str | None = None) -> StoreFolder:
+        """As `make`, under ``base`` or where temporary files are kept on disk."""
+        return cls._make(_parent(base if base is not None else _on_disk()))
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether what is in it takes memory."""
+        return _kind_of(self.path) in _MEMORY_KINDS
+
+    @classmethod
+    def _make(cls, parent: Path) -> StoreFolder:
         with _locked(parent / _LOCK):
             _sweep(parent)
             path = parent / secrets.token_hex(8)
@@ -54,10 +69,9 @@ class StoreFolder:
         return cls(path, lock)
 
 
-def _parent(base: str | None) -> Path:
-    root = Path(base) if base is not None else _roomiest()
-    parent = root / f"futurebroker-{os.getuid()}"
-    parent.mkdir(mode=0o700, parents=base is not None, exist_ok=True)
+def _parent(root: str | Path) -> Path:
+    parent = Path(root) / f"futurebroker-{os.getuid()}"
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = os.lstat(parent)
     if status.st_uid != os.getuid() or not os.path.isdir(parent) or os.path.islink(parent):
         raise PermissionError(f"{parent} belongs to somebody else; name another folder")
@@ -65,14 +79,46 @@ def _parent(base: str | None) -> Path:
 
 
 def _roomiest() -> Path:
-    """Shared memory when enough of it is free, else the folder for temporary files."""
+    """Shared memory when enough of it is free, else the folder for temporary files on disk."""
+    return _on_disk() if memory_folder_reason() else SHARED_MEMORY
+
+
+def memory_folder_reason() -> str:
+    """Why values can't be kept in shared memory; empty if they can."""
     try:
         status = os.statvfs(SHARED_MEMORY)
+    except OSError as error:
+        return f"there is no shared memory: {error}"
+    free = status.f_bavail * status.f_frsize
+    if free < SHARED_MEMORY_LEAST:
+        return f"{SHARED_MEMORY} has {free:,} bytes free, fewer than {SHARED_MEMORY_LEAST:,}"
+    return "" if os.access(SHARED_MEMORY, os.W_OK) else f"{SHARED_MEMORY} can't be written to"
+
+
+def _on_disk() -> Path:
+    """The folder for temporary files; where that lies in memory, the one for those that outlive a restart."""
+    usual = Path(tempfile.gettempdir())
+    if _kind_of(usual) in _MEMORY_KINDS and _kind_of(_LASTING) not in _MEMORY_KINDS and os.access(_LASTING, os.W_OK):
+        return _LASTING
+    return usual
+
+
+def _kind_of(path: Path) -> str:
+    """The kind of file system that ``path`` is on; empty if that can't be told."""
+    best, kind = -1, ""
+    try:
+        real = os.path.realpath(path)
+        lines = Path("/proc/self/mounts").read_text("utf-8", "replace").splitlines()
     except OSError:
-        return Path(tempfile.gettempdir())
-    if status.f_bavail * status.f_frsize >= SHARED_MEMORY_LEAST and os.access(SHARED_MEMORY, os.W_OK):
-        return SHARED_MEMORY
-    return Path(tempfile.gettempdir())
+        return ""
+    for line in lines:
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        place = fields[1].rstrip("/")
+        if len(place) > best and (real == place or real.startswith(f"{place}/")):
+            best, kind = len(place), fields[2]
+    return kind
 
 
 @contextlib.contextmanager

@@ -1,48 +1,58 @@
-"""What an agent does to the files in its folder of values; it never looks into them."""
+"""What an agent does to the files of values in its folders; it never looks into them."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
-import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from futurebroker.data.names import SUFFIX, is_sealed
+from futurebroker.data.sealed import Contents, open_for_reading, seal_in_place, write_all, write_sealed
 from futurebroker.types import Digest
 
 #: bytes copied at a time
 COPY_BYTES = 4 * 1024 * 1024
 
 
+class MappedError(OSError):
+    """Some process has the file mapped, so its memory would not be free if the file went."""
+
+
 class ValueFiles:
-    """The files of one folder. All of it is quick but for `copy`."""
+    """The files of a folder in memory and one on disk, or of one on disk only.
 
-    def __init__(self, folder: Path) -> None:
+    Quick are `new_path`, `can_open` and `write_function`; all else may wait for a disk, or for much memory to be freed.
+    """
+
+    def __init__(self, folder: Path, disk: Path | None = None) -> None:
         self.folder = folder
+        self.disk = disk or folder
 
-    def new_path(self) -> str:
-        """A path nobody can guess and nothing has."""
-        return str(self.folder / secrets.token_hex(16))
+    def new_path(self, on_disk: bool = False) -> str:
+        """A path nobody can guess and nothing has; on disk, of a sealed file."""
+        name = secrets.token_hex(16)
+        return str(self.disk / f"{name}{SUFFIX}" if on_disk else self.folder / name)
 
     def write_function(self, folder: str, digest: Digest, code: bytes) -> None:
-        """Write a pickled function under its digest, whole or not at all."""
-        place = self.folder / folder
-        place.mkdir(mode=0o700, exist_ok=True)
-        draft = place / f".{digest.hex()}"
-        draft.write_bytes(code)
-        draft.rename(place / digest.hex())
+        """Write a pickled function under its digest, whole or not at all; to disk when memory is full."""
+        try:
+            _write_function(self.folder / folder, digest, code)
+        except OSError:
+            if self.disk == self.folder:
+                raise
+            _write_function(self.disk / folder, digest, code)
 
     def can_open(self, path: str) -> bool:
         """Whether another process's file is on this host and ours to read."""
         try:
-            number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            number, _ = open_for_reading(path)
         except OSError:
             return False
-        try:
-            return stat.S_ISREG(os.fstat(number).st_mode)
-        finally:
-            os.close(number)
+        os.close(number)
+        return True
 
     def take(self, path: str, target: str, move: bool) -> bool:
         """Make the file at ``path`` ours at ``target`` by its name; False where only `copy` can.
@@ -50,8 +60,10 @@ class ValueFiles:
         Raises:
             OSError: it isn't there.
         """
-        if not self.can_open(path):
-            raise FileNotFoundError(f"{path} can't be opened on this host")
+        number, real = open_for_reading(path)
+        os.close(number)
+        if real != path or is_sealed(real) != is_sealed(target):
+            return False
         try:
             if move:
                 os.rename(path, target)
@@ -63,30 +75,52 @@ class ValueFiles:
         return True
 
     def copy(self, path: str, target: str, move: bool, given_up: Callable[[], bool]) -> None:
-        """As `take`, byte by byte: for a thread of its own.
+        """As `take`, byte by byte.
 
         Args:
             given_up: asked now and then whether to stop.
 
         Raises:
-            OSError: there is no room, or it was given up; nothing is left at ``target``.
+            OSError: there is no room, the source is damaged, or it was given up; nothing is left at ``target``.
         """
+        number, real = open_for_reading(path)
         try:
-            with open(path, "rb", buffering=0) as source, open(target, "xb", buffering=0, opener=_private) as copy:
-                while data := source.read(COPY_BYTES):
-                    if given_up():
-                        raise OSError("given up, because the worker closes")
-                    view = memoryview(data)
-                    while view:
-                        view = view[copy.write(view) :]
-        except OSError:
-            self.unlink(target)
-            raise
+            pieces = Contents.of(number, real).pieces()
+            if is_sealed(target):
+                write_sealed(target, pieces, given_up)
+            else:
+                _write_plain(target, pieces, given_up)
+        finally:
+            os.close(number)
         if move:
             self.unlink(path)
 
-    def write_part(self, path: str, offset: int, data: bytes, nbytes: int) -> None:
-        """Write a piece of a file that will have ``nbytes`` in all."""
+    def spill(self, path: str, data: bytes | None, target: str, given_up: Callable[[], bool]) -> None:
+        """Copy a value, a file in memory or bytes, to a sealed file.
+
+        Raises:
+            MappedError: a process has the file mapped.
+            OSError: the disk doesn't take it, or it was given up; nothing is left at ``target``.
+        """
+        if data is not None:
+            write_sealed(target, [data], given_up)
+            return
+        number, real = open_for_reading(path)
+        try:
+            if _is_mapped(number):
+                raise MappedError(f"{path} is mapped")
+            write_sealed(target, Contents.of(number, real).pieces(), given_up)
+        finally:
+            os.close(number)
+
+    def relink(self, path: str, target: str) -> None:
+        """Put a link to the sealed file ``target`` in the place of the file ``path``; nobody finds neither."""
+        draft = f"{path}.{secrets.token_hex(4)}"
+        os.symlink(target, draft)
+        os.rename(draft, path)
+
+    def write_part(self, path: str, offset: int, data: bytes, nbytes: int, last: bool = False) -> None:
+        """Write a piece of a file that will have ``nbytes`` in all; with the last one on disk come its checksums."""
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             view = memoryview(data)[: max(0, nbytes - offset)]
@@ -96,22 +130,29 @@ class ValueFiles:
                 view = view[written:]
         finally:
             os.close(number)
+        if last and is_sealed(path):
+            seal_in_place(path)
 
     def read_part(self, path: str, offset: int, length: int) -> bytes:
-        """Bytes of a file of ours."""
-        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        """Bytes of a value of ours.
+
+        Raises:
+            OSError: the disk can't read them, or has others than were written.
+        """
+        number, real = open_for_reading(path)
         try:
-            return os.pread(number, length, offset)
+            return Contents.of(number, real).read(offset, length)
         finally:
             os.close(number)
 
-    def sweep(self, folder: Path, kept: set[str]) -> None:
-        """Delete what ``folder`` holds but for ``kept``: its writer is gone, and nobody will hear of the rest."""
-        for path in folder.iterdir():
-            if str(path) not in kept:
-                path.unlink()
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+    def sweep(self, name: str, kept: set[str]) -> None:
+        """Delete what our folders ``name`` hold but for ``kept``: nobody will hear of the rest."""
+        for folder in {self.folder / name, self.disk / name}:
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if str(path) not in kept:
+                    path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def unlink(self, path: str) -> None:
         """Delete a file that may be gone already."""
@@ -119,5 +160,42 @@ class ValueFiles:
             os.unlink(path)
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def _write_function(place: Path, digest: Digest, code: bytes) -> None:
+    place.mkdir(mode=0o700, exist_ok=True)
+    draft = place / f".{digest.hex()}"
+    try:
+        draft.write_bytes(code)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+    draft.rename(place / digest.hex())
+
+
+def _write_plain(target: str, pieces: Iterator[memoryview], given_up: Callable[[], bool]) -> None:
+    number = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        for piece in pieces:
+            if given_up():
+                raise OSError("given up, because the worker closes")
+            write_all(number, piece)
+    except BaseException:
+        os.unlink(target)
+        raise
+    finally:
+        os.close(number)
+
+
+def _is_mapped(number: int) -> bool:
+    """Whether another process, or another descriptor, uses the file: the kernel gives a write lease to its only user.
+
+    False also where the kernel gives no leases.
+    """
+    try:
+        fcntl.fcntl(number, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    # A reader that comes now would be held up until we let go; nothing asks us to, so this is done at once.
+    fcntl.fcntl(number, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False

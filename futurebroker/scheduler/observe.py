@@ -125,6 +125,7 @@ def worker_info(worker: WorkerRecord) -> dict[str, Any]:
         "occupancy": worker.occupancy,
         "latency": worker.latency,
         "metrics": worker.metrics,
+        "events": [{"at": at, "kind": kind, "text": text} for at, kind, text in worker.events],
         **{
             name: worker.info.get(name)
             for name in ("pid", "executors", "threads", "memory_limit", "python", "platform", "version")

@@ -213,6 +213,13 @@ def keys(state: SchedulerState, about: dict[str, Any]) -> list[str]:
     return list(islice(found, KEYS))
 
 
+def recent(state: SchedulerState, about: dict[str, Any] | None) -> dict[str, Any]:
+    """Runs that ended after the one numbered ``since``."""
+    state.asked_at = state.now
+    number = (about or {}).get("since", 0)
+    return state.recent.since(number if isinstance(number, int) else 0, state.now)
+
+
 # -- the graph -----------------------------------------------------------------------------------------------------
 
 
@@ -255,4 +262,5 @@ TOPICS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     "keys": keys,
     "worker_tasks": worker_tasks,
     "graph": graph,
+    "recent": recent,
 }

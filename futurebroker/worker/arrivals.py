@@ -9,10 +9,11 @@ that the scheduler passes on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from futurebroker.data.objectstore import ObjectStore, StoredValue
-from futurebroker.protocol.messages import INLINE_LIMIT, AdoptFile, DataPart, DataWanted, Held, Store, StorePart
+from futurebroker.protocol.messages import INLINE_LIMIT, AdoptFile, DataPart, DataWanted, Held, Store, Stored, StorePart
 from futurebroker.types import Key, WorkerId
 from futurebroker.worker.commands import (
     Instruction,
@@ -24,6 +25,7 @@ from futurebroker.worker.commands import (
     Unlink,
     WriteFailed,
     WritePart,
+    Written,
 )
 
 #: bytes asked for at a time, and how many such pieces ahead
@@ -79,10 +81,12 @@ class Arrivals:
     """See the top of this file.
 
     Args:
-        new_path: a fresh path in our folder, one nobody can guess.
+        new_path: a fresh path for a value of so many bytes, one nobody can guess.
     """
 
-    def __init__(self, events: ArrivalEvents, emit: Callable[[Instruction], None], new_path: Callable[[], str]) -> None:
+    def __init__(
+        self, events: ArrivalEvents, emit: Callable[[Instruction], None], new_path: Callable[[int], str]
+    ) -> None:
         self._events = events
         self._emit = emit
         self._new_path = new_path
@@ -90,10 +94,12 @@ class Arrivals:
         self._transfers: dict[int, _Fetch] = {}
         self._pieces: dict[Key, _Pieces] = {}
         self._taking: dict[Key, int] = {}
+        #: paths all of whose bytes are on their way to their file -> what is to be done once they are there
+        self._writing: dict[str, Callable[[], None]] = {}
         self._last_transfer = 0
 
     def __len__(self) -> int:
-        return len(self._fetches) + len(self._pieces) + len(self._taking)
+        return len(self._fetches) + len(self._pieces) + len(self._taking) + len(self._writing)
 
     # -- fetching ---------------------------------------------------------------------------------------------------
 
@@ -107,6 +113,15 @@ class Arrivals:
             return
         fetch = self._fetches[source.key] = _Fetch(source, kept, now)
         self._try_next(fetch, now)
+
+    def has_copy(self, key: Key, store: ObjectStore) -> bool:
+        """Whether a value of our own is here to be kept; then the scheduler is told so."""
+        value = store.get(key)
+        if value is None or value.holder:
+            return False
+        value.freed = False
+        self._emit(Stored(key, value.nbytes, value.path))
+        return True
 
     def _try_next(self, fetch: _Fetch, now: float) -> None:
         self._abandon(fetch)
@@ -125,6 +140,7 @@ class Arrivals:
     def _abandon(self, fetch: _Fetch) -> None:
         self._transfers.pop(fetch.transfer, None)
         if fetch.path:
+            self._writing.pop(fetch.path, None)
             self._emit(Unlink(fetch.path))
         fetch.path = ""
         fetch.nbytes = -1
@@ -140,7 +156,7 @@ class Arrivals:
             self._ask_parts(fetch)
         elif fetch.kept:
             self._taking[fetch.key] = fetch.size
-            self._emit(TakeFile(fetch.key, event.path, self._new_path(), move=False))
+            self._emit(TakeFile(fetch.key, event.path, self._new_path(fetch.size), move=False))
         else:
             del self._fetches[fetch.key]
             value = StoredValue(fetch.size, None, event.path, freed=True, holder=fetch.holder)
@@ -173,16 +189,22 @@ class Arrivals:
             self._fetched(fetch, StoredValue(message.nbytes, message.data, freed=not fetch.kept))
             return
         if first:
-            fetch.path = self._new_path()
+            fetch.path = self._new_path(message.nbytes)
         fetch.seen.add(message.offset)
         fetch.got += len(message.data)
-        self._emit(WritePart(fetch.path, message.offset, message.data, message.nbytes))
-        if fetch.got >= fetch.nbytes:
-            path, fetch.path = fetch.path, ""
-            self._fetched(fetch, StoredValue(fetch.nbytes, None, path, freed=not fetch.kept))
+        complete = fetch.got >= fetch.nbytes
+        self._emit(WritePart(fetch.path, message.offset, message.data, message.nbytes, complete))
+        if complete:
+            self._transfers.pop(fetch.transfer, None)
+            fetch.transfer = 0
+            self._writing[fetch.path] = partial(self._complete, fetch)
             return
         while fetch.asked < fetch.nbytes and fetch.asked - fetch.got < PARTS_AHEAD * PART_BYTES:
             self._ask_part(fetch)
+
+    def _complete(self, fetch: _Fetch) -> None:
+        path, fetch.path = fetch.path, ""
+        self._fetched(fetch, StoredValue(fetch.nbytes, None, path, freed=not fetch.kept))
 
     def _fetched(self, fetch: _Fetch, value: StoredValue) -> None:
         del self._fetches[fetch.key]
@@ -194,7 +216,7 @@ class Arrivals:
     def adopt(self, message: AdoptFile) -> None:
         """Take over a client's file."""
         self._taking[message.key] = message.nbytes
-        self._emit(TakeFile(message.key, message.path, self._new_path(), move=True))
+        self._emit(TakeFile(message.key, message.path, self._new_path(message.nbytes), move=True))
 
     def taken(self, event: Taken) -> None:
         """A file is ours now, or can't be."""
@@ -224,20 +246,33 @@ class Arrivals:
         key, offset, nbytes = message.key, message.offset, message.nbytes
         pieces = self._pieces.get(key)
         if pieces is None:
-            pieces = self._pieces[key] = _Pieces(self._new_path())
+            pieces = self._pieces[key] = _Pieces(self._new_path(nbytes))
         if offset in pieces.seen:
             return
         pieces.seen.add(offset)
         pieces.got += len(message.data)
-        self._emit(WritePart(pieces.path, offset, message.data, nbytes))
-        if pieces.got >= nbytes:
-            del self._pieces[key]
-            self._events.value_arrived(key, StoredValue(nbytes, None, pieces.path), True)
+        complete = pieces.got >= nbytes
+        self._emit(WritePart(pieces.path, offset, message.data, nbytes, complete))
+        if complete:
+            self._writing[pieces.path] = partial(self._stored, key, nbytes, pieces.path)
+
+    def _stored(self, key: Key, nbytes: int, path: str) -> None:
+        if self._pieces.pop(key, None) is not None:
+            self._events.value_arrived(key, StoredValue(nbytes, None, path), True)
+
+    def written(self, event: Written) -> None:
+        """A file is whole."""
+        then = self._writing.pop(event.path, None)
+        if then is None:
+            self._emit(Unlink(event.path))  # it was given up meanwhile
+        else:
+            then()
 
     # -- trouble and time -------------------------------------------------------------------------------------------
 
     def write_failed(self, event: WriteFailed, now: float) -> bool:
         """The disk didn't take a piece; False when nothing on its way has that path."""
+        self._writing.pop(event.path, None)
         for key, pieces in self._pieces.items():
             if pieces.path == event.path:
                 del self._pieces[key]
@@ -264,9 +299,17 @@ class Arrivals:
         for pieces in self._pieces.values():
             self._emit(Unlink(pieces.path))
         self._fetches.clear()
+        self._writing.clear()
         self._transfers.clear()
         self._pieces.clear()
         self._taking.clear()
+
+
+def holder_of(source: bytes | Held, store: ObjectStore) -> tuple[Key, WorkerId]:
+    """The key of an input, and whose file it is; empty for our own."""
+    assert isinstance(source, Held)
+    value = store.get(source.key)
+    return source.key, value.holder if value is not None else ""
 
 
 def answer(message: DataWanted, store: ObjectStore) -> DataPart | SendPart:

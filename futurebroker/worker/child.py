@@ -23,44 +23,50 @@ from time import perf_counter_ns, time_ns
 from types import CoroutineType, FrameType
 from typing import Any
 
-from futurebroker.data.files import write_value
 from futurebroker.exceptions import ResultError, SerializationError
 from futurebroker.inside import NO_TASK, Host, Place, current_task, noting_futures
 from futurebroker.logs import start_logging
 from futurebroker.protocol.messages import INLINE_LIMIT
 from futurebroker.protocol.serialize import Buffer, dump_frames, frames_size, layout, loads, loads_writable
-from futurebroker.worker import tasklink
+from futurebroker.worker import inspecting, standing, tasklink
 from futurebroker.worker.coroutines import CoroutineRunner
 from futurebroker.worker.failures import failure_of
+from futurebroker.worker.later import RunAgain, current_terms, say
 from futurebroker.worker.opening import InputFailed, InputGone, Opener, cannot_open
 from futurebroker.worker.packets import (
     AWAY_MAX,
     CRUMB,
     CRUMB_BYTES,
-    FUNCTIONS,
     PACKET_BYTES,
     REPORT_BYTES,
     REPORT_LIMIT,
+    Again,
     Away,
     Call,
     Called,
     Control,
     LinkWanted,
+    Look,
     Ready,
     Rest,
     Result,
     Returning,
     ReturnRest,
+    Saying,
+    Seen,
     Setup,
     Stop,
     Task,
+    Trim,
     ValueFile,
     decode_packet,
     encode_control,
     encode_results,
     take_controls,
 )
+from futurebroker.worker.profiling import Profiler
 from futurebroker.worker.relaying import EXECUTOR_SECRET
+from futurebroker.worker.results import ResultWriter, trim
 from futurebroker.worker.seats import Seats, Slot
 
 #: nanoseconds after which finished tasks of a packet are reported though others of it are still to run
@@ -96,8 +102,8 @@ class Executor:
         near = "127.0.0.1" if setup.broker_is_local else "elsewhere"
         self._host = Host(f"executor://{near}/{next(_numbers)}", setup.cluster, EXECUTOR_SECRET, setup.worker_id)
         self._place = Place(setup.worker, setup.worker_id, setup.resources, self._host)
-        self._folder = Path(setup.folder)
-        self._opener = Opener(Path(setup.store) / FUNCTIONS)
+        self._writer = ResultWriter(setup)
+        self._opener = Opener(self._writer.read_function)
         self._functions = self._opener.functions
         self._coroutines = CoroutineRunner()
         self._seats = Seats(setup.threads, self._read, self._left, self._returning)
@@ -105,6 +111,7 @@ class Executor:
         crumbs = _map_crumbs(setup.crumbs, size) if setup.crumbs else bytearray(size)
         self._crumbs = memoryview(crumbs).cast(CRUMB)
         self._stopping = False
+        self._profiler = Profiler(self._seats, Executor._run.__code__)
 
     def run(self) -> None:
         """Run tasks in this thread and, for more than one slot, in others; returns when the data socket has closed."""
@@ -116,10 +123,14 @@ class Executor:
         listener = threading.Thread(target=self._listen, name="control", daemon=True)
         for thread in (*threads, listener):
             thread.start()
+        standing.begin(self._place, self._setup.store)
         tasklink.register(self._host.address, self._offer_link)
+        self._profiler.start()
         self._tell(Ready(os.getpid()))
         self._read(first)
         self._seats.close()
+        self._profiler.stop()
+        standing.end(self._place)
         self._host.close()
         tasklink.unregister(self._host.address)
         for thread in (*threads, *self._seats.threads):
@@ -131,7 +142,9 @@ class Executor:
     # -- tasks ------------------------------------------------------------------------------------------------------
 
     def _read(self, slot: Slot) -> None:
+        say.set(self._say)
         receive, seats = self._data.recv, self._seats
+        slot.thread = threading.get_ident()
         while True:
             try:
                 data = receive(PACKET_BYTES)
@@ -228,7 +241,7 @@ class Executor:
         data = encode_results([result])
         if len(data) > REPORT_LIMIT:
             try:
-                data = encode_results(str(write_value(self._folder, [data])))
+                data = encode_results(self._writer.write([data]))
             except OSError as error:
                 key = result.failure.key if result.failure is not None else ""
                 kind = result.failure.type if result.failure is not None else result.type
@@ -239,6 +252,7 @@ class Executor:
 
     def _run(self, slot: Slot, task: Task, done: dict[int, bytes | ValueFile]) -> Result:
         self._crumbs[slot.number] = slot.task = task.number
+        slot.key = task.key
         if slot.made:
             slot.made = {}
         current_task.set((self._place, task.key, slot, task.number))
@@ -253,6 +267,8 @@ class Executor:
             return Result(task.number, 0, not_run=True)
         except BaseException as error:  # noqa: BLE001 - whatever the user's classes raise when they are opened
             return self._failed(task, cannot_open(task, error), 0)
+        if task.terms is not None:
+            current_terms.set((task.key, task.terms))
         call = copy_context().run
         start = slot.started = perf_counter_ns()
         try:
@@ -261,6 +277,10 @@ class Executor:
             if kind is CoroutineType:
                 value = self._coroutines.run(value)
                 kind = type(value)
+        except RunAgain as again:
+            duration = (perf_counter_ns() - start) // 1000
+            told = Again(again.delay, again.retries, again.arguments, list(again.inputs), again.failure)
+            return Result(task.number, duration, again=told)
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are the task's own as well
             duration = (perf_counter_ns() - start) // 1000
             self._fence(slot, task)
@@ -309,8 +329,7 @@ class Executor:
         size = frames_size(frames)
         if size <= INLINE_LIMIT:
             return Result(task.number, duration, 0, size, b"".join(layout(frames)), kind)
-        path = write_value(self._folder, frames)
-        return Result(task.number, duration, 0, size, None, kind, str(path))
+        return Result(task.number, duration, 0, size, None, kind, self._writer.write(frames, size))
 
     def _failed(self, task: Task, error: BaseException, duration: int) -> Result:
         slot = current_task.get()[2]
@@ -343,6 +362,10 @@ class Executor:
             self._return_rest()
         elif isinstance(record, Call):
             threading.Thread(target=self._call, args=(record,), name="call", daemon=True).start()
+        elif isinstance(record, Look):
+            self._tell(Seen(record.number, inspecting.look(record, self._seats, self._profiler)))
+        elif isinstance(record, Trim):
+            trim()
         elif isinstance(record, Stop):
             self._stopping = True
             if self._owns_process:
@@ -375,6 +398,9 @@ class Executor:
             self._tell(Called(call.number, None, failure_of(error, "", self._place.name)))
         else:
             self._tell(Called(call.number, data))
+
+    def _say(self, topic: str, key: str, about: Any) -> None:
+        self._tell(Saying(topic, key, about))
 
     def _tell(self, record: Control) -> None:
         with self._control_lock, contextlib.suppress(OSError):

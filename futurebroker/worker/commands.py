@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from futurebroker.protocol.messages import Failure, Message
+from futurebroker.protocol.messages import Failure, Message, ParcelPart, Prepare, RestartExecutors
 from futurebroker.types import Digest, Key
 from futurebroker.worker.packets import Packet, Result
 
@@ -83,6 +83,23 @@ class CallEnded:
     number: int
     value: bytes | None
     failure: Failure | None
+    executor: int = 0
+
+
+@dataclass(slots=True)
+class Inspected:
+    """What an executor saw that was asked to look; the agent is number 0."""
+
+    executor: int
+    number: int
+    view: Any
+
+
+@dataclass(slots=True)
+class Retire:
+    """This executor gets nothing more; once it has nothing to do, `ExecutorIdle` says so."""
+
+    executor: int
 
 
 @dataclass(slots=True)
@@ -112,6 +129,41 @@ class WriteFailed:
 
 
 @dataclass(slots=True)
+class Written:
+    """All that was to be written to ``path`` is there."""
+
+    path: str
+
+
+@dataclass(slots=True)
+class Measured:
+    """Bytes of memory that are the agent's own and each executor's: mapped files don't count."""
+
+    agent: int
+    executors: dict[int, int]
+
+
+@dataclass(slots=True)
+class Spilled:
+    """What `Spill` came to; ``reason`` is empty when the value is at ``target`` now."""
+
+    key: Key
+    path: str
+    target: str
+    reason: str = ""
+    is_mapped: bool = False  #: it was left in memory because some process has it mapped
+
+
+@dataclass(slots=True)
+class Damaged:
+    """The file of a value of ours can't be read, or holds something else than was written."""
+
+    key: Key
+    path: str
+    reason: str
+
+
+@dataclass(slots=True)
 class Tick:
     """The machine's ``wake_at`` has come."""
 
@@ -128,7 +180,8 @@ class Fresh:
 
 Event = (
     Delivered | Reported | ExecutorReady | ExecutorEnded | Recalled | RestReturned | TaskLeft | TaskBack | CallEnded
-    | Probed | Taken | WriteFailed | Tick | Drain | Fresh
+    | Probed | Taken | WriteFailed | Written | Measured | Spilled | Damaged | Tick | Drain | Fresh
+    | Inspected | Retire
 )  # fmt: skip
 
 # -- instructions --------------------------------------------------------------------------------------------------
@@ -167,6 +220,39 @@ class CallOut:
 
 
 @dataclass(slots=True)
+class InspectOut:
+    """Have the executor look; answered by Inspected."""
+
+    executor: int
+    number: int
+    topic: str
+    about: Any
+
+
+@dataclass(slots=True)
+class InspectAgent:
+    """Look into the agent itself; answered by Inspected."""
+
+    number: int
+    topic: str
+    about: Any
+
+
+@dataclass(slots=True)
+class ExecutorIdle:
+    """An executor that was retired has nothing to do any more."""
+
+    executor: int
+
+
+@dataclass(slots=True)
+class Operate:
+    """A message about the executors' software, for the agent; answered by Settled, where it asks for that."""
+
+    message: RestartExecutors | Prepare | ParcelPart
+
+
+@dataclass(slots=True)
 class KeepFunction:
     """Write a function to where executors look for it."""
 
@@ -194,12 +280,16 @@ class TakeFile:
 
 @dataclass(slots=True)
 class WritePart:
-    """Write bytes of a value's file, which has ``nbytes`` in all; answered only if that fails, by WriteFailed."""
+    """Write bytes of a value's file, which has ``nbytes`` in all.
+
+    Answered by WriteFailed if that fails, and for the last to come by Written.
+    """
 
     path: str
     offset: int
     data: bytes
     nbytes: int
+    last: bool = False
 
 
 @dataclass(slots=True)
@@ -223,6 +313,60 @@ class Unlink:
 
 
 @dataclass(slots=True)
+class Spill:
+    """Copy a value, a file or bytes, to a sealed file at ``target``; answered by Spilled."""
+
+    key: Key
+    path: str
+    data: bytes | None
+    target: str
+
+
+@dataclass(slots=True)
+class Relink:
+    """Put a link to ``target`` in the place of the file ``path``, whose memory is free then."""
+
+    path: str
+    target: str
+
+
+@dataclass(slots=True)
+class SetRoom:
+    """Each executor may write values of so many bytes to memory."""
+
+    nbytes: int
+
+
+@dataclass(slots=True)
+class SetPaused:
+    """Tell the scheduler that no task is started, or that tasks are again."""
+
+    paused: bool
+
+
+@dataclass(slots=True)
+class TrimExecutor:
+    """Have an executor give back memory it doesn't use."""
+
+    executor: int
+
+
+@dataclass(slots=True)
+class RecycleExecutor:
+    """Replace an idle executor by a fresh one."""
+
+    executor: int
+
+
+@dataclass(slots=True)
+class KillExecutor:
+    """Kill an executor; ``how`` is what is said of its end."""
+
+    executor: int
+    how: str
+
+
+@dataclass(slots=True)
 class Drained:
     """After Drain: nothing runs any more."""
 
@@ -232,9 +376,11 @@ class LeaveNow:
     """The scheduler asked us to leave."""
 
     reason: str
+    patience: float = 0.0
 
 
 Instruction = (
     Message | SendPacket | Recall | AskRest | CallOut | KeepFunction | Probe | TakeFile | WritePart | SendPart | Unlink
-    | Drained | LeaveNow
+    | Spill | Relink | SetRoom | SetPaused | TrimExecutor | RecycleExecutor | KillExecutor | Drained | LeaveNow
+    | InspectOut | InspectAgent | ExecutorIdle | Operate
 )  # fmt: skip

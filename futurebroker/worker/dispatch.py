@@ -97,12 +97,12 @@ class Dispatcher:
         for executor in executors:
             load = len(executor.packets) - executor.threads
             rank = (load, executor.expected)
-            if rank < best_rank and (load < 0 or self._may_get_ahead(executor, now)):
+            if rank < best_rank and not executor.leaving and (load < 0 or self._may_get_ahead(executor, now)):
                 best, best_rank = executor, rank
         if best is None:
             return None
         cost = self.costs.get(first.function)
-        if cost is None or cost > PACKET_TIME:
+        if cost is None or cost > PACKET_TIME or is_bounded(first):
             return (best, self._alone(best, first, now)) if best_rank[0] < 0 else None
         return best, self._fill(best, min(PACKET_TASKS, share), now)
 
@@ -153,6 +153,8 @@ class Dispatcher:
                 if mean is None or mean > PACKET_TIME:
                     break
                 cost = int(mean) + 1
+            if task.terms is not None and is_bounded(task):
+                break
             if parts and time + cost > PACKET_TIME:
                 break
             size += len(task.args) + (_size(task.inputs, self._store) if task.inputs else 0)
@@ -180,7 +182,8 @@ class Dispatcher:
         task.packet = packet
         self.sent[number] = task
         inputs = task.inputs
-        parts.append(Task(number, task.key, task.function, task.args, self._resolve(inputs, made) if inputs else ()))
+        resolved = self._resolve(inputs, made) if inputs else ()
+        parts.append(Task(number, task.key, task.function, task.args, resolved, task.terms))
         if self._dependents:
             made[task.key] = number
 
@@ -207,7 +210,7 @@ class Dispatcher:
                 if task.state is not WAITING:
                     continue
                 cost = self.costs.get(task.function)
-                if cost is None or time + cost > PACKET_TIME or len(parts) >= PACKET_TASKS:
+                if cost is None or time + cost > PACKET_TIME or len(parts) >= PACKET_TASKS or is_bounded(task):
                     return time, size
                 task_size = len(task.args) + _size(task.inputs, self._store)
                 if size + task_size > PACKET_FILL:
@@ -247,6 +250,12 @@ class Dispatcher:
             at = max(now, executor.heard) + STALL
             look_at = at if look_at is None else min(at, look_at)
         return stalled, look_at
+
+    def mapped_bytes(self) -> int:
+        """Bytes of the files that tasks in packets have mapped, or will."""
+        keys = {source.key for task in self.sent.values() for source in task.inputs if isinstance(source, Held)}
+        values = (self._store.get(key) for key in keys)
+        return sum(value.nbytes for value in values if value is not None and value.path)
 
     def take_reported(self, results: list[Result]) -> list[TaskRecord | None]:
         """The tasks of these results leave their packets; None for an unknown number."""
@@ -295,6 +304,11 @@ class Dispatcher:
         packet.left -= 1
         if not packet.left:
             del executor.packets[packet.number]
+
+
+def is_bounded(task: TaskRecord) -> bool:
+    """Whether it has a time limit that its executor is ended for: then it has to begin when it is sent."""
+    return task.terms is not None and task.terms.hard > 0
 
 
 def _size(inputs: tuple[bytes | Held, ...], store: ObjectStore) -> int:

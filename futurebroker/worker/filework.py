@@ -1,27 +1,79 @@
-"""Carries out what the machine says about files, and answers it; only a copy between file systems takes a thread."""
+"""Carries out what the machine says about files, and answers it, on threads of its own: a disk may take its time.
+
+One thread does what must stay in order, as writing, reading and deleting pieces; another copies whole values to disk.
+Only what takes no longer than a system call in any case happens on the loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
+from typing import TypeVar
 
-from futurebroker.data.valuefiles import ValueFiles
+from futurebroker.data.sealed import DamagedFileError
+from futurebroker.data.valuefiles import MappedError, ValueFiles
 from futurebroker.protocol.messages import DataPart, Message
 from futurebroker.worker.commands import (
+    Damaged,
     Event,
     KeepFunction,
     Probe,
     Probed,
+    Relink,
     SendPart,
+    Spill,
+    Spilled,
     TakeFile,
     Taken,
     Unlink,
     WriteFailed,
     WritePart,
+    Written,
 )
 from futurebroker.worker.packets import FUNCTIONS
+
+logger = logging.getLogger("futurebroker.worker")
+
+_Outcome = TypeVar("_Outcome")
+
+
+class Lane:
+    """A thread that does one thing after another, and tells the loop what each came to; started when first used."""
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._name = name
+        self._loop = loop
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def do(self, work: Callable[[], _Outcome], then: Callable[[_Outcome], None] | None = None) -> None:
+        """Have ``work()`` done, and ``then`` called with what it returned, on the loop; ``work`` must not raise."""
+
+        def run() -> None:
+            outcome = work()
+            if then is not None:
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    self._loop.call_soon_threadsafe(then, outcome)
+
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        self._work.put(run)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+    def close(self) -> None:
+        """Wait for the end of what was begun and of what waits."""
+        if self._thread is not None:
+            self._work.put(None)
+            self._thread.join()
+            self._thread = None
 
 
 class FileWork:
@@ -42,69 +94,111 @@ class FileWork:
         self._files = files
         self._answer = answer
         self._send = send
-        self._loop = loop
-        self._copies: dict[str, threading.Thread] = {}
+        self._lane = Lane("files", loop)
+        self._spills = Lane("spill", loop)
+        self._copies = Lane("copies", loop)
         self._closed = threading.Event()
 
     def keep_function(self, instruction: KeepFunction) -> None:
-        """Write a function to where executors look for it."""
-        self._files.write_function(FUNCTIONS, instruction.digest, instruction.code)
+        """Write a function to where executors look for it: at once, because tasks that need it follow."""
+        try:
+            self._files.write_function(FUNCTIONS, instruction.digest, instruction.code)
+        except OSError as error:  # its tasks will say that it isn't there
+            logger.error("a function can't be kept for the executors: %s", error)
 
     def probe(self, instruction: Probe) -> None:
         """Try whether a file can be opened here."""
         self._answer(Probed(instruction.key, instruction.path, self._files.can_open(instruction.path)))
 
     def take(self, instruction: TakeFile) -> None:
-        """Make a file ours: at once by its name, or by a copy, which may take minutes."""
-        try:
-            by_name = self._files.take(instruction.path, instruction.target, instruction.move)
-        except OSError as error:
-            self._answer(Taken(instruction.key, instruction.target, str(error)))
-            return
-        if by_name:
-            self._answer(Taken(instruction.key, instruction.target, ""))
-            return
-        copy = threading.Thread(target=self._copy, args=(instruction,), name="copy", daemon=True)
-        self._copies[instruction.target] = copy
-        copy.start()
+        """Make a file ours: by its name, or by a copy, which may take minutes."""
+        self._lane.do(lambda: self._take(instruction), lambda outcome: self._taken(instruction, outcome))
 
-    def _copy(self, instruction: TakeFile) -> None:
-        reason = ""
+    def _take(self, instruction: TakeFile) -> str | None:
+        """Why it can't be had; empty: it is ours; None: by a copy only."""
+        try:
+            return "" if self._files.take(instruction.path, instruction.target, instruction.move) else None
+        except OSError as error:
+            return str(error)
+
+    def _taken(self, instruction: TakeFile, outcome: str | None) -> None:
+        if outcome is None:
+            self._copies.do(lambda: self._copy(instruction), lambda reason: self._taken(instruction, reason))
+        else:
+            self._tell(Taken(instruction.key, instruction.target, outcome))
+
+    def _copy(self, instruction: TakeFile) -> str:
         try:
             self._files.copy(instruction.path, instruction.target, instruction.move, self._closed.is_set)
         except OSError as error:
-            reason = str(error)
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._copied, instruction, reason)
-
-    def _copied(self, instruction: TakeFile, reason: str) -> None:
-        self._copies.pop(instruction.target).join()
-        if not self._closed.is_set():
-            self._answer(Taken(instruction.key, instruction.target, reason))
+            return str(error)
+        return ""
 
     def write_part(self, instruction: WritePart) -> None:
         """Write bytes of a value's file."""
+        self._lane.do(lambda: self._write_part(instruction), self._tell)
+
+    def _write_part(self, part: WritePart) -> Event | None:
         try:
-            self._files.write_part(instruction.path, instruction.offset, instruction.data, instruction.nbytes)
+            self._files.write_part(part.path, part.offset, part.data, part.nbytes, part.last)
         except OSError as error:
-            self._answer(WriteFailed(instruction.path, str(error)))
+            return WriteFailed(part.path, str(error))
+        return Written(part.path) if part.last else None
 
     def send_part(self, instruction: SendPart) -> None:
         """Answer who asked for bytes of a file of ours."""
-        nbytes = instruction.nbytes
+        self._lane.do(lambda: self._read_part(instruction), lambda outcome: self._read(instruction, outcome))
+
+    def _read_part(self, part: SendPart) -> bytes | OSError:
         try:
-            data = self._files.read_part(instruction.path, instruction.offset, instruction.length)
-        except OSError:
-            data, nbytes = b"", -1
-        part = DataPart(instruction.transfer, instruction.key, instruction.offset, nbytes, data, instruction.asker)
-        self._send(part)
+            return self._files.read_part(part.path, part.offset, part.length)
+        except OSError as error:
+            return error
+
+    def _read(self, asked: SendPart, outcome: bytes | OSError) -> None:
+        data, nbytes = (b"", -1) if isinstance(outcome, OSError) else (outcome, asked.nbytes)
+        if not self._closed.is_set():
+            self._send(DataPart(asked.transfer, asked.key, asked.offset, nbytes, data, asked.asker))
+        if isinstance(outcome, DamagedFileError):
+            self._tell(Damaged(asked.key, asked.path, str(outcome)))
+
+    def spill(self, instruction: Spill) -> None:
+        """Copy a value to disk."""
+        self._spills.do(lambda: self._spill(instruction), self._tell)
+
+    def _spill(self, spill: Spill) -> Spilled:
+        try:
+            self._files.spill(spill.path, spill.data, spill.target, self._closed.is_set)
+        except MappedError as error:
+            return Spilled(spill.key, spill.path, spill.target, str(error), True)
+        except OSError as error:
+            return Spilled(spill.key, spill.path, spill.target, str(error))
+        return Spilled(spill.key, spill.path, spill.target)
+
+    def relink(self, instruction: Relink) -> None:
+        """Put a link to the copy on disk in the place of a file in memory."""
+        self._lane.do(lambda: self._relink(instruction))
+
+    def _relink(self, instruction: Relink) -> None:
+        try:
+            self._files.relink(instruction.path, instruction.target)
+        except OSError as error:  # the file in memory stays as it is, and is as good
+            logger.error("%s can't be replaced by a link to the disk: %s", instruction.path, error)
+
+    def sweep(self, name: str, kept: set[str]) -> None:
+        """Delete what an executor that is gone left behind; see `ValueFiles.sweep`."""
+        self._lane.do(lambda: self._files.sweep(name, kept))
 
     def unlink(self, instruction: Unlink) -> None:
         """Delete a file of ours."""
-        self._files.unlink(instruction.path)
+        self._lane.do(lambda: self._files.unlink(instruction.path))
+
+    def _tell(self, event: Event | None) -> None:
+        if event is not None and not self._closed.is_set():
+            self._answer(event)
 
     def close(self) -> None:
-        """Give up what is being copied."""
+        """Give up what is being copied, and wait for the rest."""
         self._closed.set()
-        for copy in self._copies.values():
-            copy.join()
+        for lane in (self._spills, self._copies, self._lane):
+            lane.close()

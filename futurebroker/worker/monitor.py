@@ -59,6 +59,10 @@ class Monitor:
             "time": time.time(),
         }
 
+    def children_of(self, pid: int) -> list[int]:
+        """What an executor's tasks have started, as of the last look."""
+        return self._children.get(pid, [])
+
     def _look_for_children(self, executors: set[int]) -> None:
         self._children = {}
         parents: dict[int, int] = {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from futurebroker.data.files import map_value
+from futurebroker.data.sealed import DamagedFileError
 from futurebroker.exceptions import TaskError
 from futurebroker.protocol.refs import open_arguments
 from futurebroker.protocol.serialize import loads, loads_writable
@@ -37,13 +37,13 @@ class Opener:
     """See the top of this file.
 
     Args:
-        folder: of the pickled functions, a file each.
+        read_function: gives the pickled function with a digest.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, read_function: Callable[[Digest], bytes]) -> None:
         #: those that are open, by digest
         self.functions: dict[Digest, Callable[..., Any]] = {}
-        self._folder = folder
+        self._read_function = read_function
 
     def open_arguments(self, task: Task, done: Mapping[int, bytes | ValueFile]) -> Any:
         """The arguments and keywords of a task.
@@ -64,7 +64,7 @@ class Opener:
     def open_function(self, digest: Digest) -> Callable[..., Any]:
         """A function that isn't open."""
         functions = self.functions
-        code = (self._folder / digest.hex()).read_bytes()
+        code = self._read_function(digest)
         function: Callable[..., Any] = loads(code)
         if len(functions) >= FUNCTIONS_KEPT:
             functions.pop(next(iter(functions)), None)
@@ -83,7 +83,7 @@ class Opener:
             if isinstance(source, ValueFile):
                 try:
                     opened.append(loads(map_value(source.path)))
-                except FileNotFoundError:
+                except (FileNotFoundError, DamagedFileError):
                     raise InputGone(index) from None
             else:
                 opened.append(loads_writable(source))

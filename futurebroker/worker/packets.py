@@ -8,11 +8,11 @@ each record follows its length in four bytes.
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from futurebroker.protocol.messages import Failure
+from futurebroker.protocol.messages import Failure, RunTerms
 from futurebroker.types import Digest, Key
 
 #: bytes an encoded packet may have; a larger one goes through a file
@@ -28,6 +28,9 @@ FUNCTIONS = "functions"
 #: a breadcrumb, the number of the task a thread runs, as `struct` and `memoryview` write it; and its bytes
 CRUMB: Final = "Q"
 CRUMB_BYTES = struct.calcsize(CRUMB)
+#: how the room for values in memory is written, and its bytes
+ROOM = struct.Struct("<Q")
+ROOM_BYTES = ROOM.size
 #: tasks of one executor that may wait for others, or have seceded, at a time; each holds a thread and a breadcrumb
 AWAY_MAX = 1000
 #: length of a record on the control socket
@@ -51,6 +54,7 @@ class Task(msgspec.Struct, array_like=True, gc=False):
     function: Digest
     args: bytes
     inputs: tuple[bytes | ValueFile | int, ...] = ()
+    terms: RunTerms | None = None
 
 
 class Packet(msgspec.Struct, array_like=True, gc=False):
@@ -59,6 +63,16 @@ class Packet(msgspec.Struct, array_like=True, gc=False):
     number: int
     tasks: list[Task]
     path: str = ""  #: the packet lies in this file instead, because it is large
+
+
+class Again(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
+    """The task did not end; it wants to be run again. As in `Continue`."""
+
+    delay: float = 0.0
+    retries: int = 0
+    args: bytes | None = None
+    inputs: list[Key] = []
+    failure: Failure | None = None
 
 
 class Result(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
@@ -73,6 +87,7 @@ class Result(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     path: str = ""
     failure: Failure | None = None
     missing: list[int] | None = None  #: places of inputs whose files are gone
+    again: Again | None = None
     not_run: bool = False  #: an earlier task of the packet, whose result it needs, has none
     futures: list[Key] | None = None  #: keys of futures inside the value
     started: int = 0  #: microseconds since 1970 when user code began; 0 if it didn't
@@ -97,6 +112,8 @@ class Setup(Control, tag=1):
     log_format: str = "text"
     cluster: str = ""
     broker_is_local: bool = False  #: whether the broker's address is on loopback
+    room: str = ""  #: path of the file with the bytes that a value in memory may have
+    disk: str = ""  #: folder for larger ones
 
 
 class ReturnRest(Control, tag=2):
@@ -113,6 +130,10 @@ class Call(Control, tag=3):
 
 class Stop(Control, tag=4):
     """To an executor: end orderly; the sockets close next."""
+
+
+class Trim(Control, tag=5):
+    """To an executor: give back memory that isn't used."""
 
 
 class Away(Control, tag=13):
@@ -189,6 +210,29 @@ class Called(Control, tag=12):
     failure: Failure | None = None
 
 
+class Look(Control, tag=30):
+    """To an executor: say what it sees; answered by Seen."""
+
+    number: int
+    topic: str
+    about: Any = None
+
+
+class Seen(Control, tag=31):
+    """From an executor: plain data, that anybody may open."""
+
+    number: int
+    view: Any = None
+
+
+class Saying(Control, tag=40):
+    """From an executor: for the scheduler, as in `Said`."""
+
+    topic: str
+    key: Key = ""
+    about: Any = None
+
+
 _encode = msgspec.msgpack.Encoder().encode
 encode_packet = _encode
 encode_results = _encode
@@ -196,8 +240,8 @@ decode_packet = msgspec.msgpack.Decoder(Packet).decode
 #: results, or the path of the file they are in
 decode_results = msgspec.msgpack.Decoder(list[Result] | str).decode
 _decode_control = msgspec.msgpack.Decoder(
-    Setup | ReturnRest | Call | Stop | Ready | Rest | Called | Away | Returning
-    | LinkWanted | LinkOpened | LinkBody | LinkReturned | LinkBlocked | LinkSend
+    Setup | ReturnRest | Call | Stop | Trim | Ready | Rest | Called | Away | Returning | Saying
+    | LinkWanted | LinkOpened | LinkBody | LinkReturned | LinkBlocked | LinkSend | Look | Seen
 ).decode  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 
 import msgspec
 
-from futurebroker.protocol.messages import Held
+from futurebroker.protocol.messages import Held, RunTerms
 from futurebroker.types import Digest, Key
 
 
@@ -34,6 +34,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     args: bytes
     inputs: tuple[bytes | Held, ...]
     order: int
+    terms: RunTerms | None = None
     state: RunState = WAITING
     missing: int = 0  #: inputs that aren't here; the others are pinned
     number: int = 0  #: in its packet
@@ -42,6 +43,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     dropped: bool = False  #: the scheduler doesn't want it any more, and expects GaveBack
     give_back: bool = False  #: hand it back if it turns out not to have begun
     silent: bool = False  #: nobody expects to hear of it any more
+    overdue: bool = False  #: it ran longer than it may, and its executor is being ended for that
 
     def __repr__(self) -> str:
         return f"<{self.key} attempt {self.attempt} {self.state.value}>"
@@ -111,7 +113,7 @@ class ReadyQueue:
 class ExecutorRecord:
     """One executor: what it has, and when it was last heard of."""
 
-    __slots__ = ("asked", "expected", "heard", "number", "packets", "threads", "unknown", "unread")
+    __slots__ = ("asked", "expected", "heard", "leaving", "number", "packets", "threads", "unknown", "unread")
 
     def __init__(self, number: int, threads: int, now: float) -> None:
         self.number = number
@@ -121,4 +123,5 @@ class ExecutorRecord:
         self.heard = now  #: when it last reported, or got work while it had none
         self.asked = False  #: to hand back the rest of its packets, since it was last heard of
         self.unread = False  #: whether it may have packets that it hasn't read
+        self.leaving = False  #: being replaced: it gets nothing more
         self.unknown = 0  #: tasks among them of which nobody knows how long they take, or that take long

@@ -1,49 +1,47 @@
 """A worker's agent: carries out what its machine says, and keeps executors, store and heartbeats going.
 
-It runs on one asyncio loop and never runs or opens what a user sent: executors do. `run_worker` is the whole of a
-worker process.
+It runs on one asyncio loop and never runs or opens what a user sent: executors do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import platform
 import secrets as random_names
-import signal
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
 
-import psutil
-
-from futurebroker.data.folders import StoreFolder
+from futurebroker import logs
 from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.exceptions import FuturebrokerError, RefusedError
 from futurebroker.processes import process_mark
 from futurebroker.protocol.member import HEARTBEAT_INTERVAL, Member
-from futurebroker.protocol.messages import Message, Welcome
+from futurebroker.protocol.messages import Happened, Message, Said, Welcome
 from futurebroker.secret import is_loopback
 from futurebroker.states import WorkerStatus
 from futurebroker.types import Role
 from futurebroker.worker import commands
 from futurebroker.worker.commands import Event
 from futurebroker.worker.executors import Executor
+from futurebroker.worker.figures import task_counts
 from futurebroker.worker.filework import FileWork
+from futurebroker.worker.importing import handed_down_path
 from futurebroker.worker.machine import WorkerMachine
 from futurebroker.worker.monitor import Monitor
-from futurebroker.worker.packets import Call, Called, LinkWanted, Result, ReturnRest, Setup
+from futurebroker.worker.packets import Call, Called, LinkWanted, Look, Result, ReturnRest, Saying, Seen, Setup
 from futurebroker.worker.relaying import Relay
+from futurebroker.worker.renewing import Renewal
+from futurebroker.worker.software import Software
+from futurebroker.worker.upkeep import PERFORM, Upkeep
 
 logger = logging.getLogger("futurebroker.worker")
 
-#: environment variable with a JSON list of folders for the end of the executors' sys.path
-PATH_VARIABLE = "FUTUREBROKER_SYS_PATH"
 #: seconds what runs gets to finish when the worker closes, and then others to fetch what only it has; 25 in all, for
 #: platforms kill after 30
 DRAIN_TIMEOUT = 18.0
@@ -57,6 +55,8 @@ RESTART_MAX = 30.0
 #: tasks at executors below which a report goes on at once; with more of them, others may join it
 FEW = 8
 
+#: what keeps an executor's allocator from holding on to memory that its tasks have freed
+_ALLOCATION = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "65536"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -89,9 +89,9 @@ class WorkerService:
         executors: how many processes run tasks; default one a CPU.
         threads: tasks each of them runs at once.
         resources: abstract amounts tasks may ask for.
-        memory_limit: bytes; default the machine's.
+        memory_limit, memory_share, thresholds: see `Upkeep`.
         processes: False makes the executors threads of this process.
-        local_folder: where to make the folder of stored values.
+        local_folder: where to make the folder of results on disk.
         make_link: makes the conversation with the scheduler, with `Member`'s arguments.
     """
 
@@ -105,7 +105,9 @@ class WorkerService:
         executors: int | None = None,
         threads: int = 1,
         resources: dict[str, float] | None = None,
-        memory_limit: int | None = None,
+        memory_limit: int | float | Literal["auto"] | None = "auto",
+        memory_share: float = 1.0,
+        thresholds: dict[str, float] | None = None,
         processes: bool = True,
         local_folder: str | None = None,
         make_link: LinkFactory = Member,
@@ -115,10 +117,9 @@ class WorkerService:
         self.executors = executors or os.cpu_count() or 1
         self.threads = threads
         self.resources = dict(resources or {})
-        self.memory_limit = memory_limit or psutil.virtual_memory().total
+        self._memory = (memory_limit, memory_share, thresholds or {}, local_folder, processes)
         self.processes = processes
         self._where: dict[str, Any] = {"url": url, "cluster": cluster, "secret": secret}
-        self._local_folder = local_folder
         self._make_link = make_link
         self._status = WorkerStatus.RUNNING
         self._running: dict[int, Executor] = {}
@@ -127,6 +128,7 @@ class WorkerService:
         self._events: deque[Event] = deque()
         self._busy = False
         self._timers: set[asyncio.TimerHandle] = set()
+        self._renewal: Renewal
         self._tick_timer: asyncio.TimerHandle | None = None
         self._heartbeat_timer: asyncio.TimerHandle | None = None
         self._interval = HEARTBEAT_INTERVAL
@@ -136,6 +138,7 @@ class WorkerService:
         self._finished = asyncio.Event()
         self._drained = asyncio.Event()
         self._may_go = asyncio.Event()
+        self._patience = DRAIN_TIMEOUT
         #: whether executors are ended by us, so that what they run isn't to blame
         self._is_ending = False
         self._all_ready: asyncio.Future[None] | None = None
@@ -157,9 +160,10 @@ class WorkerService:
             FuturebrokerError: the executors don't start; their own output says why.
         """
         self._loop = asyncio.get_running_loop()
-        self._folder = StoreFolder.make(self._local_folder)
-        self._files = ValueFiles(self._folder.path)
-        self._machine = WorkerMachine(self.name, self._files.new_path)
+        self._upkeep = Upkeep(*self._memory)
+        self._folder = self._upkeep.folder
+        self._files = ValueFiles(self._folder.path, self._upkeep.disk.path)
+        self._machine = WorkerMachine(self.name, self._files.new_path, self._upkeep.plan)
         self._all_ready = self._loop.create_future()
         where = self._where
         self._relay = Relay(where["secret"], where["cluster"], self.id, self._loop, lambda: self._link.flush())
@@ -167,9 +171,19 @@ class WorkerService:
             Role.WORKER, self.id, **where, events=self, loop=self._loop, info=self._info, share=self._relay.share
         )
         self._file_work = FileWork(self._files, self._feed, self._link.send, self._loop)
+        self._renewal = Renewal(
+            Software(self._where["secret"], self._link.send, self._memory[3]),
+            self._start_executor,
+            lambda number: self._feed(commands.Retire(number)),
+            self._running,
+            self._link.send,
+            self._loop,
+            processes=self.processes,
+        )
+        self._upkeep.start(self, self._machine, self._loop)
         try:
             for _ in range(self.executors):
-                self._start_executor()
+                self._start_executor("")
             await self._link.connect(timeout)
             timeout = max(timeout, EXECUTORS_TIMEOUT)
             async with asyncio.timeout(timeout):
@@ -202,7 +216,7 @@ class WorkerService:
         self._feed(commands.Drain())
         if drain:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._drained.wait(), DRAIN_TIMEOUT)
+                await asyncio.wait_for(self._drained.wait(), self._patience)
             await self._stop_executors()
             await self._hand_over()
         await self._end(reason)
@@ -230,36 +244,41 @@ class WorkerService:
             if timer is not None:
                 timer.cancel()
         self._heartbeat_timer = None
+        await self._renewal.close()
         await self._stop_executors()
         await self._link.close(reason)
         self._file_work.close()
-        self._folder.close()
+        await self._upkeep.close()
         self._finished.set()
 
     # -- executors --------------------------------------------------------------------------------------------------
 
-    def _start_executor(self) -> None:
+    def _start_executor(self, python: str) -> Executor:
         self._last_executor += 1
         number = self._last_executor
         setup = Setup(
-            self.name, self.id, str(self._folder.path), self.threads, "", "", self.resources, _handed_down_path()
+            self.name, self.id, str(self._folder.path), self.threads, "", "", self.resources, handed_down_path(python)
         )
+        self._upkeep.set_up(setup)
         setup.cluster, setup.broker_is_local = self._where["cluster"], is_loopback(self._where["url"])
         executor = self._running[number] = Executor(number, setup, self, self._loop)
         if self.processes:
-            executor.start_process(self._environment())
+            executor.start_process(self._environment(), python)
+            self._upkeep.begun(executor)
         else:
             executor.start_threads()
+        return executor
 
     def _environment(self) -> dict[str, str]:
         """As ours; native libraries share the CPUs among the tasks that can run at once."""
         share = str(max(1, (os.cpu_count() or 1) // (self.executors * self.threads)))
-        return {**dict.fromkeys(_THREAD_VARIABLES, share), **os.environ}
+        return {**dict.fromkeys(_THREAD_VARIABLES, share), **_ALLOCATION, **os.environ}
 
     def ready(self, executor: Executor) -> None:
         """See `ExecutorEvents`."""
         self._restart_pause = RESTART_FIRST
         self._feed(commands.ExecutorReady(executor.number, executor.threads))
+        self._renewal.ready(executor)
         if self._all_ready is not None and not self._all_ready.done():
             if sum(other.is_ready for other in self._running.values()) == self.executors:
                 self._all_ready.set_result(None)
@@ -286,7 +305,17 @@ class WorkerService:
 
     def called(self, executor: Executor, called: Called) -> None:
         """See `ExecutorEvents`."""
-        self._feed(commands.CallEnded(called.number, called.value, called.failure))
+        self._feed(commands.CallEnded(called.number, called.value, called.failure, executor.number))
+        self._link.flush()
+
+    def seen(self, executor: Executor, seen: Seen) -> None:
+        """See `ExecutorEvents`."""
+        self._feed(commands.Inspected(executor.number, seen.number, seen.view))
+        self._link.flush()
+
+    def said(self, saying: Saying) -> None:
+        """See `ExecutorEvents`."""
+        self._link.send(Said(saying.topic, saying.key, saying.about))
 
     def ended(self, executor: Executor, how: str) -> None:
         """See `ExecutorEvents`."""
@@ -294,23 +323,26 @@ class WorkerService:
         self._relay.executor_ended(executor.number)
         task = ""
         if executor.is_ready:
-            running = [] if self._is_ending else executor.running()
+            running = [] if self._is_ending or executor.number in self._renewal.leaving else executor.running()
             sent = self._machine.dispatcher.sent
             task = ", ".join(sent[number].key for number in running if number in sent)
             self._feed(commands.ExecutorEnded(executor.number, running, how))
-        self._files.sweep(executor.folder, self._machine.store.paths())
-        if self._status is WorkerStatus.CLOSING:
+        self._file_work.sweep(executor.folder.name, self._machine.store.paths())
+        if self._renewal.ended(executor, how) or self._status is WorkerStatus.CLOSING:
             return
         about = {"worker": self.name, "task": task}
         logger.warning("executor %d ended with %s; starting another", executor.pid, how, extra=about)
         if executor.is_ready:
-            self._start_executor()
+            self._start_executor(self._renewal.python)
             return
         if self._all_ready is not None and not self._all_ready.done():
             self._all_ready.set_exception(FuturebrokerError(f"an executor can't start: it ended with {how}"))
             return
-        self._later(self._restart_pause, self._start_executor)
+        self._later(self._restart_pause, self._start_another)
         self._restart_pause = min(self._restart_pause * 2, RESTART_MAX)
+
+    def _start_another(self) -> None:
+        self._start_executor(self._renewal.python)
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         def run() -> None:
@@ -363,7 +395,7 @@ class WorkerService:
             "threads": self.threads,
             "slots": self.executors * self.threads,
             "resources": self.resources,
-            "memory_limit": self.memory_limit,
+            "memory_limit": self._upkeep.limit.nbytes or None,
             "python": platform.python_version(),
             "platform": platform.platform(),
             "store": str(self._folder.path),
@@ -377,15 +409,36 @@ class WorkerService:
     def metrics(self) -> dict[str, Any]:
         """What a heartbeat tells; CPU is measured since the call before."""
         statuses = {e.pid: "ready" if e.is_ready else "starting" for e in self._running.values()}
-        store = self._machine.store
         return {
             **self._monitor.sample(statuses),
-            **self._machine.counts(),
-            "managed": store.managed,
-            "spilled": 0,
-            "stored": len(store),
+            **task_counts(self._machine),
+            **self._upkeep.figures(),
             "round_trip": self._round_trip,
         }
+
+    # -- what `Upkeep` needs ----------------------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """See `upkeep.Agent`."""
+        self._feed(event)
+
+    def pause(self, paused: bool) -> None:
+        """See `upkeep.Agent`."""
+        if self._status is not WorkerStatus.CLOSING:
+            self._status = WorkerStatus.PAUSED if paused else WorkerStatus.RUNNING
+            if self.started:
+                self._link.heartbeat(self._status.value, self.metrics())
+
+    def executor(self, number: int) -> Executor | None:
+        """See `upkeep.Agent`."""
+        return self._running.get(number)
+
+    def pids(self) -> dict[int, list[int]]:
+        """See `upkeep.Agent`."""
+        if not self.processes:
+            return {}
+        running = self._running.items()
+        return {number: [e.pid, *self._monitor.children_of(e.pid)] for number, e in running if e.is_ready}
 
     # -- the machine ------------------------------------------------------------------------------------------------
 
@@ -403,6 +456,8 @@ class WorkerService:
                     carry_out = perform.get(type(instruction))
                     if carry_out is None:
                         messages.append(instruction)
+                        if type(instruction) is Happened:
+                            self._upkeep.happened(instruction, self.name)
                     else:
                         carry_out(self, instruction)
         finally:
@@ -417,6 +472,7 @@ class WorkerService:
         self._feed(commands.Tick())
 
     def _send_packet(self, instruction: commands.SendPacket) -> None:
+        self._upkeep.hurry()
         self._running[instruction.executor].send(instruction.packet)
 
     def _recall(self, instruction: commands.Recall) -> None:
@@ -432,14 +488,25 @@ class WorkerService:
     def _call_out(self, instruction: commands.CallOut) -> None:
         self._running[instruction.executor].tell(Call(instruction.number, instruction.code, instruction.args))
 
+    def _look(self, instruction: commands.InspectOut) -> None:
+        self._running[instruction.executor].tell(Look(instruction.number, instruction.topic, instruction.about))
+
+    def _look_into_agent(self, instruction: commands.InspectAgent) -> None:
+        self._events.append(commands.Inspected(0, instruction.number, logs.recent()))
+
     def _has_drained(self, instruction: commands.Drained) -> None:
         self._drained.set()
 
     def _leave_now(self, instruction: commands.LeaveNow) -> None:
         if self._closing is None:
+            self._patience = instruction.patience or DRAIN_TIMEOUT
             self._closing = self._loop.create_task(self._close(True, instruction.reason))
         else:
             self._may_go.set()
+
+
+def _to_upkeep(perform: Callable[[Upkeep, Any], None], service: WorkerService, instruction: Any) -> None:
+    perform(service._upkeep, instruction)
 
 
 _PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {
@@ -447,71 +514,19 @@ _PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {
     commands.Recall: WorkerService._recall,
     commands.AskRest: WorkerService._ask_rest,
     commands.CallOut: WorkerService._call_out,
+    commands.InspectOut: WorkerService._look,
+    commands.InspectAgent: WorkerService._look_into_agent,
+    commands.ExecutorIdle: lambda service, instruction: service._renewal.idle(instruction.executor),
+    commands.Operate: lambda service, instruction: service._renewal.take(instruction.message),
     commands.KeepFunction: lambda service, instruction: service._file_work.keep_function(instruction),
     commands.Probe: lambda service, instruction: service._file_work.probe(instruction),
     commands.TakeFile: lambda service, instruction: service._file_work.take(instruction),
     commands.WritePart: lambda service, instruction: service._file_work.write_part(instruction),
     commands.SendPart: lambda service, instruction: service._file_work.send_part(instruction),
     commands.Unlink: lambda service, instruction: service._file_work.unlink(instruction),
+    commands.Spill: lambda service, instruction: service._file_work.spill(instruction),
+    commands.Relink: lambda service, instruction: service._file_work.relink(instruction),
     commands.Drained: WorkerService._has_drained,
     commands.LeaveNow: WorkerService._leave_now,
+    **{kind: partial(_to_upkeep, perform) for kind, perform in PERFORM.items()},
 }
-
-
-def _handed_down_path() -> list[str]:
-    text = os.environ.get(PATH_VARIABLE, "")
-    try:
-        entries = json.loads(text) if text else []
-    except ValueError:
-        entries = None
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        logger.warning("%s isn't a JSON list of folders; ignored", PATH_VARIABLE)
-        return []
-    return entries
-
-
-async def run_worker(*, timeout: float = 30.0, **settings: Any) -> None:
-    """Run a worker until it is told to end: by SIGTERM or SIGINT, or by its scheduler.
-
-    Args:
-        timeout: seconds to join the cluster in.
-        settings: for `WorkerService`.
-
-    Raises:
-        ClusterConnectionError: it could not join, or was refused later on.
-    """
-    loop = asyncio.get_running_loop()
-    service = WorkerService(**settings)
-    ending: list[asyncio.Task[None]] = []
-    work = loop.create_task(_run(service, timeout))
-
-    def end() -> None:
-        """The first signal drains; later ones change nothing, because platforms send several."""
-        if not ending:
-            ending.append(loop.create_task(_end_early(service, work)))
-
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
-        loop.add_signal_handler(number, end)
-    try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
-        await asyncio.gather(*ending)
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
-        sys.stdout.flush()
-    if service.refusal is not None:
-        raise service.refusal
-
-
-async def _run(service: WorkerService, timeout: float) -> None:
-    await service.start(timeout)
-    await service.finished()
-
-
-async def _end_early(service: WorkerService, work: asyncio.Task[None]) -> None:
-    if service.started:
-        await service.close()
-    else:
-        work.cancel()

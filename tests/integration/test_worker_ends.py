@@ -180,15 +180,16 @@ def test_a_killed_agent_takes_its_executors_along_and_its_folder_is_swept(tmp_pa
     for handle in handles:
         assert select.select([handle], [], [], 10)[0], "an executor outlived its agent"
         os.close(handle)
-    assert Path(folder).exists()
-    another = StoreFolder.make(str(tmp_path))
+    (on_disk,) = (path for path in (tmp_path / f"futurebroker-{os.getuid()}").iterdir() if path.is_dir())
+    for another in (StoreFolder.make(), StoreFolder.make_on_disk(str(tmp_path))):
+        another.close()
     assert not Path(folder).exists()
-    another.close()
+    assert not on_disk.exists()
 
 
 WORKER = """
 import asyncio, os, sys
-from futurebroker.worker.service import run_worker
+from futurebroker.worker.running import run_worker
 from tests.integration.agent import Mailbox
 class Box(Mailbox):
     async def connect(self, timeout):

@@ -87,7 +87,7 @@ def test_a_large_array_is_mapped_writable_and_gone_when_freed() -> None:
             assert [await box.value("s1"), await box.value("s2")] == [100.0, 100.0]
             assert float(serialize.loads(map_value(big.path))[0]) == 0.0
             box.events.deliver([Free(["big"])])
-            assert not Path(big.path).exists()
+            await box.until(lambda: not Path(big.path).exists())
 
     asyncio.run(scenario())
 

@@ -142,7 +142,7 @@ class SimWorker:
         self.line.connect()
         self._beat()
 
-    def new_path(self) -> str:
+    def new_path(self, on_disk: bool = False) -> str:
         self._made += 1
         return f"/{self.line.name}/{self._made}"
 
@@ -227,6 +227,8 @@ class SimWorker:
                 self.handle(self._take(instruction))
             case w.WritePart():
                 self.files[instruction.path] = self.files.get(instruction.path, b"") + instruction.data
+                if instruction.last:
+                    self.world.after(PROBE_TIME, lambda: self.handle(w.Written(instruction.path)))
             case w.SendPart():
                 content = self.files.get(instruction.path)
                 nbytes, data = (-1, b"") if content is None else (len(content), content)
@@ -239,7 +241,7 @@ class SimWorker:
                 self.handle(w.CallEnded(instruction.number, b"called", None))
             case w.Drained():
                 self.world.after(self.world.random.uniform(0, 0.2), self._leave)
-            case w.KeepFunction() | w.LeaveNow():
+            case w.KeepFunction() | w.LeaveNow() | w.SetRoom():
                 pass
             case _:
                 self._outgoing.append(instruction)

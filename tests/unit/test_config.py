@@ -118,8 +118,8 @@ def test_a_duration_is_as_long_as_its_number_says(number: float, unit: str) -> N
         ("cluster", "name\n", "1 to 64"),
         ("connect_timeout", "0", "200ms, 5s, 1 min"),
         ("connect_timeout", "soon", "200ms, 5s, 1 min"),
-        ("memory_limit", "much", "auto, none, bytes"),
-        ("memory_limit", "0", "auto, none, bytes"),
+        ("memory_limit", "much", "auto, none or 0"),
+        ("memory_target", "1.2", "0 to 1"),
         ("nthreads", 0, "1 or more"),
         ("nthreads", True, "1 or more"),
         ("log_level", "loud", "debug, info"),
@@ -197,7 +197,10 @@ def test_hiding_a_password_keeps_the_place(url: str) -> None:
 
 def test_memory_limit_may_be_automatic_none_or_bytes() -> None:
     """The three mean: find out, do not limit, and this much."""
-    assert [load(memory_limit=limit).memory_limit for limit in ("auto", "none", "2 GiB")] == ["auto", None, 2**31]
+    limits = {"auto": "auto", "none": None, "0": None, "2 GiB": 2**31, "0.5": 0.5, "1.0": 1.0, "1": 1}
+    assert {limit: load(memory_limit=limit).memory_limit for limit in limits} == limits
+    assert load(memory_limit=0.25).memory_limit == 0.25
+    assert [load(memory_pause=part).memory_pause for part in ("off", "80%", 0.7)] == [0.0, 0.8, 0.7]
     assert [line.value for line in explain(load(memory_limit="none")) if line.name == "memory_limit"] == ["none"]
 
 

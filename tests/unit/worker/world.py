@@ -10,6 +10,7 @@ from futurebroker.protocol.messages import Failure, Held, Message, Run
 from futurebroker.worker import commands
 from futurebroker.worker.invariants import check
 from futurebroker.worker.machine import WorkerMachine
+from futurebroker.worker.memory import UNLIMITED, MemoryPlan
 from futurebroker.worker.packets import Packet, Result, Task
 
 INC = b"increment-digest"
@@ -40,9 +41,11 @@ class FakeExecutor:
 class World:
     """Carries out what the machine says, as the agent would; checks the machine's laws after every event."""
 
-    def __init__(self, executors: int = 1, threads: int = 1) -> None:
+    def __init__(self, executors: int = 1, threads: int = 1, plan: MemoryPlan = UNLIMITED) -> None:
         names = count(1)
-        self.machine = WorkerMachine("w", lambda: f"/store/{next(names)}")
+        self.machine = WorkerMachine(
+            "w", lambda disk: f"/disk/{next(names)}.sealed" if disk else f"/store/{next(names)}", plan
+        )
         self.now = 100.0
         #: messages to the scheduler, in order
         self.mail: list[Message] = []
@@ -95,6 +98,8 @@ class World:
         elif isinstance(instruction, commands.Probe):
             ok = instruction.path in self.host_files
             self._events.append(commands.Probed(instruction.key, instruction.path, ok))
+        elif isinstance(instruction, commands.WritePart) and instruction.last:
+            self._events.append(commands.Written(instruction.path))
         elif isinstance(instruction, commands.TakeFile):
             reason = "" if instruction.path in self.host_files else "not here"
             self._events.append(commands.Taken(instruction.key, instruction.target, reason))
