@@ -18,6 +18,7 @@ from futurebroker.protocol.messages.from_client import (
     Ask,
     Cancel,
     Detach,
+    EndGraph,
     PutFile,
     PutPart,
     PutValue,
@@ -100,6 +101,7 @@ __all__ = [
     "Detach",
     "DetachedEnded",
     "Drop",
+    "EndGraph",
     "Erred",
     "ExecutorDied",
     "Failure",
@@ -158,8 +160,8 @@ __all__ = [
 ]
 
 FromClient = (
-    AddFunction | Submit | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask | RunOnWorkers
-    | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    AddFunction | Submit | EndGraph | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask
+    | RunOnWorkers | DataWanted | DataPart | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory

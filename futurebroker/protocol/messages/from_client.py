@@ -25,6 +25,15 @@ class Submit(Message, tag=11):
     dependencies: list[tuple[Key, ...]] | None = None  #: one tuple a call; None when no call has any
     options: TaskOptions | None = None
     parent: Key = ""  #: the task that makes these calls; they end with it if it is cancelled
+    graph: str = ""  #: the client wants none of them for itself, but the whole graph of this name, until EndGraph
+
+
+class EndGraph(Message, tag=173):
+    """All calls of a graph were submitted: the client wants these keys, and else nothing for itself."""
+
+    graph: str
+    keys: list[Key]
+    parent: Key = ""  #: as in Submit
 
 
 class Release(Message, tag=12):
