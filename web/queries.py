@@ -36,8 +36,17 @@ class History:
     def task(self, key: str) -> dict[str, Any] | None:
         return None
 
+    def runs_between(self, since: float, until: float) -> list[Any]:
+        return []
+
     def worker(self, name: str) -> dict[str, Any] | None:
         return None
+
+    def events(self, most: int) -> list[dict[str, Any]]:
+        return []
+
+    def runs(self, most: int) -> list[dict[str, Any]]:
+        return []
 
     def about(self) -> dict[str, Any]:
         return {"url": self.url}

@@ -186,11 +186,8 @@ class Coalescer:
     def _submit(self, column: PreparedColumn) -> None:
         call = column.call
         self._introduce(call)
-        self._send(
-            Submit(
-                call.digest, column.keys, column.arguments, column.dependencies, call.options, call.parent, column.graph
-            )
-        )
+        calls = (column.keys, column.arguments, column.dependencies)
+        self._send(Submit(call.digest, *calls, call.options, call.parent, graph=column.graph))
         self._remember(column)
 
     def _introduce(self, call: Call) -> None:

@@ -26,7 +26,19 @@ from futurebroker.exceptions import (
     SecretRefusedError,
 )
 from futurebroker.protocol.member import Member
-from futurebroker.protocol.messages import Answer, Ask, DataPart, Held, Message, RanOnWorkers, Want, Welcome
+from futurebroker.protocol.messages import (
+    Answer,
+    Ask,
+    DataPart,
+    FromPeer,
+    Held,
+    Message,
+    RanOnExecutors,
+    RanOnScheduler,
+    RanOnWorkers,
+    Want,
+    Welcome,
+)
 from futurebroker.types import Key, Role
 
 logger = logging.getLogger("futurebroker.client")
@@ -65,6 +77,9 @@ class Connection(Ledger):
         self.url: str = url
         self.secret = secret
         self.asynchronous = asynchronous
+        self.secret = secret
+        #: by channel, who takes the frames that come on it, on the I/O thread
+        self.channels: dict[str, Callable[[list[bytes]], None]] = {}
         self.routes: dict[int, Callable[[DataPart], None]] = {}
         #: futures of dask keys, as long as anybody holds them
         self.computed: weakref.WeakValueDictionary[Any, Future[Any]] = weakref.WeakValueDictionary()
@@ -221,6 +236,14 @@ class Connection(Ledger):
         if isinstance(message, Answer):
             error = FuturebrokerError(message.error) if message.error else None
             self._replies.answer(message.number, message.value, error)
+        elif isinstance(message, RanOnExecutors):
+            self._replies.answer(message.number, message.outcomes, None)
+        elif isinstance(message, RanOnScheduler):
+            self._replies.answer(message.number, message, None)
+        elif isinstance(message, FromPeer):
+            channel = self.channels.get(message.channel)
+            if channel is not None:
+                channel(message.frames)
         elif isinstance(message, RanOnWorkers):
             self._replies.answer(message.number, message.results, None)
         elif isinstance(message, DataPart):
@@ -233,6 +256,8 @@ class Connection(Ledger):
         self.intake.allow(welcome.limits.get("tasks", sys.maxsize), welcome.limits.get("bytes", sys.maxsize))
         if fresh and self._welcomed:
             self._start_over()
+        elif welcome.resumed:
+            self._go_on()
         self._welcomed = True
         self._heartbeat = welcome.settings.get("heartbeat", self._heartbeat)
         if self._beating is None:
@@ -246,6 +271,14 @@ class Connection(Ledger):
         for name, (most, held) in self.leases.items():
             self.put(Ask(self.number(), "lease_assert", {"name": name, "max_leases": most, "leases": list(held)}))
         self.outbox.start_over()
+
+    def _go_on(self) -> None:
+        """Another scheduler goes on where the former stopped; what was only asked has to be asked again."""
+        logger.warning("the scheduler at %s was restarted, and goes on", hide_password(self.url))
+        self._replies.fail(FuturebrokerError("the scheduler was restarted before it answered; ask again"))
+        for number, route in list(self.routes.items()):
+            route(DataPart(number, "", 0, -1, b""))
+        self.outbox.go_on()
 
     def _beat(self) -> None:
         self._member.heartbeat("running", {})

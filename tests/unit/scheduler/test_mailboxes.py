@@ -120,6 +120,6 @@ def test_a_journal_and_a_checkpoint_bring_everything_back() -> None:
     play.bob(put(1, b"y", maxsize=1), variable(2, "set", b"v"), variable(3, "get"))
     again = replayed(facts, play.state.policy)
     assert projection(again)["extras"] == projection(play.state)["extras"]
-    loaded = replayed([], play.state.policy, list(checkpoint.dump(play.state, 0.0)))
+    loaded = replayed([], play.state.policy, list(checkpoint.dump(play.state)))
     assert projection(loaded)["extras"] == projection(play.state)["extras"]
     assert [task.key for task in loaded.holders["queue:q"].wants] == ["x"]
