@@ -59,7 +59,7 @@ PreparedCall: TypeAlias = tuple[Call, Key, bytes, tuple[Key, ...] | None]
 class PreparedColumn:
     """Calls that are one message, or ready to be: at most `BATCH_MESSAGES` and `BATCH_BYTES` of them."""
 
-    __slots__ = ("arguments", "call", "conditions", "dependencies", "keys", "size")
+    __slots__ = ("arguments", "call", "conditions", "dependencies", "graph", "keys", "size")
 
     def __init__(
         self,
@@ -69,7 +69,10 @@ class PreparedColumn:
         size: int,
         dependencies: list[tuple[Key, ...]] | None = None,
         conditions: list[Conditions | None] | None = None,
+        graph: str = "",
     ) -> None:
+        #: the graph that they belong to, of which the client holds no futures
+        self.graph = graph
         self.call = call
         self.keys = keys
         self.arguments = arguments
@@ -182,13 +185,14 @@ class Coalescer:
             self._send(item)
             return 0
         self._submit(item)
-        return item.size
+        return 0 if item.graph else item.size
 
     def _submit(self, column: PreparedColumn) -> None:
         call = column.call
         self._introduce(call)
-        needs, agreed = column.dependencies, column.conditions
-        self._send(Submit(call.digest, column.keys, column.arguments, needs, call.options, call.parent, agreed))
+        calls = (column.keys, column.arguments, column.dependencies)
+        agreed = column.conditions
+        self._send(Submit(call.digest, *calls, call.options, call.parent, agreed, graph=column.graph))
         self._remember(column)
 
     def _introduce(self, call: Call) -> None:

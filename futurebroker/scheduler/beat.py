@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from futurebroker.protocol.messages import AddFunction, Ask, Conditions, Release, Submit, TaskOptions
+from futurebroker.protocol.messages import AddFunction, Ask, Conditions, Release, Said, Submit, TaskOptions
 from futurebroker.scheduler import recording, terms
 from futurebroker.scheduler.commands import ClientSaid
 from futurebroker.scheduler.records import ClientRecord, WorkerRecord
@@ -39,7 +39,7 @@ class Entry(msgspec.Struct, array_like=True):
     function: bytes  #: digest
     code: bytes
     args: bytes
-    options: dict[str, Any]
+    options: Any  #: as `TaskOptions`
     expires: float = 0.0  #: seconds after the firing
     enabled: bool = True
 
@@ -58,8 +58,9 @@ class Planned:
         self.timer: Timer | None = None
 
 
-def told(state: SchedulerState, worker: WorkerRecord, about: Any) -> None:
+def told(state: SchedulerState, worker: WorkerRecord, message: Said) -> None:
     """An executor tells of the app it has imported: keep that, and have its schedules be followed."""
+    about = message.about
     state.apps[worker.worker_id] = about
     queues = about.get("queues")
     if worker.queues is None and queues and not worker.info.get("all_queues"):
@@ -138,7 +139,7 @@ def run(state: SchedulerState, planned: Planned, moment: float, *, is_now: bool)
     entry = planned.entry
     key = str(uuid.uuid5(_SPACE, f"{entry.app}/{entry.name}@{moment!r}{' now' if is_now else ''}"))
     wall = state.now + state.clock_offset
-    conditions = [Conditions(expires=wall + entry.expires)] if entry.expires else None
+    conditions: list[Conditions | None] | None = [Conditions(expires=wall + entry.expires)] if entry.expires else None
     options = msgspec.convert(entry.options, TaskOptions)
     _say(
         state,

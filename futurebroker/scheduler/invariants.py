@@ -288,7 +288,8 @@ def _check_stealing(state: SchedulerState) -> None:
         for task in worker.processing:
             pool = task.pool
             soft = pool.options.allow_other_workers and placement.offers(worker, pool)
-            if not soft and not placement.may_run(pool, worker):
+            # What it takes from may have changed since.
+            if not soft and worker.queues is None and not placement.may_run(pool, worker):
                 _broken(state, "I29", f"{task} is on {worker}, where it must not run", task)
 
 

@@ -360,6 +360,7 @@ class WorkerRecord:
 
     __slots__ = (
         "asked",
+        "changing",
         "events",
         "functions",
         "holds",
@@ -412,6 +413,7 @@ class WorkerRecord:
         self.latency = 0.001  #: seconds of a round trip
         self.window = 0.0  #: seconds of work it may have in all; see `placement.open_window`
         self.limit = 0  #: tasks it may have in all
+        self.changing = False  #: whether its executors are about to be replaced: it gets no task before that is done
         self.metrics: dict[str, Any] = {}  #: of its last heartbeat
         #: what it told of its memory: (seconds since 1970, kind, text)
         self.events: deque[tuple[float, str, str]] = deque(maxlen=EVENTS_KEPT)

@@ -9,7 +9,20 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler import beat, families, leases, mailboxes, observe, outcomes, revoking, steering, viewing
+from futurebroker.scheduler import (
+    beat,
+    families,
+    leases,
+    mailboxes,
+    observe,
+    outcomes,
+    revoking,
+    rounds,
+    steering,
+    stories,
+    tending,
+    viewing,
+)
 from futurebroker.scheduler.records import ClientRecord
 from futurebroker.scheduler.state import SchedulerState
 
@@ -22,6 +35,8 @@ QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **steering.TOPICS,
     **viewing.TOPICS,
     **families.QUESTIONS,
+    **stories.QUESTIONS,
+    **tending.QUESTIONS,
     **leases.QUESTIONS,
     **mailboxes.QUESTIONS,
 }
@@ -30,6 +45,8 @@ QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
 REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "wait_for_workers": observe.wait_for_workers,
     **beat.REQUESTS,
+    **rounds.REQUESTS,
+    **tending.REQUESTS,
     **leases.REQUESTS,
     **mailboxes.REQUESTS,
 }
@@ -49,7 +66,7 @@ def ask(state: SchedulerState, client: ClientRecord, message: Ask) -> None:
         return
     try:
         value = question(state, message.about)
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, LookupError) as error:
         state.send(client.client_id, Answer(message.number, None, f"{message.topic} of {message.about!r}: {error}"))
     else:
         state.send(client.client_id, Answer(message.number, value))

@@ -114,7 +114,10 @@ class CommandLedger:
                 del self.in_flight[message.key]
                 self._accept(message)
                 if isinstance(message, m.GaveBack):
-                    self.stolen += (message.key, message.attempt) in self.asked.get(event.worker, ())
+                    task = self.state.tasks.get(message.key)
+                    is_revoked = task is not None and task.terms is not None and bool(task.terms.revoked)
+                    asked = self.asked.get(event.worker, ())
+                    self.stolen += (message.key, message.attempt) in asked and not is_revoked
             else:
                 stale += not isinstance(message, m.InputsMissing)
         if stale and stale == len(messages):

@@ -84,4 +84,4 @@ class Kill(Message, tag=154):
 class Resize(Message, tag=155):
     """To a worker: have so many executors more, or fewer."""
 
-    change: int
+    more: int

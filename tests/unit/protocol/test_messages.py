@@ -27,7 +27,7 @@ _FAILURE = m.Failure("ValueError", "text", "Traceback", "k", "w1", b"payload", [
 #: a value other than the default, by the name of the field
 SAMPLES: dict[str, Any] = {
     "about": ["k"], "allow_other_workers": True, "args": b"args", "asker": "c1", "at": 1.5, "attempt": 3,
-    "broadcast": True, "change": -1,
+    "broadcast": True, "graph": "g1", "more": -1,
     "calls": [m.PlannedCall(b"f" * 16, "k", b"args")],
     "conditions": [None, m.Conditions(1.5, 2.5, "p", True, b"r")], "delay": 1.5, "of": "k", "retries": 3,
     "terms": m.RunTerms(1, 2.0, 3.0, True, b"r"),
@@ -38,8 +38,12 @@ SAMPLES: dict[str, Any] = {
     "inputs": (b"value", _HELD), "interval": 10.0, "key": "k", "keys": ["k1", "k2"], "kind": "lost",
     "last": True, "length": 9, "limits": {"t": 1},
     "metrics": {"cpu": 1.5}, "missing": [("k", "w1")], "name": "inc", "nbytes": 7, "number": 4, "offset": 8,
+    "executor": 2, "started": 12,
     "oldest": 5, "resumed": True,
     "parent": "p",
+    "answers": [(b"v", None), (None, _FAILURE)], "change": True, "channel": "c", "drop": "old", "keep": "new",
+    "environment": m.Parcel("e", "00ff", 9, b"s"), "frames": [b"a", b"b"], "patience": 2.5, "views": [{"a": 1}],
+    "outcomes": {"w1": [(b"v", None)]},
     "options": m.TaskOptions(("w1",), True, {"gpu": 1.0}, 2, -1), "order": 6, "path": "/p", "patient": True,
     "process": "boot 1 2 3", "worker": "w1",
     "protocol": 1, "python": "3.11", "reason": "because", "received": 11,
@@ -60,6 +64,8 @@ def full(kind: type[Any]) -> Any:
         values["inputs"] = ["k1", "k2"]
     elif kind is m.Inventory:
         values["held"] = [("k", 5, "/p")]
+    elif kind in (m.ParcelPart, m.ParcelWanted):
+        values["digest"] = "00ff"
     return kind(**values)
 
 
