@@ -80,6 +80,8 @@ class Connection(Ledger):
         self.secret = secret
         #: by channel, who takes the frames that come on it, on the I/O thread
         self.channels: dict[str, Callable[[list[bytes]], None]] = {}
+        #: by channel, what stands for a kernel on this machine
+        self.ends: dict[str, Any] = {}
         self.routes: dict[int, Callable[[DataPart], None]] = {}
         #: futures of dask keys, as long as anybody holds them
         self.computed: weakref.WeakValueDictionary[Any, Future[Any]] = weakref.WeakValueDictionary()
@@ -136,6 +138,8 @@ class Connection(Ledger):
         else:
             await self._io.run_async(self._close())
         self.fail(CancelledError("the client was closed"))
+        for end in self.ends.values():
+            end.close()
         self._io.stop()
         self.callbacks.stop()
         self.part()
