@@ -41,6 +41,7 @@ class Page:
     key: str  #: after ``g`` it goes there
     every: float = 1.0  #: seconds between two drawings while it is open
     figures: tuple[str, ...] = ()
+    live: bool = True  #: whether its figures over time are the cluster's own
     under: str = ""  #: the entry of the navigation that it belongs to
 
 
@@ -114,7 +115,6 @@ class Site:
     def note(self, action: Action) -> None:
         """Remember who changed what."""
         self.actions.appendleft(action)
-        self.history.note_action(action)
 
     def close(self) -> None:
         """End what the site holds."""

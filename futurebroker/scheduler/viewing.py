@@ -27,6 +27,8 @@ GRAPH_TASKS = 400
 GRAPH_SCAN = 50_000
 #: tasks a search lists
 FOUND = 200
+#: tasks a search may ask for
+FOUND_MOST = 10_000
 #: keys a worker's page lists
 WORKER_TASKS = 200
 
@@ -163,8 +165,9 @@ def find(state: SchedulerState, about: dict[str, Any]) -> dict[str, Any]:
     """Tasks that the scheduler knows now, newest first: for a cluster without a history.
 
     Args:
-        about: ``state``, ``type`` and ``worker`` to be met exactly, ``text`` to be part of the key.
+        about: ``state``, ``type`` and ``worker`` to be met exactly, ``text`` to be part of the key; ``most`` rows.
     """
+    most = min(int(about.get("most") or FOUND), FOUND_MOST)
     wanted, kind, worker, text = (str(about.get(name) or "") for name in ("state", "type", "worker", "text"))
     found: list[TaskRecord] = []
     matches = scanned = 0
@@ -177,7 +180,7 @@ def find(state: SchedulerState, about: dict[str, Any]) -> dict[str, Any]:
         ):
             continue
         matches += 1
-        if len(found) < FOUND:
+        if len(found) < most:
             found.append(record)
     rows = [
         {**_node(record), "worker": record.worker.name if record.worker is not None else None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from futurebroker.web.collector import UnansweredError
 from futurebroker.web.queries import HistoryAwayError
-from futurebroker.web.site import Site
+from futurebroker.web.site import Missing, Site
 
 #: rows of a page
 ROWS = 200
@@ -51,6 +51,19 @@ def runs(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     except HistoryAwayError as error:
         trouble = f"The database can't be read: {error}"
     return {"rows": rows, "trouble": trouble, "kept": site.history.available}
+
+
+def run(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
+    """One past run: its types, its clients, and how fast it went; ``id`` is its number."""
+    number = args.get("id", "")
+    try:
+        found = site.history.run(int(number)) if number.isdecimal() and len(number) < 16 else None
+    except HistoryAwayError as error:
+        return {"run": None, "trouble": f"The database can't be read: {error}"}
+    if found is None:
+        raise Missing(f"No run {number[:50]!r} is in the history.")
+    throughput = found.pop("throughput")
+    return {"run": found, "trouble": "", "columns": {"throughput": throughput}}
 
 
 def datasets(site: Site, args: Mapping[str, str]) -> dict[str, Any]:

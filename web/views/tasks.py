@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Mapping
@@ -30,10 +31,10 @@ def tasks(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     chips = [{"name": name, "query": words, "at": words == query} for name, words in _CHIPS]
     page: dict[str, Any] = {
         "query": query, "chips": chips, "rows": [], "next": None, "total": None, "first": bool(args.get("after")),
-        "error": "", "trouble": "", "source": "database", "failed": 0, "unfinished": 0,
+        "error": "", "trouble": "", "source": "database", "failed": 0, "unfinished": 0, "kept": site.history.available,
     }  # fmt: skip
     try:
-        if site.history.available:
+        if site.history.available and not _asks_for_unfinished(query):
             page.update(site.history.search(query, args.get("after"), ROWS))
         else:
             page.update(_live(site, query), source="scheduler")
@@ -43,6 +44,29 @@ def tasks(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
         page["trouble"] = f"The database can't be read: {error}"
         page.update(_live(site, query), source="scheduler")
     return page
+
+
+def _asks_for_unfinished(query: str) -> bool:
+    """Whether tasks are wanted that have not ended, which only the scheduler knows."""
+    states = re.findall(r"(?:^|\s)state:(\S+)", query)
+    return any(_STATES.get(state, state) in _UNFINISHED for state in states)
+
+
+def unfinished_keys(site: Site, query: str, most: int) -> list[str]:
+    """Keys of tasks that have not ended and match, of those that the scheduler finds.
+
+    Raises:
+        BadQueryError: the query has a word that only a history can answer.
+        UnansweredError: the scheduler can't be asked.
+    """
+    answer = site.collector.ask("find", {**parse(query), "most": most})
+    return [row["key"] for row in answer["rows"] if row["state"] in _UNFINISHED]
+
+
+def failed_keys(site: Site, query: str, most: int) -> list[str]:
+    """Keys of failed tasks that match, of those that the scheduler knows; raises as `unfinished_keys`."""
+    answer = site.collector.ask("find", {**parse(query), "state": "erred", "most": most})
+    return [row["key"] for row in answer["rows"]]
 
 
 def _live(site: Site, query: str) -> dict[str, Any]:
