@@ -115,11 +115,12 @@ class History:
                 ran = sum(row["count"] for row in found["tasks"])
                 failed = sum(row["count"] for row in found["tasks"] if row["outcome"] == "failed")
                 seconds = sum(row["seconds"] or 0.0 for row in found["tasks"])
+                told = "; ".join(f"{event['kind']} {event['text']}".strip() for event in found["events"][:5])
                 return {
-                    "ran": ran,
-                    "failed": failed,
-                    "seconds": seconds,
-                    "events": [_event(e) for e in found["events"]],
+                    "tasks it ran": f"{ran:,}",
+                    "failed": f"{failed:,}",
+                    "seconds of work": f"{seconds:,.1f}",
+                    "last heard": told,
                 }
         return None
 
