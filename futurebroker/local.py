@@ -90,7 +90,6 @@ class LocalCluster:
             scheduler_conduct(settings),
             web_host=settings.web_host,
             web_port=settings.web_port,
-            database_url=settings.database_url,
         )
         self.asynchronous = asynchronous
         self.processes = processes

@@ -73,10 +73,13 @@ def _found(what: str, query: str) -> list[str]:
     site = Site.current()
     try:
         if what == "cancel":
-            return tasks.unfinished_keys(site, query, MOST)
-        if site.history.available:
-            return site.history.keys(f"{query} state:failed", MOST)
-        return tasks.failed_keys(site, query, MOST)
+            return tasks.keys_of(site, query, tasks.UNFINISHED)
+        if not site.history.available:
+            return tasks.keys_of(site, query, ("erred",))
+        failed = site.history.keys(f"{query} state:failed", MOST)
+        # Of those in the history only what the scheduler still knows can be run again.
+        known: list[str] = site.collector.ask("keys", {"keys": failed, "states": ["erred"]})
+        return known
     except BadQueryError as error:
         raise BadRequest(str(error)) from error
     except (HistoryAwayError, UnansweredError) as error:

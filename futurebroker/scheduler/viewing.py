@@ -27,8 +27,8 @@ GRAPH_TASKS = 400
 GRAPH_SCAN = 50_000
 #: tasks a search lists
 FOUND = 200
-#: tasks a search may ask for
-FOUND_MOST = 10_000
+#: keys that one answer of `keys` names
+KEYS = 10_000
 #: keys a worker's page lists
 WORKER_TASKS = 200
 
@@ -165,9 +165,8 @@ def find(state: SchedulerState, about: dict[str, Any]) -> dict[str, Any]:
     """Tasks that the scheduler knows now, newest first: for a cluster without a history.
 
     Args:
-        about: ``state``, ``type`` and ``worker`` to be met exactly, ``text`` to be part of the key; ``most`` rows.
+        about: ``state``, ``type`` and ``worker`` to be met exactly, ``text`` to be part of the key.
     """
-    most = min(int(about.get("most") or FOUND), FOUND_MOST)
     wanted, kind, worker, text = (str(about.get(name) or "") for name in ("state", "type", "worker", "text"))
     found: list[TaskRecord] = []
     matches = scanned = 0
@@ -180,7 +179,7 @@ def find(state: SchedulerState, about: dict[str, Any]) -> dict[str, Any]:
         ):
             continue
         matches += 1
-        if len(found) < most:
+        if len(found) < FOUND:
             found.append(record)
     rows = [
         {**_node(record), "worker": record.worker.name if record.worker is not None else None,
@@ -189,6 +188,29 @@ def find(state: SchedulerState, about: dict[str, Any]) -> dict[str, Any]:
         for record in found
     ]  # fmt: skip
     return {"rows": rows, "matches": matches, "scanned": scanned, "known": len(state.tasks)}
+
+
+def keys(state: SchedulerState, about: dict[str, Any]) -> list[str]:
+    """Keys of tasks that are in one of the given states now.
+
+    Args:
+        about: ``states``, and either ``keys`` to choose from, or ``type``, ``worker`` and ``text`` as of `find`.
+    """
+    states = frozenset(about.get("states") or ())
+    kind, worker, text = (str(about.get(name) or "") for name in ("type", "worker", "text"))
+    if about.get("keys") is not None:
+        records: Iterable[TaskRecord] = filter(None, map(state.tasks.get, about["keys"]))
+    else:
+        records = state.tasks.values()
+    found = (
+        record.key
+        for record in records
+        if record.state.value in states
+        and (not kind or record.kind.name == kind)
+        and text in record.key
+        and (not worker or (record.worker is not None and record.worker.answers_to(worker)))
+    )
+    return list(islice(found, KEYS))
 
 
 def recent(state: SchedulerState, about: dict[str, Any] | None) -> dict[str, Any]:
@@ -237,6 +259,7 @@ TOPICS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     "overview": overview,
     "task": task,
     "find": find,
+    "keys": keys,
     "worker_tasks": worker_tasks,
     "graph": graph,
     "recent": recent,

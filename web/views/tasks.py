@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from futurebroker.states import TaskState
@@ -15,7 +15,7 @@ from futurebroker.web.site import Missing, Site
 
 #: tasks on one page of a search
 ROWS = 100
-_UNFINISHED = frozenset(("waiting", "no_worker", "queued", "processing"))
+UNFINISHED = frozenset(("waiting", "no_worker", "queued", "processing"))
 _CHIPS = (
     ("all", ""), ("failed", "state:failed"), ("running", "state:processing"), ("ready", "state:queued"),
     ("waiting", "state:waiting"), ("nobody serves", "state:no_worker"), ("done", "state:done"),
@@ -49,24 +49,20 @@ def tasks(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
 def _asks_for_unfinished(query: str) -> bool:
     """Whether tasks are wanted that have not ended, which only the scheduler knows."""
     states = re.findall(r"(?:^|\s)state:(\S+)", query)
-    return any(_STATES.get(state, state) in _UNFINISHED for state in states)
+    return any(_STATES.get(state, state) in UNFINISHED for state in states)
 
 
-def unfinished_keys(site: Site, query: str, most: int) -> list[str]:
-    """Keys of tasks that have not ended and match, of those that the scheduler finds.
+def keys_of(site: Site, query: str, states: Iterable[str]) -> list[str]:
+    """Keys of tasks that match and are in one of ``states`` now, as the scheduler knows them.
 
     Raises:
         BadQueryError: the query has a word that only a history can answer.
         UnansweredError: the scheduler can't be asked.
     """
-    answer = site.collector.ask("find", {**parse(query), "most": most})
-    return [row["key"] for row in answer["rows"] if row["state"] in _UNFINISHED]
-
-
-def failed_keys(site: Site, query: str, most: int) -> list[str]:
-    """Keys of failed tasks that match, of those that the scheduler knows; raises as `unfinished_keys`."""
-    answer = site.collector.ask("find", {**parse(query), "state": "erred", "most": most})
-    return [row["key"] for row in answer["rows"]]
+    about = parse(query)
+    about.pop("state", None)
+    keys: list[str] = site.collector.ask("keys", {**about, "states": list(states)})
+    return keys
 
 
 def _live(site: Site, query: str) -> dict[str, Any]:
@@ -85,7 +81,7 @@ def _live(site: Site, query: str) -> dict[str, Any]:
     states = [row["state"] for row in rows]
     return {
         "rows": rows, "total": answer["matches"], "next": None, "failed": states.count("erred"),
-        "unfinished": sum(state in _UNFINISHED for state in states),
+        "unfinished": sum(state in UNFINISHED for state in states),
     }  # fmt: skip
 
 
@@ -181,7 +177,7 @@ def _merged(now: Mapping[str, Any], past: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "state": state,
         "type": now.get("type") or past.get("type", ""),
-        "unfinished": state in _UNFINISHED,
+        "unfinished": state in UNFINISHED,
         "why": now.get("why", ""),
         "facts": facts,
         "timeline": past.get("timeline", []),
