@@ -27,9 +27,15 @@ def events(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
         for event in worker.events:
             rows.append({"at": event["at"], "kind": event["kind"], "about": worker.name, "text": event["text"]})
     rows += site.collector.seen
+    kept = site.history.available
     rows += [
-        {"at": action.time, "kind": action.what, "about": f"{action.role} at {action.address}", "text": action.about}
-        for action in list(site.actions)
+        {
+            "at": action.time,
+            "kind": f"operator_{action.what}",
+            "about": f"{action.role} at {action.address}",
+            "text": action.about,
+        }
+        for action in ([] if kept else list(site.actions))
     ]
     try:
         rows += site.history.events(ROWS)
