@@ -18,6 +18,7 @@ _COMMANDS = {
     "worker": ("futurebroker.cli.worker:worker", "Start a worker that serves a scheduler."),
     "web": ("futurebroker.cli.web:web", "Serve the dashboard of a cluster."),
     "top": ("futurebroker.cli.top:top", "Watch progress, memory and backlog of a cluster."),
+    "adapt": ("futurebroker.cli.adapt:adapt", "Have as many workers as there is work for."),
     "status": ("futurebroker.cli.status:status", "Show workers, tasks and queues of a cluster."),
     "tasks": ("futurebroker.cli.tasks:tasks", "Find tasks that ended, of all runs."),
     "task": ("futurebroker.cli.tasks:task", "Tell the story of one task."),
