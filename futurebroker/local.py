@@ -21,9 +21,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from futurebroker.client.client import Client, Executor
-from futurebroker.config import load_settings, scheduler_conduct, worker_memory
+from futurebroker.config import load_settings, scheduler_conduct
 from futurebroker.exceptions import FuturebrokerError
 from futurebroker.launch import ClusterPlan, ClusterProcesses, LocalWorker, Machinery, cores
+from futurebroker.orders import worker_data
 
 __all__ = ["Client", "Executor", "LocalCluster", "LocalWorker"]
 
@@ -80,7 +81,7 @@ class LocalCluster:
             port,
             settings.executors or max(1, cores() // max(1, count)),
             settings.nthreads,
-            worker_memory(settings, 1 / max(1, count)),
+            worker_data(settings, 1 / max(1, count)),
             timeout,
             silence_logs if isinstance(silence_logs, str) else "warning" if silence_logs else "info",
             scheduler_conduct(settings),

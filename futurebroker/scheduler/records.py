@@ -187,8 +187,10 @@ class TaskRecord:
 
     def held(self) -> Held:
         """Where the stored result lies."""
-        holders = [(worker.worker_id, path) for worker, path in self.holder_paths().items() if worker.worker_id]
-        return Held(self.key, self.nbytes, holders)
+        paths = {worker: path for worker, path in self.holder_paths().items() if worker.worker_id}
+        holders = [(worker.worker_id, path) for worker, path in paths.items()]
+        addresses = [worker.address for worker in paths]
+        return Held(self.key, self.nbytes, holders, addresses if any(addresses) else [])
 
     @property
     def needed(self) -> bool:
@@ -320,6 +322,7 @@ class WorkerRecord:
     """One connected worker: what it offers, does and holds."""
 
     __slots__ = (
+        "address",
         "asked",
         "events",
         "functions",
@@ -348,6 +351,7 @@ class WorkerRecord:
         self.worker_id = worker_id
         self.name = str(info.get("name") or worker_id)
         self.host = str(info.get("host") or "")
+        self.address = str(info.get("data") or "")  #: where it serves its values
         self.slots = max(1, int(info.get("slots") or 1))  #: tasks it runs at a time
         self.resources = {str(name): float(amount) for name, amount in (info.get("resources") or {}).items()}
         self.used: dict[str, float] = {}  #: resources taken by what is processing

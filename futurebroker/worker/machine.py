@@ -7,7 +7,7 @@ into what a user sent. Times are monotonic seconds and always given by the calle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from futurebroker.data.objectstore import StoredValue
@@ -33,9 +33,16 @@ class WorkerMachine(Attempts):
         name: of the worker, for failures it reports itself.
         new_path: makes a fresh path in the worker's folder, one nobody can guess; True: on disk, of a sealed file.
         plan: how much memory the worker may have.
+        ways: by which values of others may come, besides the scheduler.
     """
 
-    def __init__(self, name: str, new_path: Callable[[bool], str], plan: MemoryPlan = UNLIMITED) -> None:
+    def __init__(
+        self,
+        name: str,
+        new_path: Callable[[bool], str],
+        plan: MemoryPlan = UNLIMITED,
+        ways: Collection[str] = ("map", "direct"),
+    ) -> None:
         super().__init__()
         self.name = name
         self.executors: dict[int, ExecutorRecord] = {}
@@ -44,7 +51,7 @@ class WorkerMachine(Attempts):
         self._now = 0.0
         self._calls = Calls(name, self._emit)
         self.memory = Memory(plan, self.store, self.executors, self._emit, new_path, self._is_occupied)
-        self._arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)))
+        self._arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)), ways)
         self._drained = False
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -417,6 +424,7 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     commands.Probed: lambda machine, event: machine._arrivals.probed(event),
     commands.Taken: lambda machine, event: machine._arrivals.taken(event),
     commands.WriteFailed: WorkerMachine._write_failed,
+    commands.Pulled: lambda machine, event: machine._arrivals.pulled(event, machine._now),
     commands.Written: lambda machine, event: machine._arrivals.written(event),
     commands.Measured: lambda machine, event: machine.memory.measured(event, machine._now),
     commands.Spilled: lambda machine, event: machine.memory.spilled(event, machine._now),

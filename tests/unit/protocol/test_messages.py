@@ -21,7 +21,7 @@ DIRECTIONS = {
 }
 EACH = [(direction, kind) for direction, union in DIRECTIONS.items() for kind in get_args(union)]
 
-_HELD = m.Held("k", 5, [("w1", "/path")])
+_HELD = m.Held("k", 5, [("w1", "/path")], ["host:1"])
 _FAILURE = m.Failure("ValueError", "text", "Traceback", "k", "w1", b"payload", ["field", 3])
 
 #: a value other than the default, by the name of the field
