@@ -21,6 +21,12 @@ _HOMES = {
     "wait": "futurebroker.client.waiting",
     "progress": "futurebroker.client.progress",
     "fire_and_forget": "futurebroker.client.waiting",
+    # coordination
+    "Event": "futurebroker.client.coordination",
+    "Lock": "futurebroker.client.coordination",
+    "Queue": "futurebroker.client.mailboxes",
+    "Semaphore": "futurebroker.client.coordination",
+    "Variable": "futurebroker.client.mailboxes",
     # inside a task
     "get_client": "futurebroker.client.inside",
     "get_worker": "futurebroker.worker.context",
@@ -36,10 +42,15 @@ _HOMES = {
 __all__ = [
     "CancelledError",
     "Client",
+    "Event",
     "Executor",
     "Future",
     "LocalCluster",
+    "Lock",
+    "Queue",
+    "Semaphore",
     "TimeoutError",
+    "Variable",
     "__version__",
     "as_completed",
     "fire_and_forget",

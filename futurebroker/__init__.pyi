@@ -2,12 +2,17 @@ from builtins import TimeoutError as TimeoutError
 
 from futurebroker.client.client import Client as Client
 from futurebroker.client.client import Executor as Executor
+from futurebroker.client.coordination import Event as Event
+from futurebroker.client.coordination import Lock as Lock
+from futurebroker.client.coordination import Semaphore as Semaphore
 from futurebroker.client.futures import Future as Future
 from futurebroker.client.inside import get_client as get_client
 from futurebroker.client.inside import local_client as local_client
 from futurebroker.client.inside import rejoin as rejoin
 from futurebroker.client.inside import secede as secede
 from futurebroker.client.inside import worker_client as worker_client
+from futurebroker.client.mailboxes import Queue as Queue
+from futurebroker.client.mailboxes import Variable as Variable
 from futurebroker.client.progress import progress as progress
 from futurebroker.client.waiting import as_completed as as_completed
 from futurebroker.client.waiting import fire_and_forget as fire_and_forget

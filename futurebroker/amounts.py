@@ -19,6 +19,7 @@ _BYTE_UNITS = {
     **{prefix + "b": 1000**power for power, prefix in enumerate("kmgt", start=1)},
     **{prefix + "ib": 1024**power for power, prefix in enumerate("kmgt", start=1)},
 }
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
 
 
@@ -65,3 +66,12 @@ def part(value: object) -> float:
     if found > 1:
         raise ValueError(value)
     return found
+
+
+def show_bytes(nbytes: float) -> str:
+    """Bytes as people read them."""
+    unit = 0
+    while nbytes >= 1024 and unit < len(_UNITS) - 1:
+        nbytes /= 1024
+        unit += 1
+    return f"{nbytes:.0f} {_UNITS[unit]}" if nbytes >= 10 or not unit else f"{nbytes:.1f} {_UNITS[unit]}"

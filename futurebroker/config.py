@@ -23,6 +23,7 @@ FILE_NAME = "futurebroker.toml"
 
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LOG_FORMATS = ("text", "json")
+_JOURNALS = ("none", "process", "full")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -113,6 +114,13 @@ def _log_format(value: object) -> str:
 def _data_address(value: object) -> str:
     address = _address(value)
     return address.lower() if address.lower() in ("auto", "none") else address
+
+
+def _journal(value: object) -> str:
+    mode = _text(value).lower()
+    if mode not in _JOURNALS:
+        raise ValueError(value)
+    return mode
 
 
 def _ways(value: object) -> tuple[str, ...]:
@@ -282,6 +290,13 @@ class Settings:
     intake_bytes: int = _setting(
         parse_bytes, 2**30, _BYTES, "bytes of functions and arguments the scheduler holds for one client"
     )
+    journal: str | None = _setting(
+        _journal, None, ", ".join(_JOURNALS),
+        "what survives: nothing, the end of the scheduler's process, or (with PostgreSQL) that of its machine too",
+    )  # fmt: skip
+    journal_limit: int = _setting(
+        parse_bytes, 64 * 2**20, _BYTES, "bytes of journal after which it is folded into a checkpoint"
+    )
     validate: bool = _setting(
         _boolean, False, "true or false", "check the scheduler's invariants after every event; slow"
     )
@@ -333,6 +348,23 @@ def default_secret_file(environ: Mapping[str, str] | None = None) -> Path:
     """Where the secret is kept when nothing else is set: the user's state folder."""
     environ = os.environ if environ is None else environ
     return _user_folder(environ, "XDG_STATE_HOME", "~/.local/state") / "secret"
+
+
+def storage_orders(settings: Settings, *, standby: bool = False) -> dict[str, Any] | None:
+    """What the settings say of what survives, as `scheduler.durable.Storage` takes it; None for nothing.
+
+    Unless it is said otherwise, PostgreSQL survives the machine, and a file the scheduler's process; and nothing does
+    that listens on any free port.
+    """
+    if settings.journal is None and settings.database_url is None and settings.broker_url is None and not settings.port:
+        return None  # at a port of chance nobody would find it again
+    url = database_of(settings)
+    mode = settings.journal or ("process" if url.lower().startswith("sqlite") else "full")
+    if mode == "none":
+        if standby:
+            raise ConfigError("a standby goes on with what the journal has, and --journal none keeps none")
+        return None
+    return {"mode": mode, "database": url, "standby": standby, "journal_limit": settings.journal_limit}
 
 
 def database_of(settings: Settings, environ: Mapping[str, str] | None = None) -> str:

@@ -189,6 +189,27 @@ class TaskError(FuturebrokerError):
     """A task failed for a reason that is not an exception of its own code."""
 
 
+class LeaseLostError(FuturebrokerError):
+    """A lock or semaphore that this client held was given to somebody else, because the client seemed to be gone.
+
+    Undo or repeat what was done under it; whoever has it now may have interfered.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name} was given to somebody else, because this client was out of reach for too long"
+
+
+class SchedulerRestartedError(FuturebrokerError):
+    """The scheduler was restarted before it answered; ask again."""
+
+    def __init__(self) -> None:
+        super().__init__("the scheduler was restarted before it answered; ask again")
+
+
 class ExecutorDiedError(TaskError):
     """The executor process died while it ran this task, more often than the task may be tried again.
 
@@ -261,6 +282,14 @@ class DatabaseError(FuturebrokerError):
 
     def __str__(self) -> str:
         return f"the database {self.url}: {self.reason}"
+
+
+class DatabaseInUseError(DatabaseError):
+    """Another scheduler works with this database; end it, or wait as its standby."""
+
+
+class LeadershipLostError(DatabaseError):
+    """Another scheduler has taken the lead of this cluster; what this one still wanted to write was not written."""
 
 
 # -- inside --------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class KindView:
     seconds_left: float | None  #: None when nothing tells
     duration: float | None  #: mean seconds of a run
     errors: int  #: runs that raised since the scheduler began
-    ended: int  #: runs that finished since then
+    ended: int  #: all runs since then
     grown: int  #: tasks that came since the snapshot before
 
     @property
@@ -66,9 +66,10 @@ class WorkerView:
     backlog: int  #: tasks sent to it that it has not begun
     seconds: float  #: of work it was sent
     cpu: float  #: percent of one core
-    memory: int  #: bytes of all its processes
+    memory: int  #: bytes that count towards its limit: of its processes, and of results in shared memory
     limit: int | None  #: bytes it may use
     managed: int  #: bytes of results in its memory
+    unmanaged: int  #: bytes that are no results: interpreters, modules, and what tasks use while they run
     spilled: int  #: bytes of results on its disk
     stored: int  #: results
     round_trip: float
@@ -77,11 +78,7 @@ class WorkerView:
     used: dict[str, float]
     heard: float  #: when its last figures were measured, by its own clock
     info: dict[str, Any]
-
-    @property
-    def unmanaged(self) -> int:
-        """Bytes that are no results: interpreters, modules, and what tasks use while they run."""
-        return max(0, self.memory - self.managed)
+    events: list[dict[str, Any]] = field(default_factory=list)  #: what it told of its memory: at, kind, text
 
     @property
     def fill(self) -> float | None:
@@ -147,11 +144,11 @@ class Snapshot:
 class _Round:
     """Where the round of work of one kind began, and how its count has gone."""
 
-    base: int  #: runs that had ended before
-    errors: int
+    base: int  #: runs that had finished before
     idle_since: float | None
     total: int = 0
-    ended: float = 0.0  #: the count when the rate was last worked out
+    ended: int = 0  #: runs that had ended when the rate was last worked out
+    finished: int = 0  #: and those of them that did not raise
     at: float = 0.0
     rate: float = 0.0
 
@@ -197,12 +194,13 @@ class Tracker:
         states = kind["states"]
         unfinished = sum(states.get(state, 0) for state in ("waiting", "no_worker", "queued", "processing"))
         ended, errors = kind["ended"], kind["errors"]
+        finished = ended - errors
         known = self._rounds.get(name)
-        if known is None or ended < known.base:
-            known = self._rounds[name] = _Round(0, 0, None, ended=ended, at=time)
+        if known is None or finished < known.base:
+            known = self._rounds[name] = _Round(0, None, ended=ended, finished=finished, at=time)
         elif unfinished and known.idle_since is not None and time - known.idle_since >= PAUSE:
             # What ended since the last look belongs to the new round; when it began nobody has seen.
-            known.base, known.errors, known.total = int(known.ended), errors, 0
+            known.base, known.total = known.finished, 0
         known.idle_since = None if unfinished else time if known.idle_since is None else known.idle_since
         elapsed = time - known.at
         if elapsed > 0:
@@ -210,8 +208,9 @@ class Tracker:
             known.rate += weight * ((ended - known.ended) / elapsed - known.rate)
             known.rate = known.rate if known.rate > 1e-3 and (unfinished or ended > known.ended) else 0.0
             known.ended, known.at = ended, time
+        known.finished = finished
         failed = states.get("erred", 0)
-        done = max(0, ended - known.base)
+        done = max(0, finished - known.base)
         total = done + failed + unfinished
         grown = max(0, total - known.total) if known.total else 0
         known.total = total
@@ -223,7 +222,7 @@ class Tracker:
 
     def _standing(self, kinds: list[KindView], unfinished: int, time: float) -> list[Alert]:
         """An alert when there is work that should go on, and nothing has ended for a while."""
-        ended = sum(kind.ended + kind.errors for kind in kinds)
+        ended = sum(kind.ended for kind in kinds)
         running = sum(kind.processing for kind in kinds)
         if ended != self._ended or not unfinished or running:
             self._ended, self._stuck_since = ended, None
@@ -238,15 +237,34 @@ class Tracker:
 def _worker(worker: Mapping[str, Any], worker_id: str) -> WorkerView:
     metrics = worker["metrics"] or {}
     executing = int(metrics.get("executing", min(worker["processing"], worker["nthreads"])))
+    managed = int(metrics.get("managed", worker.get("nbytes", 0)))
+    # Mapped results are no process's own memory; what counts is both, as the worker itself works it out.
+    unmanaged = int(metrics.get("unmanaged", metrics.get("memory", 0)))
     info = {name: worker.get(name) for name in ("pid", "python", "platform", "version", "executors", "threads")}
     return WorkerView(
-        worker_id, str(worker["name"]), str(worker["host"]), worker["status"], worker["nthreads"], executing,
-        max(0, worker["processing"] - executing), worker["occupancy"], float(metrics.get("cpu", 0.0)),
-        int(metrics.get("memory", 0)), worker.get("memory_limit"), int(metrics.get("managed", worker.get("nbytes", 0))),
-        int(metrics.get("spilled", 0)), int(metrics.get("stored", worker["holds"])), worker["latency"],
-        list(metrics.get("executors") or ()), dict(worker.get("resources") or {}),
-        dict(worker.get("used_resources") or {}), float(metrics.get("time", 0.0)), info,
-    )  # fmt: skip
+        id=worker_id,
+        name=str(worker["name"]),
+        host=str(worker["host"]),
+        status=worker["status"],
+        slots=worker["nthreads"],
+        executing=executing,
+        backlog=max(0, worker["processing"] - executing),
+        seconds=worker["occupancy"],
+        cpu=float(metrics.get("cpu", 0.0)),
+        memory=int(metrics.get("process", managed + unmanaged)),
+        limit=metrics.get("limit") or worker.get("memory_limit"),
+        managed=managed,
+        unmanaged=unmanaged,
+        spilled=int(metrics.get("spilled", 0)),
+        stored=int(metrics.get("stored", worker["holds"])),
+        round_trip=worker["latency"],
+        executors=list(metrics.get("executors") or ()),
+        resources=dict(worker.get("resources") or {}),
+        used=dict(worker.get("used_resources") or {}),
+        heard=float(metrics.get("time", 0.0)),
+        info=info,
+        events=list(worker.get("events") or ()),
+    )
 
 
 def _queue(queue: Mapping[str, Any]) -> QueueView:

@@ -17,13 +17,13 @@ def register(blueprint: Blueprint) -> None:
     """Add the API to ``blueprint``."""
     for page in (*PAGES, *contents.DETAILS.values()):
         if page.name in contents.VIEWS:
-            blueprint.add_url_rule(f"/api/v1/{page.name}", f"api_{page.name}", data, defaults={"name": page.name})
+            blueprint.add_url_rule(f"/api/v1/{page.name}", f"api_{page.name}", data, defaults={"called": page.name})
     blueprint.add_url_rule("/api/v1/openapi.json", "openapi", openapi)
 
 
-def data(name: str) -> Response:
+def data(called: str) -> Response:
     """What a page shows."""
-    return reply(contents.VIEWS[name](Site.current(), arguments()))
+    return reply(contents.VIEWS[called](Site.current(), arguments()))
 
 
 def arguments() -> dict[str, str]:

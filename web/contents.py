@@ -12,7 +12,7 @@ from flask import render_template
 
 from futurebroker.web.registry import BY_NAME
 from futurebroker.web.site import Missing, Page, Site
-from futurebroker.web.views import cluster, tasks
+from futurebroker.web.views import cluster, shape, tasks
 
 #: data of a page, by its name; arguments are the site, the query, and what identifies the thing that is shown
 View = Callable[[Site, Mapping[str, str]], dict[str, Any]]
@@ -22,6 +22,8 @@ VIEWS: dict[str, View] = {
     "tasks": tasks.tasks,
     "task": tasks.task,
     "types": cluster.types,
+    "stream": shape.stream,
+    "graph": shape.graph,
     "workers": cluster.workers,
     "memory": cluster.memory,
     "backlog": cluster.backlog,

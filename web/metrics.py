@@ -75,7 +75,7 @@ class _Figures:
             "How long the first ready task has waited.",
             value=snapshot.oldest or 0.0,
         )
-        ended = (([kind.name], float(kind.ended)) for kind in kinds)
+        ended = (([kind.name], float(kind.ended - kind.errors)) for kind in kinds)
         yield family(counter, "futurebroker_tasks_finished", "Runs that finished, by type.", ["type"], ended)
         errors = (([kind.name], float(kind.errors)) for kind in kinds)
         yield family(counter, "futurebroker_tasks_raised", "Runs that raised, by type.", ["type"], errors)

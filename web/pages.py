@@ -20,18 +20,18 @@ def register(blueprint: Blueprint) -> None:
     """Add the pages to ``blueprint``."""
     for page in (*PAGES, *contents.DETAILS.values()):
         if page.name in contents.VIEWS:
-            blueprint.add_url_rule(page.path, page.name, show, defaults={"name": page.name})
+            blueprint.add_url_rule(page.path, page.name, show, defaults={"called": page.name})
     blueprint.add_url_rule("/<path:rest>", "nowhere", nowhere)
     blueprint.add_url_rule("/login", "login", login, methods=["GET", "POST"])
     blueprint.add_url_rule("/logout", "logout", logout, methods=["POST"])
 
 
-def show(name: str) -> Response:
+def show(called: str) -> Response:
     """A page."""
     site = Site.current()
-    page = contents.page_called(name)
+    page = contents.page_called(called)
     args = arguments()
-    data = contents.VIEWS[name](site, args)
+    data = contents.VIEWS[called](site, args)
     columns = data.pop("columns", {})
     added = cluster.series(site, page.figures, 0)
     latest = site.collector.latest()
@@ -42,6 +42,7 @@ def show(name: str) -> Response:
         "id": latest.number if latest is not None else 0,
         "live": url_for(".live"),
         "tick": url_for(".tick"),
+        "task": url_for(".task"),
         "plotly": url_for(".plotly", v=figures.PLOTLY_VERSION),
         "marks": figures.style_marks() if page.figures else [],
         "specs": figures.specs(page.figures),

@@ -36,6 +36,9 @@ class History:
     def task(self, key: str) -> dict[str, Any] | None:
         return None
 
+    def runs_between(self, since: float, until: float) -> list[Any]:
+        return []
+
     def worker(self, name: str) -> dict[str, Any] | None:
         return None
 

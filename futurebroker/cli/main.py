@@ -17,6 +17,7 @@ _COMMANDS = {
     "scheduler": ("futurebroker.cli.scheduler:scheduler", "Start a scheduler."),
     "worker": ("futurebroker.cli.worker:worker", "Start a worker that serves a scheduler."),
     "web": ("futurebroker.cli.web:web", "Serve the dashboard of a cluster."),
+    "top": ("futurebroker.cli.top:top", "Watch progress, memory and backlog of a cluster."),
     "status": ("futurebroker.cli.status:status", "Show workers, tasks and queues of a cluster."),
     "doctor": ("futurebroker.cli.doctor:doctor", "Check a deployment and say what to change."),
     "db": ("futurebroker.cli.db:db", "Make, upgrade and check the database that keeps what must survive."),

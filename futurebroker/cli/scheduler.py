@@ -6,7 +6,7 @@ import click
 
 from futurebroker.cli.serving import scheduler_options, secret_for_listening, serve, start_logging, with_options
 from futurebroker.cli.text import scheduler_lines
-from futurebroker.config import load_settings, scheduler_conduct
+from futurebroker.config import load_settings, scheduler_conduct, storage_orders
 from futurebroker.processes import Service
 from futurebroker.scheduler.main import begin
 from futurebroker.secret import normalize_address
@@ -19,11 +19,14 @@ broker_option = click.option(
 )
 
 
+standby_option = click.option("--standby", is_flag=True, help="Wait for the end of who leads, and go on in its place.")
+
+
 @click.command()
-@with_options(scheduler_options, broker_option, validate_option)
+@with_options(scheduler_options, broker_option, validate_option, standby_option)
 def scheduler(
     host: str | None, port: int | None, cluster: str | None, log_level: str | None, log_format: str | None,
-    broker: str | None, validate: bool | None,
+    broker: str | None, validate: bool | None, journal: str | None, standby: bool,
 ) -> None:  # fmt: skip
     """Start a scheduler.
 
@@ -38,8 +41,12 @@ def scheduler(
         log_format=log_format,
         broker_url=broker,
         validate=validate,
+        journal=journal,
     )
     secret = secret_for_listening(settings)
+    storage = storage_orders(settings, standby=standby)
+    if standby:
+        click.echo(f"waiting to lead cluster {settings.cluster}")
     start_logging(settings, secret)
 
     async def start() -> Service:
@@ -51,10 +58,11 @@ def scheduler(
                 "broker_url": url,
                 "host": settings.host,
                 "port": settings.port,
+                "storage": storage,
                 **scheduler_conduct(settings),
             }
         )
-        for line in scheduler_lines(settings, service.url):
+        for line in scheduler_lines(settings, service.url, storage):
             click.echo(line)
         return service
 

@@ -43,6 +43,11 @@ scheduler_options = with_options(
     click.option("--host", help="Where to listen; other machines reach it only with a given secret. [127.0.0.1]"),
     click.option("--port", type=int, help="The port to listen on; 0 takes any free one. [8786]"),
     click.option("--cluster", help="The name that keeps clusters on one broker apart. [default]"),
+    click.option(
+        "--journal",
+        metavar="MODE",
+        help="What survives: none, process, or full (with PostgreSQL). [process, full with PostgreSQL]",
+    ),
     log_options,
 )
 

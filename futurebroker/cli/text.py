@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import shlex
 import socket
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from futurebroker.config import SETTINGS, Settings, hide_password
 from futurebroker.exceptions import ConfigError
 
 
-def scheduler_lines(settings: Settings, url: str) -> list[str]:
-    """What a scheduler that serves at ``url`` tells whoever started it."""
+def scheduler_lines(settings: Settings, url: str, storage: Mapping[str, Any] | None = None) -> list[str]:
+    """What a scheduler that serves at ``url`` and writes to ``storage`` tells whoever started it."""
+    if storage is None:
+        journal = "journal: none, nothing survives the end of this process"
+    else:
+        journal = f"journal: {storage['mode']}, in {hide_password(storage['database'])}"
     return [
         f"scheduler serves at {hide_password(url)}, cluster {settings.cluster}",
+        journal,
         f"add a worker with: {worker_command(settings, url)}",
         "stop with Ctrl-C",
     ]

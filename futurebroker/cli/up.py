@@ -16,7 +16,7 @@ from futurebroker.cli.serving import (
     worker_options,
 )
 from futurebroker.cli.text import scheduler_lines
-from futurebroker.config import Settings, load_settings, scheduler_conduct
+from futurebroker.config import Settings, load_settings, scheduler_conduct, storage_orders
 from futurebroker.exceptions import StartError
 from futurebroker.launch import ClusterPlan, ClusterProcesses, cores
 from futurebroker.orders import worker_data
@@ -90,7 +90,7 @@ def _plan(settings: Settings, secret: bytes) -> ClusterPlan:
         timeout=max(settings.connect_timeout, 30.0),
         log_level=settings.log_level,
         log_format=settings.log_format,
-        conduct=scheduler_conduct(settings),
+        conduct={**scheduler_conduct(settings), "storage": storage_orders(settings)},
         web_host=settings.web_host,
         web_port=settings.web_port,
         database_url=settings.database_url,
@@ -101,7 +101,8 @@ def _plan(settings: Settings, secret: bytes) -> ClusterPlan:
 @with_options(scheduler_options, broker_option, validate_option, worker_options)
 def up(
     host: str | None, port: int | None, cluster: str | None, log_level: str | None, log_format: str | None,
-    broker: str | None, validate: bool | None, executors: int | None, threads: int | None, memory_limit: str | None,
+    broker: str | None, validate: bool | None, journal: str | None,
+    executors: int | None, threads: int | None, memory_limit: str | None,
 ) -> None:  # fmt: skip
     """Start a scheduler, a worker and the dashboard on this machine.
 
@@ -109,7 +110,7 @@ def up(
     """
     settings = load_settings(
         host=host, port=port, cluster=cluster, log_level=log_level, log_format=log_format, broker_url=broker,
-        validate=validate, executors=executors, nthreads=threads, memory_limit=memory_limit,
+        validate=validate, journal=journal, executors=executors, nthreads=threads, memory_limit=memory_limit,
     )  # fmt: skip
     secret = secret_for_listening(settings)
     plan = _plan(settings, secret)
@@ -118,7 +119,7 @@ def up(
     async def start() -> Service:
         service = _Up(plan)
         url = await service.start()
-        for line in scheduler_lines(settings, url):
+        for line in scheduler_lines(settings, url, storage_orders(settings)):
             click.echo(line)
         click.echo(f"one worker runs: executors={plan.executors} threads={plan.threads}")
         if settings.dashboard:

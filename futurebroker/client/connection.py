@@ -15,12 +15,16 @@ from futurebroker.client.ledger import Ledger
 from futurebroker.client.outbox import Outbox
 from futurebroker.client.replies import Replies, introduce
 from futurebroker.client.threads import LoopThread
+from futurebroker.client.waiters import Countdown
 from futurebroker.config import hide_password
+from futurebroker.data.pool import Pool
+from futurebroker.data.ways import WAYS, credentials_of
 from futurebroker.exceptions import (
     CancelledError,
     ClientClosedError,
     FuturebrokerError,
     RefusedError,
+    SchedulerRestartedError,
     SecretRefusedError,
 )
 from futurebroker.protocol.member import Member
@@ -41,6 +45,7 @@ class Connection(Ledger):
         origin: where the secret comes from, for the error when it isn't the scheduler's.
         loop: run on this loop of a cluster in the same process instead of in a thread of our own.
         about: what else to tell the scheduler of this program.
+        transfer: how data may move; see `futurebroker.orders.data_transfer`.
         patience: seconds that `submit` may block because the scheduler takes no more.
     """
 
@@ -57,6 +62,7 @@ class Connection(Ledger):
         origin: str = "",
         loop: asyncio.AbstractEventLoop | None = None,
         about: dict[str, Any] | None = None,
+        transfer: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(name, patience)
         self.name = name
@@ -64,6 +70,14 @@ class Connection(Ledger):
         self.secret = secret
         self.asynchronous = asynchronous
         self.routes: dict[int, Callable[[DataPart], None]] = {}
+        #: by which data may move; see `futurebroker.data.ways`
+        self.ways: frozenset[str] = frozenset((transfer or {}).get("ways", WAYS))
+        #: keys that are being fetched, and who waits for that; see `fetching`
+        self.underway: dict[Key, list[Countdown]] = {}
+        self._credentials = credentials_of(transfer or {}, secret, cluster)
+        self._pool: Pool | None = None
+        #: leases that this client holds, by the name of what they are of, with the most that there may be
+        self.leases: dict[str, tuple[int, dict[str, None]]] = {}
         #: seconds between a heartbeat and its answer, as of the last one
         self.round_trip: float | None = None
         #: why nothing can be sent any more
@@ -119,7 +133,17 @@ class Connection(Ledger):
         self.callbacks.stop()
         self.part()
 
+    @property
+    def pool(self) -> Pool:
+        """Direct connections to workers."""
+        with self.lock:
+            if self._pool is None:
+                self._pool = Pool(self._credentials)
+            return self._pool
+
     async def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
         if self._beating is not None:
             self._beating.cancel()
         self.outbox.stop()
@@ -227,6 +251,8 @@ class Connection(Ledger):
         self.intake.allow(welcome.limits.get("tasks", sys.maxsize), welcome.limits.get("bytes", sys.maxsize))
         if fresh and self._welcomed:
             self._start_over()
+        elif welcome.resumed:
+            self._go_on()
         self._welcomed = True
         self._heartbeat = welcome.settings.get("heartbeat", self._heartbeat)
         if self._beating is None:
@@ -235,8 +261,19 @@ class Connection(Ledger):
     def _start_over(self) -> None:
         """Another scheduler answers, which knows nothing of us: all that is open is sent again."""
         logger.warning("the scheduler at %s was restarted; what is not done is sent again", hide_password(self.url))
-        self._replies.fail(FuturebrokerError("the scheduler was restarted before it answered; ask again"))
+        self._replies.fail(SchedulerRestartedError())
+        # Before anything that may ask for more.
+        for name, (most, held) in self.leases.items():
+            self.put(Ask(self.number(), "lease_assert", {"name": name, "max_leases": most, "leases": list(held)}))
         self.outbox.start_over()
+
+    def _go_on(self) -> None:
+        """Another scheduler goes on where the former stopped; what was only asked has to be asked again."""
+        logger.warning("the scheduler at %s was restarted, and goes on", hide_password(self.url))
+        self._replies.fail(FuturebrokerError("the scheduler was restarted before it answered; ask again"))
+        for number, route in list(self.routes.items()):
+            route(DataPart(number, "", 0, -1, b""))
+        self.outbox.go_on()
 
     def _beat(self) -> None:
         self._member.heartbeat("running", {})

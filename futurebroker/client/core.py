@@ -12,16 +12,19 @@ import sys
 import weakref
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextvars import ContextVar
+from importlib import import_module
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, cast
 
 from futurebroker.client.connection import Connection
-from futurebroker.client.futures import Keeper, KeyState, find_keeper
+from futurebroker.client.futures import INSIDE, Keeper, KeyState, find_keeper
 from futurebroker.client.gathering import only_futures_in
 from futurebroker.client.submitting import Submitter, new_salt
 from futurebroker.client.waiters import run_blocking
 from futurebroker.config import Settings, hide_password, load_settings
 from futurebroker.exceptions import ClientClosedError
+from futurebroker.inside import current_task
+from futurebroker.orders import data_transfer
 from futurebroker.secret import find_secret, normalize_address, secret_origin
 
 _current: ContextVar[ClientCore | None] = ContextVar("futurebroker_client", default=None)
@@ -151,6 +154,7 @@ class ClientCore:
             heartbeat=settings.heartbeat_interval,
             loop=loop,
             about=self._about,
+            transfer=data_transfer(settings),
         )
 
     def close(self) -> Any:
@@ -209,6 +213,8 @@ class ClientCore:
             ValueError: there is none.
         """
         client = _current.get()
+        if cls.client_of_task is None and current_task.get(None) is not None:
+            import_module(INSIDE)
         if client is None and cls.client_of_task is not None:
             client = cls.client_of_task()
         if client is not None:
@@ -242,7 +248,11 @@ class ClientCore:
 
     def __repr__(self) -> str:
         held = f" futures={len(self._live[0].states)}" if self._live is not None else ""
-        return f"<Client: {self._name} {self.status} {self.scheduler_address!r}{held}>"
+        return f"<Client: {self._name} {self.status} {self.scheduler_address!r}{held}{self._at_a_glance()}>"
+
+    def _at_a_glance(self) -> str:
+        """What topics add to the client's repr."""
+        return ""
 
     def _repr_html_(self) -> str:
         rows = {

@@ -39,6 +39,10 @@ class Dashboards(ClientCore):
                 return self._opened(str(program["link"]), bool(program.get("token_set")))
         raise FuturebrokerError("this cluster has no dashboard; start one with: futurebroker web ADDRESS")
 
+    def overview(self, timeout: float | None = None) -> Any:
+        """What dashboards make their snapshots from; see `futurebroker.snapshot.Tracker`."""
+        return self._ask("overview", None, timeout)
+
     def _opened(self, link: str, token_set: bool) -> str:
         token = self._settings.web_token if token_set else derive_token(self._connection.secret, "operator")
         return f"{link}?token={token}" if token else link

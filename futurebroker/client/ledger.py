@@ -34,6 +34,8 @@ from futurebroker.protocol.messages import (
 )
 from futurebroker.types import Key
 
+#: keys that one message asks for
+KEYS_AT_A_TIME = 4096
 #: dropped futures that are worked off with the lock held once
 DROPPED_AT_A_TIME = 4096
 
@@ -270,6 +272,27 @@ class Ledger:
         self._echoes = dict.fromkeys(cancelled, 1)
         if cancelled:
             messages.append(Cancel(cancelled))
+        return messages
+
+    def go_on(self, remembered: Remembered) -> list[Message]:
+        """Another scheduler goes on where the former stopped: ask what became of all that is open; the lock is held.
+
+        What the former said last may not have arrived, and won't be said again by itself.
+        """
+        sent = set(remembered.keys())
+        wanted: list[Key] = []
+        for key, state in list(self.states.items()):
+            if state.status is FINISHED and state.held is not None and state.result is UNOPENED:
+                self._reopen(state)
+                state.status = LOST
+            # A call that was never sent has a size, and is still to come.
+            if (state.status is PENDING or state.status is LOST) and (key in sent or state.size < 0):
+                wanted.append(key)
+        messages: list[Message] = [
+            Want(wanted[start : start + KEYS_AT_A_TIME]) for start in range(0, len(wanted), KEYS_AT_A_TIME)
+        ]
+        if self.detached:
+            messages.append(Detach(list(self.detached)))
         return messages
 
     # -- inside; the lock is held -------------------------------------------------------------------------------------

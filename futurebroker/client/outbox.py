@@ -114,6 +114,14 @@ class Outbox:
             self._coalescer.send(deque(ledger.start_over(self._remembered)))
         self._member.flush()
 
+    def go_on(self) -> None:
+        """Another scheduler goes on with our session: ask it what became of what is open."""
+        ledger = self._ledger
+        with ledger.lock:
+            messages = ledger.go_on(self._remembered)
+        self._member.send(*messages)
+        self._member.flush()
+
     def stop(self) -> None:
         """Send the last, and look no more."""
         if self._lingering is not None:

@@ -8,7 +8,7 @@ needed any more is sorted out when about half of what is remembered has settled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from itertools import repeat
 from typing import Any
 
@@ -83,6 +83,14 @@ class Remembered:
             for key, arguments, inputs in zip(item.keys, item.arguments, item.dependencies or repeat(None)):
                 again[key] = (item.call, key, arguments, inputs or None)
         return again
+
+    def keys(self) -> Iterator[Key]:
+        """All that was sent and isn't forgotten."""
+        for item in self._items:
+            if isinstance(item, PutValue):
+                yield item.key
+            else:
+                yield from item.keys
 
     def _needed(self, given: Set[Key]) -> list[Sent]:
         """In order, what is not settled and what that depends on, but for what is ``given``."""

@@ -108,7 +108,9 @@ def writing(engine: Engine) -> Iterator[Connection]:
     Raises:
         DatabaseError: what the database said, in words.
     """
-    with explaining(engine), engine.connect().execution_options(writes=True) as connection, connection.begin():
+    # Rows that an insert made are not counted otherwise.
+    options = {"writes": True, "preserve_rowcount": True}
+    with explaining(engine), engine.connect().execution_options(**options) as connection, connection.begin():
         yield connection
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import logging
 from dataclasses import dataclass
 
 from alembic import command
@@ -16,6 +17,9 @@ from sqlalchemy import Connection, Engine
 from futurebroker.exceptions import DatabaseError
 from futurebroker.persistence.database import reading, shown, writing
 from futurebroker.persistence.models import metadata
+
+# It tells of each look at the revision.
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, slots=True)

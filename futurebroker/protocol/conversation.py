@@ -37,6 +37,12 @@ class Conversation:
     withheld: list[Outgoing] = field(default_factory=list)
     joiner: pieces.Joiner = field(default_factory=pieces.Joiner)
 
+    def resume_with(self, peer: Peer) -> None:
+        """Go on with another incarnation of the peer, which has all that the former acknowledged."""
+        self.peer = peer
+        self.session.receive_anew()
+        self.joiner = pieces.Joiner()
+
     def bodies(self, refuse: Callable[[str, str], None]) -> Iterator[bytes]:
         """What waits, as bodies of envelopes; ``refuse`` is told of messages too large for anything."""
         batch, self.batch = self.batch, []

@@ -88,6 +88,11 @@ class Endpoint:
         return self._link is not None
 
     @property
+    def token(self) -> str:
+        """What the scheduler is told by the broker when our connection ends; empty where it isn't told."""
+        return self._link.capabilities.token if self._link is not None else ""
+
+    @property
     def hears(self) -> bool:
         """Whether peers could be heard: False without a link, and while the broker takes nothing from anybody."""
         return self._link is not None and not self._is_blocked
@@ -141,16 +146,21 @@ class Endpoint:
 
     # -- sending ----------------------------------------------------------------------------------------------------
 
-    def open(self, peer: Peer, destination: str, received: int) -> None:
+    def open(self, peer: Peer, destination: str, received: int, *, resumed: bool = False) -> None:
         """Begin or go on with the session of ``peer``, who has everything up to envelope ``received``.
+
+        Args:
+            resumed: the peer took up the session of its former incarnation.
 
         Raises:
             ProtocolError: that many were never sent.
         """
         conversation = self._conversations.get(peer.name)
-        if conversation is None or conversation.peer != peer:
+        if resumed and conversation is not None and conversation.peer != peer:
+            conversation.resume_with(peer)
+        elif conversation is None or conversation.peer != peer:
             self.forget(peer.name)
-            conversation = Conversation(peer, destination)
+            conversation = self._begin(peer, destination)
         again = conversation.session.resume(received, self._loop.time())
         self._conversations[peer.name] = conversation
         conversation.destination = destination
@@ -178,8 +188,14 @@ class Endpoint:
             else:
                 self._take(Peer(role, header.sender, header.incarnation), header, content)
         if tag and self._link is not None:
-            self._link.ack(tag)
+            self._ack(self._link, tag)
             self._schedule_flush()
+
+    def _begin(self, peer: Peer, destination: str) -> Conversation:
+        return Conversation(peer, destination)
+
+    def _ack(self, link: Link, tag: int) -> None:
+        link.ack(tag)
 
     def received_up_to(self, name: str) -> int:
         """Number of the last envelope of ``name`` that was delivered; 0 without a session."""
@@ -190,6 +206,11 @@ class Endpoint:
         """Number of the last envelope sent to ``name``; 0 without a session."""
         conversation = self._conversations.get(name)
         return conversation.session.sent if conversation is not None else 0
+
+    def oldest_to(self, name: str) -> int:
+        """Number of the first envelope that could be sent to ``name`` again."""
+        conversation = self._conversations.get(name)
+        return conversation.session.oldest if conversation is not None else 1
 
     def is_open(self, name: str) -> bool:
         """Whether there is a session with ``name``, and `open` said where it is since the link was attached."""

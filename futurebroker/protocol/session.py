@@ -45,6 +45,8 @@ class Session:
         self._sent = 0
         self._unacked: deque[tuple[int, bytes]] = deque()
         self._received = 0
+        #: up to where arrivals may be acknowledged; None: at once
+        self._cleared: int | None = None
         self._early: dict[int, bytes] = {}
         self._early_bytes = 0
         self._owed = 0
@@ -89,7 +91,8 @@ class Session:
         self.acknowledge(ack, now)
         if sequence == 0:
             return []
-        self._owe(now)
+        if self._cleared is None or sequence <= self._cleared:
+            self._owe(now)
         if sequence <= self._received:
             self.duplicates += 1
             self._owed = ACK_EVERY
@@ -144,6 +147,38 @@ class Session:
             return [self._outgoing(0, b"")]
         return []
 
+    @property
+    def oldest(self) -> int:
+        """Number of the first envelope that may be sent again; everything before it was acknowledged."""
+        return self._unacked[0][0] if self._unacked else self._sent + 1
+
+    def hold_acks(self) -> None:
+        """Acknowledge from now on only what `clear` names."""
+        if self._cleared is None:
+            self._cleared = self._received
+
+    def clear(self, number: int, now: float) -> None:
+        """What arrived up to ``number`` may be acknowledged."""
+        if self._cleared is not None and number > self._cleared:
+            self._owed += number - self._cleared
+            self._cleared = number
+            if self._ack_at is None:
+                self._ack_at = now + ACK_DELAY
+
+    def restore(self, received: int) -> None:
+        """Go on as somebody who had everything up to ``received``, and acknowledged it."""
+        self._received = max(self._received, received)
+        if self._cleared is not None:
+            self._cleared = max(self._cleared, received)
+
+    def receive_anew(self) -> None:
+        """The other side numbers its envelopes anew; ours go on."""
+        self._received = 0
+        self._early.clear()
+        self._early_bytes = 0
+        self._owed = 0
+        self._ack_at = None
+
     def ack_overdue(self) -> bool:
         """Whether an acknowledgement should leave now rather than at `deadline`."""
         return self._owed >= ACK_EVERY
@@ -164,4 +199,4 @@ class Session:
     def _outgoing(self, sequence: int, body: bytes) -> Outgoing:
         self._owed = 0
         self._ack_at = None
-        return Outgoing(sequence, self._received, body)
+        return Outgoing(sequence, self._received if self._cleared is None else self._cleared, body)

@@ -130,6 +130,34 @@ class Keyring:
         return Role(direction >> 4), header, view[_PREFIX.size + length :]
 
 
+class Seal:
+    """Signs what is stored, so that who can write to the database can't make workers run what they like.
+
+    The place where a blob is stored is signed with it: a blob that was moved doesn't fit there.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._signer = _Signer(hmac.digest(secret, b"futurebroker stored", "sha256"))
+
+    def close(self, place: str, body: bytes) -> bytes:
+        """``body`` with its signature for ``place``."""
+        return self._signer.sign(place.encode(), b"\0", body) + body
+
+    def open(self, place: str, blob: bytes | memoryview) -> memoryview:
+        """The body of a blob made for ``place``.
+
+        Raises:
+            SignatureError: it wasn't, or by who has another secret; nothing was parsed.
+        """
+        view = memoryview(blob)
+        if len(view) < 32 or not hmac.compare_digest(view[:32], self._signer.sign(place.encode(), b"\0", view[32:])):
+            raise SignatureError(
+                f"{place} has a wrong signature: it was written with another secret, or altered; "
+                "start with the secret it was written with"
+            )
+        return view[32:]
+
+
 def peer_of(role: Role, header: Header) -> Peer:
     """Who sent an envelope."""
     return Peer(role, header.sender, header.incarnation)

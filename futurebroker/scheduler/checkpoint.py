@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from futurebroker.exceptions import ProtocolError
+from futurebroker.protocol.facts import Cursor
 from futurebroker.protocol.messages import Failure, TaskOptions
-from futurebroker.scheduler import claims, placement, transitions
+from futurebroker.scheduler import claims, leases, mailboxes, placement, transitions
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Kind, TaskRecord
 from futurebroker.scheduler.resuming import adopt
 from futurebroker.scheduler.state import (
@@ -33,10 +34,33 @@ VERSION = 1
 #: fields of a task that are written and read as they are
 FIELDS = ("order", "nbytes", "retried", "deaths")
 #: more that must survive: name -> (what to write, how to take it in again after tasks and clients)
-EXTRAS: dict[str, tuple[Callable[[SchedulerState], Any], Callable[[SchedulerState, Any], None]]] = {}
+EXTRAS: dict[str, tuple[Callable[[SchedulerState], Any], Callable[[SchedulerState, Any], None]]] = {
+    "leases": (leases.dump, leases.load),
+    "mailboxes": (mailboxes.dump, mailboxes.load),
+}
 #: rows, and about how many bytes, that stand in one part
 PART_ROWS = 4096
 PART_BYTES = 1024 * 1024
+
+
+def _restore_detachers(state: SchedulerState, rows: dict[Key, list[ClientId]]) -> None:
+    for key, names in rows.items():
+        state.detachers[state.tasks[key]] = {state.clients[name]: None for name in names if name in state.clients}
+
+
+def _restore_kept(state: SchedulerState, rows: dict[Key, list[Key]]) -> None:
+    for parent, kept in rows.items():
+        state.families[parent].info["kept"] = kept
+
+
+EXTRAS["detachers"] = (
+    lambda state: {task.key: [one.client_id for one in clients] for task, clients in state.detachers.items()},
+    _restore_detachers,
+)
+EXTRAS["kept"] = (
+    lambda state: {key: family.info["kept"] for key, family in state.families.items() if "kept" in family.info},
+    _restore_kept,
+)
 
 
 class Row(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
@@ -47,10 +71,11 @@ class Head(Row):
     """What all rows have in common; the first of all."""
 
     version: int
-    at: float  #: by the clock of the facts
-    wall: float  #: the same moment in seconds since 1970
+    at: float  #: when the newest of the facts happened, in seconds since 1970
     sequence: int  #: order numbers given out
     fields: tuple[str, ...]
+    epoch: int = 0  #: of the newest of the facts
+    base: float = 0.0  #: what the clock of that epoch has to be put forward by to show seconds since 1970
 
 
 class KindRow(Row):
@@ -104,6 +129,7 @@ _SECTIONS: dict[str, Any] = {
     "clients": list[ClientRow],
     "tasks": list[TaskRow],
     "extras": list[tuple[str, Any]],
+    "cursors": list[Cursor],
 }
 _encode = msgspec.msgpack.Encoder().encode
 _part = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])
@@ -113,9 +139,14 @@ _decoders = {name: msgspec.msgpack.Decoder(kind) for name, kind in _SECTIONS.ite
 # -- writing -------------------------------------------------------------------------------------------------------
 
 
-def dump(state: SchedulerState, wall: float) -> Iterator[bytes]:
-    """The parts of a checkpoint; ``state`` must not change before the last was taken."""
-    for section, rows in rows_of(state, wall):
+def dump(state: SchedulerState, epoch: int = 0, base: float = 0.0, cursors: Iterable[Cursor] = ()) -> Iterator[bytes]:
+    """The parts of a checkpoint; ``state`` must not change before the last was taken.
+
+    Args:
+        epoch, base: see `Head`.
+        cursors: of the sessions that the facts leave.
+    """
+    for section, rows in (*rows_of(state, epoch, base), ("cursors", iter(cursors))):
         while batch := _batch(rows):
             yield _encode((section, batch))
 
@@ -134,14 +165,14 @@ def _batch(rows: Iterator[Any]) -> list[Any]:
     return batch
 
 
-def rows_of(state: SchedulerState, wall: float) -> Iterator[tuple[str, Iterator[Any]]]:
+def rows_of(state: SchedulerState, epoch: int = 0, base: float = 0.0) -> Iterator[tuple[str, Iterator[Any]]]:
     """All sections, in order."""
     kinds = {kind: place for place, kind in enumerate(state.kinds.values())}
     functions = {function: place for place, function in enumerate(state.functions.values())}
     pools = {pool: place for place, pool in enumerate(state.pools.values())}
     known = (state.detached, *state.clients.values(), *state.holders.values())
     clients = {client: place for place, client in enumerate(known)}
-    yield "head", iter([Head(VERSION, state.now, wall, state.sequence, FIELDS)])
+    yield "head", iter([Head(VERSION, state.now, state.sequence, FIELDS, epoch, base)])
     yield "kinds", (KindRow(kind.name, kind.duration, kind.ended, kind.errors) for kind in kinds)
     yield "functions", (FunctionRow(one.digest, kinds[one.kind], one.code) for one in functions)
     yield "options", (pool.options for pool in pools)
@@ -230,10 +261,15 @@ def _state_of(state: SchedulerState, task: TaskRecord) -> str:
 
 
 class Loader:
-    """Takes the parts of a checkpoint in, in order, into a state that `recovery.begin` has prepared."""
+    """Takes the parts of a checkpoint in, in order, into a state that `recovery.begin` has prepared.
 
-    def __init__(self, state: SchedulerState) -> None:
+    Args:
+        shift: what seconds since 1970 have to be put forward by to show the time of ``state``.
+    """
+
+    def __init__(self, state: SchedulerState, shift: float = 0.0) -> None:
         self._state = state
+        self._shift = shift
         self._kinds: list[Kind] = []
         self._functions: list[FunctionRecord] = []
         self._options: list[TaskOptions] = []
@@ -242,8 +278,8 @@ class Loader:
         self._open: list[TaskRecord] = []
         self._begun: dict[TaskRecord, int] = {}
         self._fields: tuple[str, ...] = ()
-        #: of the clock that the checkpoint's moments are told by
         self.head: Head | None = None
+        self.cursors: dict[str, Cursor] = {}
 
     def add(self, part: bytes | memoryview) -> None:
         """The next part.
@@ -279,6 +315,7 @@ class Loader:
         self.head = row
         self._fields = row.fields
         self._state.sequence = row.sequence
+        self._state.now = row.at + self._shift
 
     def _take_kinds(self, row: KindRow) -> None:
         kind = self._state.kind(row.name)
@@ -350,15 +387,18 @@ class Loader:
         if name in EXTRAS:
             EXTRAS[name][1](self._state, value)
 
+    def _take_cursors(self, row: Cursor) -> None:
+        self.cursors[row.name] = row
 
-def load(state: SchedulerState, parts: Iterable[bytes | memoryview]) -> Head | None:
-    """Take a whole checkpoint in; None if there are no parts.
+
+def load(state: SchedulerState, parts: Iterable[bytes | memoryview], shift: float = 0.0) -> Loader:
+    """Take a whole checkpoint in, or none if there are no parts; see `Loader`.
 
     Raises:
         ProtocolError: it can't be read.
     """
-    loader = Loader(state)
+    loader = Loader(state, shift)
     for part in parts:
         loader.add(part)
     loader.finish()
-    return loader.head
+    return loader

@@ -15,7 +15,10 @@ from futurebroker.scheduler import (
     claims,
     dispatch,
     families,
+    holding,
     intake,
+    leases,
+    mailboxes,
     observe,
     placement,
     recording,
@@ -107,6 +110,8 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
             function.users.pop(client, None)
             state.drop_function_if_unused(function)
     state.calls = {number: call for number, call in state.calls.items() if call.client != event.client}
+    leases.client_gone(state, event.client)
+    mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
     state.commands.append(Forget(event.client))
 
@@ -199,6 +204,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     state.touched.pop(worker, None)
     reports.worker_leaves_calls(state, worker)
     relay.holder_lost(state, worker)
+    holding.taker_lost(state, worker)
     claims.claimant_lost(state, worker)
     for other in state.workers.values():
         if other.status is WorkerStatus.CLOSING:
@@ -235,8 +241,6 @@ def worker_said(state: SchedulerState, event: WorkerSaid) -> None:
         state.counters["stranger"] += sum(1 for _ in event.messages)
         return
     for message in event.messages:
-        if state.holding:
-            resuming.resume_report(state, worker, message)
         apply = FROM_WORKER.get(type(message))
         if apply is None:
             state.counters["unexpected"] += 1
@@ -250,6 +254,7 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
     if worker is None:
         return
     worker.metrics = event.metrics
+    placement.measure_bandwidth(state, worker, event.metrics.get("bandwidth"))
     if event.round_trip is not None:
         trip = min(event.round_trip, LATENCY_MAX)
         worker.latency += LATENCY_NEWEST * (trip - worker.latency)

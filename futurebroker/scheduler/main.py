@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,14 @@ from futurebroker.scheduler.state import Policy
 def service_for(orders: Mapping[str, Any]) -> SchedulerService:
     """A scheduler that is what the orders say; it has not begun."""
     policy = Policy(**orders.get("policy", {}))
-    secret = orders["secret"].encode()
-    return SchedulerService(**{**orders, "policy": policy, "secret": secret})
+    settings = {**orders, "policy": policy, "secret": orders["secret"].encode()}
+    storage = settings.pop("storage", None)
+    if storage is None:
+        return SchedulerService(**settings)
+    # Found by name, because a database's libraries take half a second to load and most local clusters need none.
+    durable = importlib.import_module("futurebroker.scheduler.durable")
+    service: SchedulerService = durable.DurableScheduler(durable.Storage(**storage), **settings)
+    return service
 
 
 async def begin(orders: Mapping[str, Any]) -> SchedulerService:

@@ -206,7 +206,7 @@ class Kind:
     def __init__(self, name: str) -> None:
         self.name = name
         self.duration: float | None = None  #: mean seconds in user code, newest runs first
-        self.ended = 0  #: runs that finished
+        self.ended = 0  #: runs that finished or raised
         self.errors = 0  #: runs that raised
         self.nbytes = 0  #: of results that workers hold, each copy counted
         self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
@@ -324,6 +324,7 @@ class WorkerRecord:
     __slots__ = (
         "address",
         "asked",
+        "bandwidth",
         "events",
         "functions",
         "holds",
@@ -366,6 +367,7 @@ class WorkerRecord:
         self.pipeline: deque[TaskRecord] = deque()  #: tasks that may follow what is processing here, when there is room
         #: parts of results that were asked of it and have not come: (asker, transfer, offset) -> key
         self.asked: dict[tuple[str, int, int], Key] = {}
+        self.bandwidth = 0.0  #: bytes a second at which results come to it from other hosts; 0: not measured
         self.latency = 0.001  #: seconds of a round trip
         self.window = 0.0  #: seconds of work it may have in all; see `placement.open_window`
         self.limit = 0  #: tasks it may have in all
@@ -381,6 +383,19 @@ class WorkerRecord:
     def answers_to(self, name: str) -> bool:
         """Whether ``workers=name`` means this worker: its name, its id or its host."""
         return name in (self.name, self.worker_id, self.host)
+
+
+class Copying:
+    """A client's request for copies of results, and those that are still to come."""
+
+    __slots__ = ("client", "failed", "missing", "number")
+
+    def __init__(self, client: ClientId, number: int) -> None:
+        self.client = client
+        self.number = number
+        #: (key, worker that is to have it) -> the worker that needs it no longer then; empty: none
+        self.missing: dict[tuple[Key, WorkerId], WorkerId] = {}
+        self.failed = 0
 
 
 class ClientRecord:

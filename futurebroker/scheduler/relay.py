@@ -10,12 +10,12 @@ from futurebroker.states import WorkerStatus
 
 def client_wants_data(state: SchedulerState, client: ClientRecord, message: DataWanted) -> None:
     """A client fetches a result."""
-    _ask_holder(state, client.client_id, message)
+    ask_holder(state, client.client_id, message)
 
 
 def worker_wants_data(state: SchedulerState, worker: WorkerRecord, message: DataWanted) -> None:
     """A worker fetches an input."""
-    _ask_holder(state, worker.worker_id, message)
+    ask_holder(state, worker.worker_id, message)
 
 
 def client_gives_data(state: SchedulerState, client: ClientRecord, message: DataPart) -> None:
@@ -29,12 +29,17 @@ def worker_gives_data(state: SchedulerState, worker: WorkerRecord, message: Data
     _pass_on(state, message)
 
 
-def _ask_holder(state: SchedulerState, asker: str, message: DataWanted) -> None:
+def ask_holder(state: SchedulerState, asker: str, message: DataWanted) -> None:
+    """Have who holds a result send a part of it to ``asker``."""
     task = state.tasks.get(message.key)
     if task is not None and task.value is not None:
         part = task.value[message.offset : message.offset + message.length]
         state.send(asker, DataPart(message.transfer, message.key, message.offset, len(task.value), part))
         return
+    if task is not None and task.holders is not None and state.nowhere is not None:
+        if all(worker is state.nowhere for worker in task.holder_paths()):
+            state.asked_of_nowhere.append((asker, message))  # answered when it is known who has it
+            return
     holder = message.holder
     if not holder and task is not None:
         living = [worker for worker in task.holder_paths() if worker.status is not WorkerStatus.SUSPECT]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler import families, observe, viewing
+from futurebroker.scheduler import families, holding, leases, mailboxes, observe, viewing
 from futurebroker.scheduler.records import ClientRecord
 from futurebroker.scheduler.state import SchedulerState
 
@@ -17,12 +17,18 @@ from futurebroker.scheduler.state import SchedulerState
 QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **observe.TOPICS,
     **viewing.TOPICS,
+    **holding.QUESTIONS,
     **families.QUESTIONS,
+    **leases.QUESTIONS,
+    **mailboxes.QUESTIONS,
 }
 
 #: topic -> what takes the request up; it sends the Answer itself, now or after a later event
 REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "wait_for_workers": observe.wait_for_workers,
+    **holding.REQUESTS,
+    **leases.REQUESTS,
+    **mailboxes.REQUESTS,
 }
 
 

@@ -8,13 +8,10 @@ stand-in that had it all meanwhile, and is computed again if it is needed.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
-from futurebroker.protocol import messages as m
-from futurebroker.scheduler import claims, placement, recording, transitions
+from futurebroker.scheduler import claims, placement, recording, relay, transitions
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import NO_WORKER, PROCESSING, QUEUED, RELEASED, UNFINISHED, WAITING, SchedulerState
-from futurebroker.types import Key
 
 #: attempts that one epoch may give out: their numbers begin at the epoch times this, so that none is used twice
 ATTEMPTS = 1 << 40
@@ -26,15 +23,10 @@ def adopt(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, attempt
     What it was sent ahead of its inputs may lack some, as in `transitions.queued_processing`.
     """
     where = task.state
-    if where is PROCESSING:
-        if task.worker is worker:
-            task.attempt = attempt
-            return True
-        if task.worker is None or task.worker is not state.nowhere:
-            return False
-        del task.worker.processing[task]
-        state.move(task, WAITING)
-    elif where not in UNFINISHED:
+    if where is PROCESSING and task.worker is worker:
+        task.attempt = attempt
+        return True
+    if where is PROCESSING or where not in UNFINISHED:
         return False
     if where is NO_WORKER:
         task.pool.stranded.pop(task, None)
@@ -83,6 +75,9 @@ def finish(state: SchedulerState) -> None:
                 if dependency.state is RELEASED:
                     recording.needed(state, dependency)
                     transitions.compute(state, dependency)
+    asked, state.asked_of_nowhere = state.asked_of_nowhere, []
+    for asker, message in asked:
+        relay.ask_holder(state, asker, message)
     for worker in state.workers.values():
         placement.update_room(state, worker)
         state.touched[worker] = None
@@ -94,24 +89,3 @@ def _take_back(state: SchedulerState, task: TaskRecord) -> None:
         transitions.processing_refused(state, task, "it was on its way when the scheduler was restarted")
     else:
         transitions.pull_back(state, task, tell=False)
-
-
-def resume_report(state: SchedulerState, worker: WorkerRecord, message: Any) -> None:
-    """A worker that was there before is about to report on what the former scheduler sent it: let that count."""
-    if type(message) is m.Stored:
-        _found_data(state, worker, message.key)
-        return
-    attempt = getattr(message, "attempt", 0)
-    if 0 < attempt < state.attempts:
-        task = state.tasks.get(message.key)
-        if task is not None and task.function is not None:
-            adopt(state, task, worker, attempt)
-
-
-def _found_data(state: SchedulerState, worker: WorkerRecord, key: Key) -> None:
-    """Scattered data that was on its way has come to ``worker``."""
-    task = state.tasks.get(key)
-    if task is not None and task.worker is state.nowhere and state.nowhere is not None:
-        del state.nowhere.processing[task]
-        task.worker = worker
-        worker.processing[task] = None

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import Counter
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 from futurebroker import __version__
 from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
@@ -30,14 +30,16 @@ from futurebroker.protocol.messages import (
     Heartbeat,
     HeartbeatWanted,
     Hello,
+    LookedFor,
+    LookFor,
     MeetAgain,
     Message,
     Refused,
     Welcome,
 )
-from futurebroker.protocol.queues import command_queue, dead_queue, event_queue
+from futurebroker.protocol.queues import command_queue, dead_queue, event_queue, token_queue
 from futurebroker.protocol.wire import Keyring
-from futurebroker.scheduler import admission, invariants
+from futurebroker.scheduler import admission, invariants, leases
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
@@ -55,13 +57,15 @@ from futurebroker.scheduler.commands import (
 )
 from futurebroker.scheduler.health import Health
 from futurebroker.scheduler.machine import SchedulerMachine
-from futurebroker.scheduler.presence import Contact, Rhythm
+from futurebroker.scheduler.presence import Contact, Contacts, Rhythm
 from futurebroker.scheduler.state import Policy
 from futurebroker.transport.base import Link, Queue, QueueKind
 from futurebroker.transport.opening import open_in_thread
 from futurebroker.types import Peer, Role
 
 logger = logging.getLogger("futurebroker.scheduler")
+
+_Endpoint = TypeVar("_Endpoint", bound=Endpoint)
 
 #: seconds between looks at who has fallen silent
 SWEEP_EVERY = 0.25
@@ -115,8 +119,7 @@ class SchedulerService:
         self._loop: asyncio.AbstractEventLoop
         #: events that raised inside the machine, which is a bug, by what they were
         self.faults: Counter[str] = Counter()
-        self._contacts: dict[str, Contact] = {}
-        self._inboxes: dict[str, str] = {}
+        self._contacts = Contacts()
         self._health = Health(SWEEP_EVERY)
         self._sweeper: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
@@ -138,11 +141,8 @@ class SchedulerService:
         """
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
-        self._endpoint = Endpoint(
-            self._me, self.cluster, Keyring(self._secret), self, self._loop, dead_queue=self._dead.name
-        )
-        self._endpoint.epoch = 1
-        self.machine.state.about = _introduce()
+        await self._prepare()
+        self.machine.state.about = {**_introduce(), **self._about_storage()}
         self.machine.state.rejected = self._endpoint.rejected
         if self._broker_url is None:
             self._broker = EmbeddedBroker(self._secret, self._host, self._port)
@@ -151,6 +151,17 @@ class SchedulerService:
         else:
             self._endpoint.attach(await self._open(self._broker_url))
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
+
+    async def _prepare(self) -> None:
+        """Make the endpoint, and know what is to be known before anybody is met."""
+        self._endpoint = self._make_endpoint(Endpoint)
+        self._endpoint.epoch = 1
+
+    def _make_endpoint(self, kind: type[_Endpoint]) -> _Endpoint:
+        return kind(self._me, self.cluster, Keyring(self._secret), self, self._loop, dead_queue=self._dead.name)
+
+    def _about_storage(self) -> dict[str, Any]:
+        return {"journal": "none"}
 
     async def finished(self) -> None:
         """Return when the service has been closed."""
@@ -170,7 +181,7 @@ class SchedulerService:
         self._done.set()
 
     async def _open(self, url: str) -> Link:
-        queues = [*self._queues, self._dead]
+        queues = [*self._queues, self._dead, Queue(token_queue(self.cluster), QueueKind.WATCH)]
         return await open_in_thread(url, queues, secret=self._secret, timeout=OPEN_TIMEOUT, name=SCHEDULER)
 
     # -- the machine ------------------------------------------------------------------------------------------------
@@ -234,9 +245,7 @@ class SchedulerService:
 
     def _forget(self, name: str) -> None:
         self._endpoint.forget(name)
-        contact = self._contacts.pop(name, None)
-        if contact is not None and self._inboxes.get(contact.inbox) == name:
-            del self._inboxes[contact.inbox]
+        self._contacts.forget(name)
 
     # -- endpoint events --------------------------------------------------------------------------------------------
 
@@ -273,6 +282,8 @@ class SchedulerService:
             contact.interval = self._rhythm.interval(peer.role)
             answer = Heard(contact.interval) if is_open else MeetAgain(peer.incarnation)
             self._endpoint.send_meeting(peer, contact.inbox, answer)
+        elif isinstance(message, LookedFor):
+            self._looked_for(message)
         elif isinstance(message, Goodbye):
             self._part(peer, expected=True)
 
@@ -280,9 +291,9 @@ class SchedulerService:
         """See `EndpointEvents.stranger`: its next heartbeat says where it can be told to say hello again."""
 
     def returned(self, destination: str) -> None:
-        """See `EndpointEvents.returned`: the connection that owned this inbox has ended."""
-        contact = self._contacts.get(self._inboxes.get(destination, ""))
-        if contact is not None and contact.inbox == destination:
+        """See `EndpointEvents.returned`: the connection that owned this inbox, or held this token, has ended."""
+        contact = self._contacts.at(destination)
+        if contact is not None:
             self._suspect(contact)
 
     def disconnected(self, error: Exception | None) -> None:
@@ -319,6 +330,7 @@ class SchedulerService:
         if (known != peer and hello.epoch) or hello.received > self._endpoint.sent_up_to(peer.name):
             # It goes on with a session that isn't there any more; envelopes of that one may still be on their way.
             self._endpoint.send_meeting(peer, hello.inbox, MeetAgain(peer.incarnation, forgotten=True))
+            leases.expect_reunion(self.machine.state, self._loop.time())
             return
         if known is not None and known != peer:
             self._part(known)
@@ -327,11 +339,12 @@ class SchedulerService:
             contact = self._contacts[peer.name] = Contact(peer, hello.inbox, self._loop.time(), self._rhythm.busy)
             contact.name = str(hello.info.get("name") or peer.name)
             logger.info("%s %s joined", peer.role.name.lower(), contact.name, extra=_about(peer, contact.name))
-        if self._inboxes.get(contact.inbox) == peer.name:
-            del self._inboxes[contact.inbox]
-        contact.inbox = hello.inbox
-        # Clients inside tasks share the inbox of their worker, which said hello before them.
-        self._inboxes.setdefault(hello.inbox, peer.name)
+        if peer.role is Role.WORKER:
+            contact.process = str(hello.info.get("process", ""))
+        token = str(hello.info.get("token", ""))
+        if token != contact.token:
+            self.returned(token)  # who had it has gone, and the broker gave it to this one at once
+        self._contacts.move(contact, hello.inbox, token)
         contact.interval = self._rhythm.busy
         self._heard(contact)
         self._endpoint.send_meeting(peer, hello.inbox, self._welcome(peer))
@@ -388,18 +401,31 @@ class SchedulerService:
                 elif now > contact.late_at:
                     self._endpoint.probe(contact.peer.name)
             elif now - contact.suspected_at > self._grace(contact):
-                about = _about(contact.peer, contact.name)
-                logger.warning("%s %s is gone", contact.peer.role.name.lower(), contact.name, extra=about)
-                self._part(contact.peer)
+                self._bury(contact)
+            else:
+                self._look_for(contact)
 
     def _grace(self, contact: Contact) -> float:
         """Seconds a suspected peer keeps what it has; a worker whose process is seen to be dead has none."""
         if contact.peer.role is not Role.WORKER:
             return self._client_grace
-        worker = self.machine.state.workers.get(contact.peer.name)
-        if worker is not None and has_ended(str(worker.info.get("process"))):
-            return 0.0
-        return self._suspect_grace
+        return 0.0 if has_ended(contact.process) else self._suspect_grace
+
+    def _look_for(self, contact: Contact) -> None:
+        """Ask another worker of its machine, if there is one, whether the process of a suspected one has ended."""
+        neighbour = self._contacts.neighbour(contact) if contact.process else None
+        if neighbour is not None:
+            self._endpoint.send_meeting(neighbour.peer, neighbour.inbox, LookFor(contact.peer.name, contact.process))
+
+    def _looked_for(self, seen: LookedFor) -> None:
+        contact = self._contacts.get(seen.worker)
+        if seen.ended and contact is not None and contact.suspected_at is not None and contact.process == seen.process:
+            self._bury(contact)
+
+    def _bury(self, contact: Contact) -> None:
+        about = _about(contact.peer, contact.name)
+        logger.warning("%s %s is gone", contact.peer.role.name.lower(), contact.name, extra=about)
+        self._part(contact.peer)
 
     def _part(self, peer: Peer, *, expected: bool = False) -> None:
         """This peer is gone for good."""

@@ -9,15 +9,17 @@ from typing import Any
 
 from futurebroker.exceptions import InvalidTransition
 from futurebroker.protocol.facts import AnyFact
-from futurebroker.protocol.messages import Free, Message
+from futurebroker.protocol.messages import DataWanted, Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.moments import Moments
+from futurebroker.scheduler.recent import Recent
 from futurebroker.scheduler.records import (
     ORDER_BITS,
     ORDER_MASK,
     PRIORITY_MAX,
     ClientRecord,
+    Copying,
     FunctionRecord,
     Kind,
     Pool,
@@ -25,6 +27,7 @@ from futurebroker.scheduler.records import (
     TaskRecord,
     WorkerRecord,
 )
+from futurebroker.scheduler.shared import Shared
 from futurebroker.scheduler.timers import Timer, Timers
 from futurebroker.states import TaskState
 from futurebroker.types import ClientId, Digest, Key, WorkerId
@@ -115,8 +118,14 @@ class SchedulerState:
         self.requests: dict[WorkerRecord, StealRequest] = {}
         #: workers whose pipeline should be looked at before this event ends
         self.touched: dict[WorkerRecord, None] = {}
+        #: what clients and tasks share by name; see `leases` and `mailboxes`
+        self.shared = Shared()
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
+        #: (key, worker that is to have a copy) -> who asked for that
+        self.copying: dict[tuple[Key, WorkerId], list[Copying]] = {}
+        #: bytes a second between hosts, as measured by workers lately
+        self.bandwidth = policy.bandwidth
         #: scattered data on its way to one worker, to be copied to all others from there
         self.broadcasts: dict[TaskRecord, None] = {}
         #: results that workers kept of their time with a former scheduler; see `claims`
@@ -133,6 +142,8 @@ class SchedulerState:
         self.facts: list[AnyFact] | None = None
         #: stands for workers of a former scheduler's time, while it isn't known which of them are still there
         self.nowhere: WorkerRecord | None = None
+        #: who asked for data that the stand-in holds, and for which
+        self.asked_of_nowhere: list[tuple[str, DataWanted]] = []
         #: facts of a journal are applied; what follows from them has been said already
         self.replaying = False
         #: nothing is sent to workers yet, because some of them may run it already
@@ -145,6 +156,8 @@ class SchedulerState:
         self.sequence = FIRST_PLACE
         #: when tasks were submitted
         self.moments = Moments()
+        #: runs that have just ended, while somebody looks
+        self.recent = Recent()
         #: attempts begun so far; their numbers rise through all tasks, so that a key that comes again reuses none
         self.attempts = 0
         #: what was ignored and why (stale completions, unknown keys, ...), and what was stolen

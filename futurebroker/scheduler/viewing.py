@@ -188,6 +188,13 @@ def find(state: SchedulerState, about: dict[str, Any]) -> dict[str, Any]:
     return {"rows": rows, "matches": matches, "scanned": scanned, "known": len(state.tasks)}
 
 
+def recent(state: SchedulerState, about: dict[str, Any] | None) -> dict[str, Any]:
+    """Runs that ended after the one numbered ``since``."""
+    state.asked_at = state.now
+    number = (about or {}).get("since", 0)
+    return state.recent.since(number if isinstance(number, int) else 0, state.now)
+
+
 # -- the graph -----------------------------------------------------------------------------------------------------
 
 
@@ -229,4 +236,5 @@ TOPICS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     "find": find,
     "worker_tasks": worker_tasks,
     "graph": graph,
+    "recent": recent,
 }

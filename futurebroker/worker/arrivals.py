@@ -33,6 +33,9 @@ from futurebroker.worker.commands import (
 #: bytes asked for at a time, and how many such pieces ahead
 PART_BYTES = 256 * 1024
 PARTS_AHEAD = 4
+#: bytes a value must have for its time to tell of the network, and weight of the newest in the mean
+WORTH_MEASURING = 256 * 1024
+NEWEST = 0.3
 #: seconds without a piece after which the next holder is tried
 PATIENCE = 30.0
 
@@ -49,8 +52,8 @@ class ArrivalEvents(Protocol):
 
 class _Fetch:
     __slots__ = (
-        "addresses", "asked", "got", "heard", "holder", "holders", "kept", "key", "nbytes", "path", "reason", "seen",
-        "size", "transfer", "tried",
+        "addresses", "asked", "begun", "got", "heard", "holder", "holders", "kept", "key", "nbytes", "path", "reason",
+        "seen", "size", "transfer", "tried",
     )  # fmt: skip
 
     def __init__(self, source: Held, kept: bool, now: float) -> None:
@@ -67,7 +70,7 @@ class _Fetch:
         self.asked = 0
         self.got = 0
         self.seen: set[int] = set()
-        self.heard = now
+        self.heard = self.begun = now
         self.reason = "no holder has it"
 
 
@@ -112,6 +115,8 @@ class Arrivals:
         #: paths all of whose bytes are on their way to their file -> what is to be done once they are there
         self._writing: dict[str, Callable[[], None]] = {}
         self._last_transfer = 0
+        #: bytes a second of what came otherwise than by a map; 0: nothing did yet
+        self.bandwidth = 0.0
 
     def __len__(self) -> int:
         return len(self._fetches) + len(self._pieces) + len(self._taking) + len(self._writing)
@@ -167,6 +172,7 @@ class Arrivals:
             fetch.heard = now
             self._ask_parts(fetch)
         else:
+            self._observe(event.nbytes, now - fetch.begun)
             path = "" if event.data is not None else event.path
             self._fetched(fetch, StoredValue(event.nbytes, event.data, path, freed=not fetch.kept))
 
@@ -228,6 +234,7 @@ class Arrivals:
         complete = fetch.got >= fetch.nbytes
         self._emit(WritePart(fetch.path, message.offset, message.data, message.nbytes, complete))
         if complete:
+            self._observe(fetch.nbytes, now - fetch.begun)
             self._transfers.pop(fetch.transfer, None)
             fetch.transfer = 0
             self._writing[fetch.path] = partial(self._complete, fetch)
@@ -238,6 +245,11 @@ class Arrivals:
     def _complete(self, fetch: _Fetch) -> None:
         path, fetch.path = fetch.path, ""
         self._fetched(fetch, StoredValue(fetch.nbytes, None, path, freed=not fetch.kept))
+
+    def _observe(self, nbytes: int, seconds: float) -> None:
+        if nbytes >= WORTH_MEASURING and seconds > 0:
+            speed = nbytes / seconds
+            self.bandwidth = speed if not self.bandwidth else self.bandwidth + NEWEST * (speed - self.bandwidth)
 
     def _fetched(self, fetch: _Fetch, value: StoredValue) -> None:
         del self._fetches[fetch.key]

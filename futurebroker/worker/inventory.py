@@ -17,7 +17,10 @@ KEPT = -1
 
 
 def take_stock(store: ObjectStore, running: Iterable[TaskRecord]) -> Iterator[Inventory]:
-    """Tell of what runs and of all values that are ours; none of them belongs to an attempt any more."""
+    """Tell of what runs and of all values that are ours; none of them belongs to an attempt any more.
+
+    The last message says that it is: the scheduler may wait for that before it gives others what might be here.
+    """
     orphans = [(task.key, task.function) for task in running]
     for start in range(0, len(orphans), VALUES):
         yield Inventory([], [], orphans[start : start + VALUES])
@@ -32,8 +35,8 @@ def take_stock(store: ObjectStore, running: Iterable[TaskRecord]) -> Iterator[In
         if len(inventory.held) + len(inventory.values) >= VALUES or size >= BATCH_BYTES:
             yield inventory
             inventory, size = Inventory([], []), 0
-    if inventory.held or inventory.values:
-        yield inventory
+    inventory.last = True
+    yield inventory
 
 
 def tell_of(key: Key, value: StoredValue) -> Inventory:

@@ -51,7 +51,7 @@ class WorkerMachine(Attempts):
         self._now = 0.0
         self._calls = Calls(name, self._emit)
         self.memory = Memory(plan, self.store, self.executors, self._emit, new_path, self._is_occupied)
-        self._arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)), ways)
+        self.arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)), ways)
         self._drained = False
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -152,7 +152,7 @@ class WorkerMachine(Attempts):
             self._fetch(source, kept=False)
 
     def _fetch(self, source: Held, kept: bool) -> None:
-        self._arrivals.fetch(source, kept, self._now)
+        self.arrivals.fetch(source, kept, self._now)
         self._wake(self._now + PATIENCE)
 
     def _free(self, message: messages.Free) -> None:
@@ -212,7 +212,7 @@ class WorkerMachine(Attempts):
             self._silence(task)
 
     def _write_failed(self, event: commands.WriteFailed) -> None:
-        if self._arrivals.write_failed(event, self._now):
+        if self.arrivals.write_failed(event, self._now):
             return
         for key in [key for key in self.store if self.store[key].path == event.path]:
             self.store.free(key)
@@ -373,8 +373,8 @@ class WorkerMachine(Attempts):
         self._out.extend(commands.AskRest(executor.number) for executor in stalled)
         if look_at is not None:
             self._wake(look_at)
-        if len(self._arrivals):
-            self._arrivals.tick(self._now)
+        if len(self.arrivals):
+            self.arrivals.tick(self._now)
             self._wake(self._now + PATIENCE)
 
     # -- the ends of the worker -------------------------------------------------------------------------------------
@@ -387,7 +387,7 @@ class WorkerMachine(Attempts):
         self.memory.recall_all()
 
     def _fresh(self, event: commands.Fresh) -> None:
-        self._arrivals.clear()
+        self.arrivals.clear()
         self._calls.clear()
         self._orphan_all()
 
@@ -398,15 +398,15 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.Free: WorkerMachine._free,
     messages.Drop: WorkerMachine._drop,
     messages.GiveBack: WorkerMachine._give_back_asked,
-    messages.Store: lambda machine, message: machine._arrivals.store(message),
-    messages.AdoptFile: lambda machine, message: machine._arrivals.adopt(message),
-    messages.StorePart: lambda machine, message: machine._arrivals.store_part(message),
+    messages.Store: lambda machine, message: machine.arrivals.store(message),
+    messages.AdoptFile: lambda machine, message: machine.arrivals.adopt(message),
+    messages.StorePart: lambda machine, message: machine.arrivals.store_part(message),
     messages.Replicate: WorkerMachine._replicate,
     messages.AddFunction: lambda machine, m: machine._emit(commands.KeepFunction(m.digest, m.code)),
     messages.CallFunction: lambda machine, message: machine._calls.make(message, machine.staying()),
     messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason)),
     messages.DataWanted: lambda machine, message: machine._emit(answer(message, machine.store)),
-    messages.DataPart: lambda machine, message: machine._arrivals.part(message, machine._now),
+    messages.DataPart: lambda machine, message: machine.arrivals.part(message, machine._now),
 }
 
 _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
@@ -421,11 +421,11 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
         absences.task_back(machine.dispatcher, event, machine._now)
     ),
     commands.CallEnded: lambda machine, event: machine._calls.ended(event),
-    commands.Probed: lambda machine, event: machine._arrivals.probed(event),
-    commands.Taken: lambda machine, event: machine._arrivals.taken(event),
+    commands.Probed: lambda machine, event: machine.arrivals.probed(event),
+    commands.Taken: lambda machine, event: machine.arrivals.taken(event),
     commands.WriteFailed: WorkerMachine._write_failed,
-    commands.Pulled: lambda machine, event: machine._arrivals.pulled(event, machine._now),
-    commands.Written: lambda machine, event: machine._arrivals.written(event),
+    commands.Pulled: lambda machine, event: machine.arrivals.pulled(event, machine._now),
+    commands.Written: lambda machine, event: machine.arrivals.written(event),
     commands.Measured: lambda machine, event: machine.memory.measured(event, machine._now),
     commands.Spilled: lambda machine, event: machine.memory.spilled(event, machine._now),
     commands.Damaged: lambda machine, event: machine.memory.damaged(event.key, event.path, event.reason),

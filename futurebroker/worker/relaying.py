@@ -60,6 +60,8 @@ class Relay:
         self._flush = flush
         self._shared: _SharedLink | None = None
         self._clients: dict[str, _Client] = {}
+        #: headers of the last envelopes of an executor's clients, by name; sockets may end before their executor does
+        self._last: dict[int, dict[str, Header]] = {}
 
     def share(self, link: Link, inbox: str) -> Link:
         """``link`` as the agent may use it, which reads at ``inbox``."""
@@ -81,14 +83,15 @@ class Relay:
 
     def executor_ended(self, executor: int) -> None:
         """Say goodbye on behalf of the clients that went with an executor."""
-        for client in [client for client in self._clients.values() if client.executor == executor]:
-            if self._shared is not None and client.last is not None:
-                last = client.last
-                header = Header(Kind.MEETING, self._cluster, client.name, last.incarnation, last.recipient, last.epoch)
+        shared = self._shared
+        for last in self._last.pop(executor, {}).values():
+            if shared is not None:
+                header = Header(Kind.MEETING, self._cluster, last.sender, last.incarnation, last.recipient, last.epoch)
                 body = encode([Goodbye("its executor ended")])
                 sealed = self._keys.seal(Role.CLIENT, Role.SCHEDULER, header, body)
-                durable = self._shared.capabilities.durable
-                self._shared.send(command_queue(self._cluster), sealed, durable=durable)
+                # By the same way as what was sent before, or it could arrive first.
+                shared.send(command_queue(self._cluster), sealed, durable=shared.capabilities.durable)
+        for client in [client for client in self._clients.values() if client.executor == executor]:
             self.drop(client)
         self._flush()
 
@@ -116,7 +119,7 @@ class Relay:
             if role is not Role.CLIENT or header.sender != client.name or header.cluster != self._cluster:
                 logger.warning("dropped what an executor sent in the name of %s", header.sender)
                 continue
-            client.last = header
+            self._last.setdefault(client.executor, {})[client.name] = header
             sealed = self._keys.seal(Role.CLIENT, Role.SCHEDULER, header, body)  # type: ignore[arg-type]
             durable = record.durable or (
                 shared.capabilities.durable
@@ -158,8 +161,6 @@ class _Client:
     ) -> None:
         self.executor = executor
         self.name = name
-        #: header of the last envelope it sent
-        self.last: Header | None = None
         self._relay = relay
         self._socket = sock
         self._loop = loop

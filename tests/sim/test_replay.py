@@ -54,7 +54,7 @@ class Replaying:
         folded = replayed(self.facts[self._folded :], self.state.policy, self._checkpoint)
         assert projection(folded) == live, difference(projection(folded), live)
         if self.looks % 5 == 0:
-            self._checkpoint = list(checkpoint.dump(folded, 0.0))
+            self._checkpoint = list(checkpoint.dump(folded))
             self._folded = len(self.facts)
 
 

@@ -109,7 +109,9 @@ export class Figures {
     const layout = spec.layout;
     layout.font.color = paint("muted");
     for (const axis of ["xaxis", "yaxis", "yaxis2"]) if (layout[axis]) layout[axis].gridcolor = paint("grid");
-    if (columns.layout) for (const [path, value] of Object.entries(columns.layout)) put(layout, path, value);
+    // A window that the reader chose stays; else the figure follows what the server says.
+    if (columns.layout) for (const [path, value] of Object.entries(columns.layout)) put(layout, path, Array.isArray(value) ? value.map(local) : value);
+    if (name === "stream") layout.uirevision = `${this.boot.args.from}-${this.boot.args.to}`;
     place.querySelector(".unplotted").hidden = points > 0;
     const plot = place.querySelector(".plot");
     plot.hidden = points === 0;
@@ -133,8 +135,8 @@ export class Figures {
       });
     }
     plot.on("plotly_click", (event) => {
-      const link = event.points[0]?.data.meta.links?.[event.points[0].pointNumber];
-      if (link) location.href = link;
+      const name_ = event.points[0]?.data.meta.links?.[event.points[0].pointNumber];
+      if (name_) location.href = this.boot.task + (name === "graph" && this.boot.args.by !== "task" ? "s?q=" + encodeURIComponent(`type:"${name_}"`) : "?key=" + encodeURIComponent(name_));
     });
   }
 

@@ -90,7 +90,7 @@ def types(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
             "durations": {
                 "name": [kind.name for kind in drawn],
                 "mean": [kind.duration for kind in drawn],
-                "spent": [(kind.duration or 0) * (kind.ended + kind.errors) for kind in drawn],
+                "spent": [(kind.duration or 0) * kind.ended for kind in drawn],
             }
         },
     }
@@ -125,7 +125,6 @@ def worker_row(worker: WorkerView, snapshot: Snapshot) -> dict[str, Any]:
     age = max(0.0, behind - worker.heard) if behind and worker.heard else None
     return {
         **asdict(worker),
-        "unmanaged": worker.unmanaged,
         "fill": worker.fill,
         "age": age,
         "cores": worker.info.get("executors") or worker.slots,
@@ -135,10 +134,9 @@ def worker_row(worker: WorkerView, snapshot: Snapshot) -> dict[str, Any]:
 
 def memory_parts(worker: WorkerView) -> list[dict[str, Any]]:
     """The parts of a worker's memory bar, in percent of its limit, or of what it uses."""
-    whole = max(worker.limit or 0, worker.memory + worker.spilled) or 1
+    whole = max(worker.limit or 0, worker.managed + worker.unmanaged + worker.spilled) or 1
     parts, left = [], 0.0
-    managed = min(worker.managed, worker.memory)
-    for part, nbytes in (("managed", managed), ("unmanaged", worker.unmanaged), ("spilled", worker.spilled)):
+    for part, nbytes in (("managed", worker.managed), ("unmanaged", worker.unmanaged), ("spilled", worker.spilled)):
         if nbytes:
             width = 100 * nbytes / whole
             parts.append({"part": part, "left": round(left, 3), "width": round(width, 3), "nbytes": nbytes})
@@ -223,7 +221,8 @@ def memory(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
                 "managed": [row["managed"] for row in drawn],
                 "unmanaged": [row["unmanaged"] for row in drawn],
                 "spilled": [row["spilled"] for row in drawn],
-                "limit": [row["limit"] for row in drawn],
+                # A limit far above what is used would press the bars flat.
+                "limit": [row["limit"] if (row["fill"] or 0) > 0.2 else None for row in drawn],
             },
             "memory_by_type": {
                 "type": [kind.name for kind in shown] + ["other types"] * bool(rest),

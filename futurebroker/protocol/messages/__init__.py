@@ -47,6 +47,8 @@ from futurebroker.protocol.messages.meeting import (
     Heartbeat,
     HeartbeatWanted,
     Hello,
+    LookedFor,
+    LookFor,
     MeetAgain,
     Refused,
     Welcome,
@@ -126,6 +128,8 @@ __all__ = [
     "KeyFinished",
     "KeyLost",
     "Leave",
+    "LookFor",
+    "LookedFor",
     "MeetAgain",
     "Message",
     "NotStored",
@@ -163,12 +167,12 @@ FromClient = (
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
-    | TaskAway | TaskReturned | ResultHolds
+    | TaskAway | TaskReturned | ResultHolds | LookedFor
     | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
-    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor
 )  # fmt: skip
 ToClient = (
     KeyFinished | KeyErred | KeyCancelled | KeyLost | DetachedEnded | Answer | RanOnWorkers

@@ -101,3 +101,4 @@ class Inventory(Message, tag=68):
     held: list[tuple[Key, int, str]]  #: (key, bytes, path), as in Finished
     values: list[tuple[Key, bytes]] = []  #: results small enough for the scheduler to keep
     running: list[tuple[Key, Digest]] = []  #: (key, function) of what executors have; perhaps answered by Adopt
+    last: bool = False  #: this was all

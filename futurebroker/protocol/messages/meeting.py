@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from futurebroker.protocol.messages.parts import Message
+from futurebroker.types import WorkerId
 
 
 class Hello(Message, tag=1):
@@ -16,6 +17,7 @@ class Hello(Message, tag=1):
     received: int  #: last envelope of this session that arrived
     epoch: int = 0  #: of the scheduler it was last welcomed by; 0 means none
     info: dict[str, Any] = {}  #: of workers: see `WorkerInfo`; of clients: user, host, program
+    oldest: int = 1  #: number of the first envelope that this peer could send again
 
 
 class Welcome(Message, tag=2):
@@ -26,6 +28,7 @@ class Welcome(Message, tag=2):
     inbox: str  #: queue for everything the peer sends from now on
     limits: dict[str, int] = {}  #: for clients: ``tasks`` and ``bytes`` they may have unfinished
     settings: dict[str, float] = {}  #: ``heartbeat``: seconds between heartbeats
+    resumed: bool = False  #: the session with a former scheduler goes on with this one, which has what that had
 
 
 class Refused(Message, tag=3):
@@ -63,3 +66,18 @@ class MeetAgain(Message, tag=7):
 
 class HeartbeatWanted(Message, tag=8):
     """The scheduler wants to hear of this peer now, and not only when its next heartbeat is due."""
+
+
+class LookFor(Message, tag=102):
+    """The scheduler asks who shares a machine with a silent worker whether that worker's process has ended."""
+
+    worker: WorkerId
+    process: str  #: its `process_mark`
+
+
+class LookedFor(Message, tag=103):
+    """Answers LookFor."""
+
+    worker: WorkerId
+    process: str
+    ended: bool

@@ -14,7 +14,7 @@ from futurebroker.scheduler.state import Policy, SchedulerState
 
 def projection(state: SchedulerState) -> dict[str, Any]:
     """The rows of a checkpoint with names in place of places, by key."""
-    sections = {name: list(rows) for name, rows in checkpoint.rows_of(state, 0.0)}
+    sections = {name: list(rows) for name, rows in checkpoint.rows_of(state)}
     kinds, functions, tasks = sections["kinds"], sections["functions"], sections["tasks"]
     clients = [row.client for row in sections["clients"]]
     return {

@@ -27,7 +27,7 @@ def test_what_runs_goes_on_and_is_offered_when_it_is_done(world: World) -> None:
     told = [message for message in world.mail if isinstance(message, Inventory)]
     running = [key for message in told for key, _ in message.running]
     assert "b" in running
-    assert told[-1] == Inventory([], [("a", kept)])
+    assert told[-1] == Inventory([], [("a", kept)], last=True)
     assert world.machine.tasks == {}
     while world.executors[1].running is not None:
         world.end(1)
@@ -44,7 +44,7 @@ def test_an_adopted_task_answers_for_its_new_attempt(world: World) -> None:
     world.deliver(run("a", attempt=9))
     world.begin(1)
     world.do(commands.Fresh())
-    assert world.mail[-1] == Inventory([], [], [("a", INC)])
+    assert world.mail[-2:] == [Inventory([], [], [("a", INC)]), Inventory([], last=True)]
     assert world.deliver(Adopt("a", 1)) == []
     (report,) = world.end(1)
     assert isinstance(report, Finished)
@@ -123,7 +123,7 @@ def test_what_was_dropped_before_is_no_orphan(world: World) -> None:
     before = len(world.mail)
     world.do(commands.Fresh())
     world.end(1)
-    assert world.mail[before:] == []
+    assert world.mail[before:] == [Inventory([], last=True)]
     assert len(world.machine.store) == 0
 
 

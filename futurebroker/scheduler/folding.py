@@ -1,0 +1,95 @@
+"""When the journal is folded into a checkpoint, and the process that does it beside the scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from futurebroker.processes import Child
+from futurebroker.scheduler.durability import Durability
+from futurebroker.scheduler.restoring import Restored
+from futurebroker.scheduler.state import Policy
+
+logger = logging.getLogger("futurebroker.scheduler")
+
+#: seconds between a fold that failed and the next
+AGAIN = 10.0
+
+
+class Folding:
+    """Starts a `folder` when the journal has grown by as much as the last checkpoint, and by ``limit`` at least.
+
+    So the work of folding grows no faster than what is written.
+    """
+
+    def __init__(
+        self, database: str, secret: bytes, durability: Durability, restored: Restored, policy: Policy, limit: int
+    ) -> None:
+        self.folds = 0
+        self._database = database
+        self._secret = secret
+        self._durability = durability
+        self._policy = policy
+        self._limit = limit
+        self._folded_bytes = restored.folded_bytes
+        #: bytes of journal that a next fold will take
+        self._waiting = restored.bytes
+        self._counted = durability.written
+        self._child: Child | None = None
+        self._sequence = 0
+        self._not_before = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    def look(self) -> None:
+        """Start a fold if it is time."""
+        written = self._durability.written
+        self._waiting += written - self._counted
+        self._counted = written
+        due = self._waiting > max(self._limit, self._folded_bytes)
+        if due and self._child is None and self._loop.time() >= self._not_before:
+            self._start()
+
+    def _start(self) -> None:
+        journal = self._durability.journal
+        self._sequence = self._durability.sequence
+        self._waiting = 0
+        child = self._child = Child("checkpoint", "futurebroker.scheduler.folder")
+        child.order(
+            {
+                "database": self._database,
+                "secret": self._secret.decode(),
+                "cluster": journal.cluster,
+                "epoch": journal.epoch,
+                "sequence": self._sequence,
+                "policy": asdict(self._policy),
+                "log_level": logging.getLevelName(logger.getEffectiveLevel()).lower(),
+            }
+        )
+        self._loop.add_reader(child.fileno(), self._reported)
+
+    def _reported(self) -> None:
+        child = self._child
+        if child is None:
+            return
+        self._loop.remove_reader(child.fileno())
+        self._child = None
+        try:
+            report: dict[str, Any] = child.report(1.0)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the journal is whole; it is tried again
+            logger.warning("the journal could not be folded, it grows on: %s", error)
+            self._waiting += self._limit
+            self._not_before = self._loop.time() + AGAIN
+        else:
+            self.folds += 1
+            self._folded_bytes = report["bytes"]
+            logger.info("folded the journal up to row %d into %.1f MiB", self._sequence, report["bytes"] / 2**20)
+        self._loop.run_in_executor(None, child.end)
+
+    async def close(self) -> None:
+        """End what runs; half a checkpoint counts for nothing."""
+        child, self._child = self._child, None
+        if child is not None:
+            self._loop.remove_reader(child.fileno())
+            await asyncio.to_thread(child.end)

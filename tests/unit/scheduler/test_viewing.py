@@ -1,0 +1,47 @@
+"""What dashboards ask the machine: counts without a walk over all tasks, and lists with an end."""
+
+from __future__ import annotations
+
+from futurebroker.scheduler.moments import MOST, Moments
+from futurebroker.scheduler.recent import KEPT, LEASE, Recent
+
+
+def test_moments_tell_when_a_number_was_given() -> None:
+    """The age of the oldest task must not cost a word in each of a million records."""
+    moments = Moments()
+    moments.note(10, 1.0)
+    moments.note(50, 1.5)  # too soon after the other to be worth a note
+    moments.note(100, 3.0)
+    assert [moments.when(number) for number in (10, 11, 100, 101, 10**9)] == [None, 1.0, 1.0, 3.0, 3.0]
+
+
+def test_moments_stay_few_over_months() -> None:
+    """Old notes get coarser, new ones stay exact, and their number stays bounded."""
+    moments = Moments()
+    for second in range(3 * MOST):
+        moments.note(second, float(second) * 2)
+    assert moments.when(3 * MOST) == (3 * MOST - 1) * 2.0
+    assert (moments.when(100) or 0) <= 200.0
+    assert len(moments._times) <= MOST
+
+
+def test_recent_ends_are_kept_only_while_somebody_asks() -> None:
+    """A closed page costs nothing."""
+    recent = Recent()
+    assert not recent.active
+    assert recent.since(0, 10.0)["last"] == 0
+    assert recent.active
+    recent.note("f", "w", 11.0, 0.5, False, "f-1")
+    assert recent.since(0, 11.0)["key"] == ("f-1",)
+    assert recent.since(1, 11.0)["key"] == ()
+    recent.note("f", "w", 12.0 + LEASE, 0.5, False, "f-2")
+    assert not recent.active
+
+
+def test_who_asks_too_seldom_is_told_what_was_missed() -> None:
+    """A gap that isn't named reads as an idle cluster."""
+    recent = Recent()
+    recent.since(0, 0.0)
+    for number in range(KEPT + 5):
+        recent.note("f", "w", 1.0, 0.1, False, str(number))
+    assert recent.since(1, 1.0)["missed"] == 4
