@@ -146,8 +146,8 @@ class DataSender:
             connection.put(PutValue(key, b"".join(layout(frames)), workers, broadcast))
         elif self._files_work is not False:
             await self._put_file(future, frames, workers, broadcast, blocking)
-        elif not await self._put_directly(state, frames, size, workers, broadcast, blocking):
-            await self._put_parts(state, frames, size, workers, broadcast, blocking)
+        else:
+            await self._put_elsewhere(state, frames, size, workers, broadcast, blocking)
         return future
 
     async def _put_directly(
@@ -197,7 +197,20 @@ class DataSender:
             if not self._files_work:
                 path.unlink(missing_ok=True)
                 connection.renew(state)
-                await self._put_parts(state, frames, size, workers, broadcast, blocking)
+                await self._put_elsewhere(state, frames, size, workers, broadcast, blocking)
+
+    async def _put_elsewhere(
+        self,
+        state: KeyState,
+        frames: list[Buffer],
+        size: int,
+        workers: tuple[str, ...],
+        broadcast: bool,
+        blocking: bool,
+    ) -> None:
+        """To a worker that can't open our files."""
+        if not await self._put_directly(state, frames, size, workers, broadcast, blocking):
+            await self._put_parts(state, frames, size, workers, broadcast, blocking)
 
     async def _put_parts(
         self,
