@@ -49,6 +49,8 @@ class LocalCluster:
             like ``0.5``, ``"auto"`` (an equal share of it, the default), or ``"none"``. Near it results go to disk.
         local_folder: where results that go to disk are kept; by default where temporary files are.
         silence_logs: False shows what scheduler and workers log from INFO on, a level's name from that level on.
+        allow_run_on_scheduler: let `Client.run_on_scheduler`, scheduler plugins and an IPython kernel run code in the
+            scheduler's process.
         timeout: seconds within which all must have started.
     """
 
@@ -65,6 +67,7 @@ class LocalCluster:
         host: str = "127.0.0.1",
         port: int = 0,
         silence_logs: bool | str = True,
+        allow_run_on_scheduler: bool | None = None,
         asynchronous: bool = False,
         timeout: float = 30.0,
     ) -> None:
@@ -74,6 +77,7 @@ class LocalCluster:
             memory_limit=memory_limit,
             local_folder=local_folder,
             cluster=name,
+            allow_run_on_scheduler=allow_run_on_scheduler,
         )
         count = _at_least(0, "n_workers", 1 if n_workers is None else n_workers)
         plan = ClusterPlan(

@@ -12,8 +12,10 @@ from futurebroker.client.futures import Future
 from futurebroker.client.gathering import gather
 from futurebroker.client.holdings import Holdings
 from futurebroker.client.inquiries import Inquiries
+from futurebroker.client.insight import Insight
 from futurebroker.client.options import Options
 from futurebroker.client.replies import opened
+from futurebroker.client.tending import Tending
 from futurebroker.client.waiters import run_blocking
 from futurebroker.exceptions import MessageTooLargeError
 from futurebroker.protocol.messages import RunOnWorkers
@@ -21,7 +23,7 @@ from futurebroker.protocol.serialize import dumps, name_of
 from futurebroker.types import Key
 
 
-class Client(Inquiries, Holdings, Dashboards):
+class Client(Inquiries, Insight, Tending, Holdings, Dashboards):
     """A program's connection to a cluster: it submits calls and holds their futures.
 
     Without an address it starts a `LocalCluster`, unless a broker is set in the environment or the settings file, and

@@ -13,9 +13,10 @@ from typing import Any
 from futurebroker.protocol import messages as m
 from futurebroker.scheduler import (
     claims,
+    continuing,
+    copying,
     dispatch,
     families,
-    holding,
     intake,
     leases,
     mailboxes,
@@ -26,7 +27,10 @@ from futurebroker.scheduler import (
     reports,
     requests,
     resuming,
+    rounds,
     stealing,
+    tending,
+    terms,
     transitions,
 )
 from futurebroker.scheduler.commands import (
@@ -70,6 +74,8 @@ class SchedulerMachine:
         if now >= state.timers.due:
             state.timers.run_due(now)
             recording.ticked(state)
+        while state.begun:
+            transitions.compute(state, state.begun.pop(0))
         if state.check or state.ended_parents:
             families.settle(state)
         if (state.ready or state.touched) and not state.holding:
@@ -91,6 +97,8 @@ def _client(state: SchedulerState, client_id: ClientId) -> ClientRecord:
 
 def client_joined(state: SchedulerState, event: ClientJoined) -> None:
     """A client is there, or there again."""
+    if event.client not in state.clients:
+        tending.notice(state, "add_client", event.client)
     _client(state, event.client).info = event.info
 
 
@@ -113,6 +121,8 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
     leases.client_gone(state, event.client)
     mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
+    tending.client_gone(state, event.client)
+    terms.expect_no_more(state, client)
     state.commands.append(Forget(event.client))
 
 
@@ -142,6 +152,7 @@ def worker_joined(state: SchedulerState, event: WorkerJoined) -> None:
     placement.open_window(state, worker)
     for pool in state.pools.values():
         _refresh(state, pool)
+    tending.worker_joined(state, worker)
     placement.update_room(state, worker)
     observe.answer_counts(state)
 
@@ -203,8 +214,9 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     state.roomy.pop(worker, None)
     state.touched.pop(worker, None)
     reports.worker_leaves_calls(state, worker)
+    tending.worker_lost(state, worker)
     relay.holder_lost(state, worker)
-    holding.taker_lost(state, worker)
+    copying.taker_lost(state, worker)
     claims.claimant_lost(state, worker)
     for other in state.workers.values():
         if other.status is WorkerStatus.CLOSING:
@@ -259,7 +271,8 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
         trip = min(event.round_trip, LATENCY_MAX)
         worker.latency += LATENCY_NEWEST * (trip - worker.latency)
         placement.open_window(state, worker)
-    status = WorkerStatus.PAUSED if event.status == WorkerStatus.PAUSED.value else WorkerStatus.RUNNING
+    is_paused = worker.changing or event.status == WorkerStatus.PAUSED.value
+    status = WorkerStatus.PAUSED if is_paused else WorkerStatus.RUNNING
     if event.status == WorkerStatus.CLOSING.value:
         status = WorkerStatus.CLOSING
     _set_status(state, worker, status)
@@ -282,7 +295,13 @@ _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None
     m.PutValue: intake.put_value,
     m.PutFile: intake.put_file,
     m.PutPart: intake.put_part,
+    m.OnFailure: terms.plan,
+    m.Await: lambda state, client, message: terms.expect(state, client, message, intake.want),
     m.Ask: requests.ask,
+    m.RunOnExecutors: rounds.run_on_executors,
+    m.RunOnScheduler: tending.run_on_scheduler,
+    m.ParcelPart: tending.parcel_part,
+    m.ToPeer: tending.to_peer,
     m.RunOnWorkers: observe.run_on_workers,
     m.DataWanted: relay.client_wants_data,
     m.DataPart: relay.client_gives_data,
@@ -301,6 +320,11 @@ FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]
     m.DataWanted: relay.worker_wants_data,
     m.DataPart: relay.worker_gives_data,
     m.Inventory: claims.inventory,
+    m.ExecutorsAnswered: rounds.executors_answered,
+    m.Settled: rounds.settled,
+    m.ParcelWanted: tending.parcel_wanted,
+    m.Continue: continuing.continued,
+    m.Said: terms.said,
     m.DataLost: reports.data_lost,
     m.Happened: reports.happened,
     m.TaskAway: families.task_away,

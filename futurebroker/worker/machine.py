@@ -14,8 +14,8 @@ from futurebroker.data.objectstore import StoredValue
 from futurebroker.protocol import messages
 from futurebroker.protocol.messages import Finished, Held
 from futurebroker.types import Key, WorkerId
-from futurebroker.worker import absences, commands
-from futurebroker.worker.arrivals import PATIENCE, Arrivals, answer
+from futurebroker.worker import absences, bounds, commands
+from futurebroker.worker.arrivals import PATIENCE, Arrivals, answer, holder_of
 from futurebroker.worker.attempts import Attempts
 from futurebroker.worker.calls import Calls
 from futurebroker.worker.commands import Event, Instruction
@@ -24,6 +24,7 @@ from futurebroker.worker.inventory import answer_from_stock
 from futurebroker.worker.memory import UNLIMITED, Memory, MemoryPlan
 from futurebroker.worker.packets import Result
 from futurebroker.worker.records import GONE, READY, SENT, WAITING, ExecutorRecord, TaskRecord
+from futurebroker.worker.retiring import Retiring
 
 
 class WorkerMachine(Attempts):
@@ -49,7 +50,9 @@ class WorkerMachine(Attempts):
         #: when `Tick` is due; None: never
         self.wake_at: float | None = None
         self._now = 0.0
-        self._calls = Calls(name, self._emit)
+        self._calls = Calls(name, self.executors, self._emit)
+        self._retiring = Retiring(self.executors, self.dispatcher)
+        self._bounds = bounds.Bounds(self._emit)
         self.memory = Memory(plan, self.store, self.executors, self._emit, new_path, self._is_occupied)
         self.arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)), ways)
         self._drained = False
@@ -63,6 +66,8 @@ class WorkerMachine(Attempts):
             self._dispatch()
         elif self.dispatcher.sent:
             self._rebalance()
+        if self._retiring:
+            out.extend(self._retiring.idle())
         self.memory.look(now)
         if self.store.doomed:
             out.extend(commands.Unlink(path) for path in self.store.doomed)
@@ -99,7 +104,7 @@ class WorkerMachine(Attempts):
         is_known = key in self.tasks or self.store.get(key) is not None or key in self.orphans
         if (is_known or self.draining) and not self._wants_run(message):
             return
-        task = TaskRecord(key, message.attempt, message.function, message.args, inputs, message.order)
+        task = TaskRecord(key, message.attempt, message.function, message.args, inputs, message.order, message.terms)
         self.tasks[key] = task
         if inputs:
             self._gather(task)
@@ -155,10 +160,7 @@ class WorkerMachine(Attempts):
         self.arrivals.fetch(source, kept, self._now)
         self._wake(self._now + PATIENCE)
 
-    def _free(self, message: messages.Free) -> None:
-        self.store.free_all(message.keys)
-
-    def _drop(self, message: messages.Drop) -> None:
+    def _drop(self, message: messages.Drop | messages.Kill) -> None:
         task = self.tasks.get(message.key)
         if task is None or task.attempt != message.attempt:
             return
@@ -168,6 +170,12 @@ class WorkerMachine(Attempts):
             self._forget_dependents(task.key)
         else:
             self._give_back(task)
+
+    def _kill(self, message: messages.Kill) -> None:
+        task = self.tasks.get(message.key)
+        self._drop(message)
+        if task is not None and task.dropped:
+            bounds.end(task, self._emit)
 
     def _give_back_asked(self, message: messages.GiveBack) -> None:
         recall: dict[int, None] = {}
@@ -186,13 +194,8 @@ class WorkerMachine(Attempts):
             self._out.append(commands.Recall(number))
 
     def _replicate(self, message: messages.Replicate) -> None:
-        key = message.source.key
-        value = self.store.get(key)
-        if value is not None and not value.holder:
-            value.freed = False
-            self._out.append(messages.Stored(key, value.nbytes, value.path))
-            return
-        self._fetch(message.source, kept=True)
+        if not self.arrivals.has_copy(message.source.key, self.store):
+            self._fetch(message.source, kept=True)
 
     # -- values -----------------------------------------------------------------------------------------------------
 
@@ -282,10 +285,12 @@ class WorkerMachine(Attempts):
             self._return(task)
             return
         if not task.dropped:
-            if result.missing is not None and not task.inputs:
+            if result.again is not None:
+                self._out.append(bounds.continued(task, result.duration, result.again))
+            elif result.missing is not None and not task.inputs:
                 self._out.append(messages.GaveBack(task.key, task.attempt))  # it was given up, and adopted later
             elif result.missing is not None:
-                missing = [self._whose(task.inputs[index]) for index in result.missing]
+                missing = [holder_of(task.inputs[index], self.store) for index in result.missing]
                 self._out.append(messages.InputsMissing(task.key, task.attempt, missing))
             else:
                 assert result.failure is not None
@@ -295,19 +300,15 @@ class WorkerMachine(Attempts):
         if not task.dropped:  # else that was done, and a newer attempt may have others waiting for it
             self._forget_dependents(task.key)
 
-    def _whose(self, source: bytes | Held) -> tuple[Key, WorkerId]:
-        assert isinstance(source, Held)
-        value = self.store.get(source.key)
-        return source.key, value.holder if value is not None else ""
-
     # -- executors --------------------------------------------------------------------------------------------------
 
     def _executor_ready(self, event: commands.ExecutorReady) -> None:
         self.executors[event.executor] = ExecutorRecord(event.executor, event.threads, self._now)
-        self._calls.executor_ready(event.executor)
+        self._calls.executor_ready(self.executors[event.executor])
 
     def _executor_ended(self, event: commands.ExecutorEnded) -> None:
-        executor = self.executors.pop(event.executor, None)
+        self._calls.executor_ended(event.executor, event.how)
+        executor = self.executors.pop(event.executor, None) or self._retiring.pop(event.executor)
         if executor is None:
             return
         for packet in list(executor.packets.values()):
@@ -318,7 +319,7 @@ class WorkerMachine(Attempts):
                 if number not in event.running or task.silent or task.dropped:
                     self._return(task)
                     continue
-                self._out.append(messages.ExecutorDied(task.key, task.attempt, event.how))
+                self._out.append(messages.ExecutorDied(task.key, task.attempt, bounds.how(task, event.how)))
                 self._end(task)
                 self._forget_dependents(task.key)
         for task, message in absences.executor_ended(self.dispatcher, event):
@@ -327,25 +328,19 @@ class WorkerMachine(Attempts):
             self._end(task)
             if message is not None:
                 self._forget_dependents(task.key)
-        self._calls.executor_ended(event.executor, event.how)
 
     def _recalled(self, event: commands.Recalled) -> None:
-        executor = self.executors[event.executor]
+        executor = self.executors.get(event.executor) or self._retiring.get(event.executor)
+        if executor is None:
+            return
         # What is left it has read; asking again before it gets more would go on for ever.
         executor.unread = False
-        for number in event.packets:
-            packet = executor.packets.get(number)
-            if packet is not None:
-                self._take_back(packet.numbers)
-
-    def _rest_returned(self, event: commands.RestReturned) -> None:
-        self._take_back(sorted(event.numbers))
+        for packet in [executor.packets[number] for number in event.packets if number in executor.packets]:
+            self._take_back(packet.numbers)
 
     def _take_back(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            task = self.dispatcher.take_back(number)
-            if task is not None:
-                self._return(task)
+        for task in filter(None, map(self.dispatcher.take_back, numbers)):
+            self._return(task)
 
     def _dispatch(self) -> None:
         executors = self.executors.values()
@@ -355,6 +350,8 @@ class WorkerMachine(Attempts):
         ):
             executor, packet = chosen
             self._out.append(commands.SendPacket(executor.number, packet))
+            if packet.tasks[0].terms is not None and (at := self._bounds.begin(packet.tasks[0], self._now)):
+                self._wake(at)
             if len(packet.tasks) > 1 or len(executor.packets) > executor.threads:
                 self._wake(self._now + STALL)
 
@@ -373,6 +370,8 @@ class WorkerMachine(Attempts):
         self._out.extend(commands.AskRest(executor.number) for executor in stalled)
         if look_at is not None:
             self._wake(look_at)
+        if self._bounds and (at := self._bounds.tick(self.dispatcher.sent, self._now)):
+            self._wake(at)
         if len(self.arrivals):
             self.arrivals.tick(self._now)
             self._wake(self._now + PATIENCE)
@@ -395,7 +394,7 @@ class WorkerMachine(Attempts):
 _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.Run: WorkerMachine._run,
     messages.Adopt: WorkerMachine._adopt,
-    messages.Free: WorkerMachine._free,
+    messages.Free: lambda machine, message: machine.store.free_all(message.keys),
     messages.Drop: WorkerMachine._drop,
     messages.GiveBack: WorkerMachine._give_back_asked,
     messages.Store: lambda machine, message: machine.arrivals.store(message),
@@ -403,8 +402,14 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.StorePart: lambda machine, message: machine.arrivals.store_part(message),
     messages.Replicate: WorkerMachine._replicate,
     messages.AddFunction: lambda machine, m: machine._emit(commands.KeepFunction(m.digest, m.code)),
+    messages.Kill: WorkerMachine._kill,
     messages.CallFunction: lambda machine, message: machine._calls.make(message, machine.staying()),
-    messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason)),
+    messages.CallExecutors: lambda machine, message: machine._calls.rounds.call(message),
+    messages.Inspect: lambda machine, message: machine._calls.rounds.look(message),
+    messages.RestartExecutors: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.Prepare: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.ParcelPart: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason, message.patience)),
     messages.DataWanted: lambda machine, message: machine._emit(answer(message, machine.store)),
     messages.DataPart: lambda machine, message: machine.arrivals.part(message, machine._now),
 }
@@ -415,12 +420,14 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     commands.ExecutorReady: WorkerMachine._executor_ready,
     commands.ExecutorEnded: WorkerMachine._executor_ended,
     commands.Recalled: WorkerMachine._recalled,
-    commands.RestReturned: WorkerMachine._rest_returned,
+    commands.RestReturned: lambda machine, event: machine._take_back(sorted(event.numbers)),
     commands.TaskLeft: lambda machine, event: machine._out.extend(absences.task_left(machine.dispatcher, event)),
     commands.TaskBack: lambda machine, event: machine._out.extend(
         absences.task_back(machine.dispatcher, event, machine._now)
     ),
     commands.CallEnded: lambda machine, event: machine._calls.ended(event),
+    commands.Inspected: lambda machine, event: machine._calls.rounds.inspected(event),
+    commands.Retire: lambda machine, event: machine._out.extend(machine._retiring.retire(event.executor)),
     commands.Probed: lambda machine, event: machine.arrivals.probed(event),
     commands.Taken: lambda machine, event: machine.arrivals.taken(event),
     commands.WriteFailed: WorkerMachine._write_failed,

@@ -54,6 +54,23 @@ from futurebroker.protocol.messages.meeting import (
     Welcome,
 )
 from futurebroker.protocol.messages.memory import DataLost, Happened
+from futurebroker.protocol.messages.operating import (
+    CallExecutors,
+    ExecutorsAnswered,
+    FromPeer,
+    Inspect,
+    Parcel,
+    ParcelPart,
+    ParcelWanted,
+    Prepare,
+    RanOnExecutors,
+    RanOnScheduler,
+    RestartExecutors,
+    RunOnExecutors,
+    RunOnScheduler,
+    Settled,
+    ToPeer,
+)
 from futurebroker.protocol.messages.parts import (
     INLINE_LIMIT,
     KEEP_LIMIT,
@@ -63,6 +80,16 @@ from futurebroker.protocol.messages.parts import (
     Message,
     Part,
     TaskOptions,
+)
+from futurebroker.protocol.messages.terms import (
+    Await,
+    Conditions,
+    Continue,
+    Kill,
+    OnFailure,
+    PlannedCall,
+    RunTerms,
+    Said,
 )
 from futurebroker.protocol.messages.to_client import (
     Answer,
@@ -93,8 +120,12 @@ __all__ = [
     "AdoptFile",
     "Answer",
     "Ask",
+    "Await",
+    "CallExecutors",
     "CallFunction",
     "Cancel",
+    "Conditions",
+    "Continue",
     "DECODERS",
     "DataLost",
     "DataPart",
@@ -104,10 +135,12 @@ __all__ = [
     "Drop",
     "Erred",
     "ExecutorDied",
+    "ExecutorsAnswered",
     "Failure",
     "Finished",
     "Free",
     "FromClient",
+    "FromPeer",
     "FromWorker",
     "FunctionCalled",
     "GaveBack",
@@ -121,31 +154,47 @@ __all__ = [
     "Hello",
     "INLINE_LIMIT",
     "InputsMissing",
+    "Inspect",
     "Inventory",
     "KEEP_LIMIT",
     "KeyCancelled",
     "KeyErred",
     "KeyFinished",
     "KeyLost",
+    "Kill",
     "Leave",
     "LookFor",
     "LookedFor",
     "MeetAgain",
     "Message",
     "NotStored",
+    "OnFailure",
     "PROTOCOL",
+    "Parcel",
+    "ParcelPart",
+    "ParcelWanted",
     "Part",
+    "PlannedCall",
+    "Prepare",
     "PutFile",
     "PutPart",
     "PutValue",
+    "RanOnExecutors",
+    "RanOnScheduler",
     "RanOnWorkers",
     "Refused",
     "Release",
     "Replicate",
+    "RestartExecutors",
     "ResultHolds",
     "Retry",
     "Run",
+    "RunOnExecutors",
+    "RunOnScheduler",
     "RunOnWorkers",
+    "RunTerms",
+    "Said",
+    "Settled",
     "Store",
     "StorePart",
     "Stored",
@@ -154,6 +203,7 @@ __all__ = [
     "TaskOptions",
     "TaskReturned",
     "ToClient",
+    "ToPeer",
     "ToWorker",
     "Want",
     "Welcome",
@@ -164,19 +214,24 @@ __all__ = [
 FromClient = (
     AddFunction | Submit | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask | RunOnWorkers
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    | RunOnExecutors | RunOnScheduler | ParcelPart | ToPeer
+    | OnFailure | Await
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
-    | TaskAway | TaskReturned | ResultHolds | LookedFor
+    | TaskAway | TaskReturned | ResultHolds | LookedFor | Continue | Said
     | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
+    | ExecutorsAnswered | Settled | ParcelWanted
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
-    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor
+    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor | Kill
+    | CallExecutors | Inspect | RestartExecutors | Prepare | ParcelPart
 )  # fmt: skip
 ToClient = (
     KeyFinished | KeyErred | KeyCancelled | KeyLost | DetachedEnded | Answer | RanOnWorkers
     | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+    | RanOnExecutors | RanOnScheduler | FromPeer
 )  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from futurebroker.protocol.messages.parts import Held, Message
+from futurebroker.protocol.messages.terms import RunTerms
 from futurebroker.types import Digest, Key
 
 
@@ -19,6 +20,7 @@ class Run(Message, tag=40):
     args: bytes
     inputs: tuple[bytes | Held, ...] = ()
     order: int = 0  #: smaller runs earlier
+    terms: RunTerms | None = None
 
 
 class Free(Message, tag=41):
@@ -82,6 +84,7 @@ class Leave(Message, tag=49):
     """Finish or hand back what runs, say Goodbye and exit."""
 
     reason: str = ""
+    patience: float = 0.0  #: seconds what runs gets to finish; 0 for what the worker gives by itself
 
 
 class Adopt(Message, tag=100):

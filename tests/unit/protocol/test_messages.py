@@ -27,7 +27,9 @@ _FAILURE = m.Failure("ValueError", "text", "Traceback", "k", "w1", b"payload", [
 #: a value other than the default, by the name of the field
 SAMPLES: dict[str, Any] = {
     "about": ["k"], "allow_other_workers": True, "args": b"args", "asker": "c1", "at": 1.5, "attempt": 3,
-    "broadcast": True,
+    "broadcast": True, "calls": [m.PlannedCall(b"f" * 16, "k", b"args")],
+    "conditions": [None, m.Conditions(1.5, 2.5, "p", True, b"r")], "delay": 1.5, "of": "k", "retries": 3,
+    "terms": m.RunTerms(1, 2.0, 3.0, True, b"r"),
     "code": b"code", "data": b"data", "dependencies": [("k1", "k2"), ()], "digest": b"d" * 16, "duration": 5,
     "ended": True,
     "epoch": 2, "error": "text", "failure": _FAILURE, "force": True, "forgotten": True, "function": b"f" * 16,
@@ -37,6 +39,9 @@ SAMPLES: dict[str, Any] = {
     "metrics": {"cpu": 1.5}, "missing": [("k", "w1")], "name": "inc", "nbytes": 7, "number": 4, "offset": 8,
     "oldest": 5, "resumed": True,
     "parent": "p",
+    "answers": [(b"v", None), (None, _FAILURE)], "change": True, "channel": "c", "drop": "old", "keep": "new",
+    "environment": m.Parcel("e", "00ff", 9, b"s"), "frames": [b"a", b"b"], "patience": 2.5, "views": [{"a": 1}],
+    "outcomes": {"w1": [(b"v", None)]},
     "options": m.TaskOptions(("w1",), True, {"gpu": 1.0}, 2, -1), "order": 6, "path": "/p", "patient": True,
     "process": "boot 1 2 3", "worker": "w1",
     "protocol": 1, "python": "3.11", "reason": "because", "received": 11,
@@ -54,8 +59,12 @@ def full(kind: type[Any]) -> Any:
     values = {field: SAMPLES[field] for field in kind.__struct_fields__}
     if kind is m.Submit:
         values["args"] = [b"1", b"2"]
+    elif kind is m.Continue:
+        values["inputs"] = ["k1", "k2"]
     elif kind is m.Inventory:
         values["held"] = [("k", 5, "/p")]
+    elif kind in (m.ParcelPart, m.ParcelWanted):
+        values["digest"] = "00ff"
     return kind(**values)
 
 
