@@ -118,6 +118,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
             function.users.pop(client, None)
             state.drop_function_if_unused(function)
     state.calls = {number: call for number, call in state.calls.items() if call.client != event.client}
+    families.client_gone(state, client)
     leases.client_gone(state, event.client)
     mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
@@ -287,6 +288,7 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
 _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None]] = {
     m.AddFunction: intake.add_function,
     m.Submit: intake.submit,
+    m.EndGraph: intake.end_graph,
     m.Release: intake.release,
     m.Want: intake.want_keys,
     m.Cancel: intake.cancel,

@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 from contextvars import copy_context
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter_ns
 from types import CoroutineType, FrameType
@@ -81,6 +82,8 @@ _PLAIN = frozenset({int, float, bool, complex, type(None)})
 _TEXT = frozenset({str, bytes})
 
 
+#: module that has dask compute by the clients of tasks; loaded by name, because clients are none of a worker's business
+DASK = "futurebroker.client.daskdefault"
 #: numbers executors of this process, which with ``processes=False`` may be several
 _numbers = itertools.count(1)
 
@@ -482,6 +485,7 @@ def main() -> None:
     sys.path.extend(entry for entry in places if entry not in sys.path)
     if setup.log_level:
         start_logging(setup.log_level, setup.log_format, fields=lambda: _log_fields(setup.worker))
+    import_module(DASK).serve_tasks()
     # What is imported by now stays: the user's collections needn't walk it.
     gc.freeze()
     Executor(data, control, setup, owns_process=True).run()
