@@ -33,6 +33,7 @@ from futurebroker.scheduler import (
     terms,
     transitions,
 )
+from futurebroker.scheduler.comings import NOTED
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
@@ -70,6 +71,8 @@ class SchedulerMachine:
         """Apply ``event``, which happened at monotonic time ``now``; returns what is to be done, in order."""
         state = self.state
         state.now = now
+        if state.chronicle is not None and type(event) in NOTED:
+            NOTED[type(event)](state, event)
         _APPLY[type(event)](state, event)
         if now >= state.timers.due:
             state.timers.run_due(now)

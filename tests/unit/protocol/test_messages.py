@@ -37,6 +37,7 @@ SAMPLES: dict[str, Any] = {
     "inputs": (b"value", _HELD), "interval": 10.0, "key": "k", "keys": ["k1", "k2"], "kind": "lost",
     "last": True, "length": 9, "limits": {"t": 1},
     "metrics": {"cpu": 1.5}, "missing": [("k", "w1")], "name": "inc", "nbytes": 7, "number": 4, "offset": 8,
+    "executor": 2, "started": 12,
     "oldest": 5, "resumed": True,
     "parent": "p",
     "answers": [(b"v", None), (None, _FAILURE)], "change": True, "channel": "c", "drop": "old", "keep": "new",
