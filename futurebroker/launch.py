@@ -43,7 +43,7 @@ class ClusterPlan:
     port: int
     executors: int  #: of each worker
     threads: int  #: of each executor
-    memory: Mapping[str, Any]  #: of each worker; see `futurebroker.config.worker_memory`
+    memory: Mapping[str, Any]  #: of each worker; see `futurebroker.orders.worker_data`
     timeout: float  #: seconds within which what is started must serve
     log_level: str
     conduct: Mapping[str, Any]  #: how the scheduler behaves; see `futurebroker.config.scheduler_conduct`
