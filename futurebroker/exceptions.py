@@ -300,6 +300,18 @@ class DatabaseError(FuturebrokerError):
         return f"the database {self.url}: {self.reason}"
 
 
+class QueryError(FuturebrokerError):
+    """A search of the history can't be understood; ``reason`` says what there is instead of ``word``."""
+
+    def __init__(self, word: str, reason: str) -> None:
+        super().__init__(word, reason)
+        self.word = word
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.word!r} can't be searched for: {self.reason}"
+
+
 class DatabaseInUseError(DatabaseError):
     """Another scheduler works with this database; end it, or wait as its standby."""
 

@@ -14,6 +14,7 @@ from futurebroker.protocol import messages as m
 from futurebroker.scheduler import (
     claims,
     continuing,
+    copying,
     dispatch,
     families,
     intake,
@@ -32,6 +33,7 @@ from futurebroker.scheduler import (
     terms,
     transitions,
 )
+from futurebroker.scheduler.comings import NOTED
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
@@ -69,6 +71,8 @@ class SchedulerMachine:
         """Apply ``event``, which happened at monotonic time ``now``; returns what is to be done, in order."""
         state = self.state
         state.now = now
+        if state.chronicle is not None and type(event) in NOTED:
+            NOTED[type(event)](state, event)
         _APPLY[type(event)](state, event)
         if now >= state.timers.due:
             state.timers.run_due(now)
@@ -216,6 +220,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     reports.worker_leaves_calls(state, worker)
     tending.worker_lost(state, worker)
     relay.holder_lost(state, worker)
+    copying.taker_lost(state, worker)
     claims.claimant_lost(state, worker)
     for other in state.workers.values():
         if other.status is WorkerStatus.CLOSING:
@@ -265,6 +270,7 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
     if worker is None:
         return
     worker.metrics = event.metrics
+    placement.measure_bandwidth(state, worker, event.metrics.get("bandwidth"))
     if event.round_trip is not None:
         trip = min(event.round_trip, LATENCY_MAX)
         worker.latency += LATENCY_NEWEST * (trip - worker.latency)

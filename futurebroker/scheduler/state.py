@@ -11,6 +11,7 @@ from futurebroker.exceptions import InvalidTransition
 from futurebroker.protocol.facts import AnyFact
 from futurebroker.protocol.messages import DataWanted, Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
+from futurebroker.scheduler.chronicle import Chronicle
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.moments import Moments
 from futurebroker.scheduler.operations import Note, Operations
@@ -20,6 +21,7 @@ from futurebroker.scheduler.records import (
     ORDER_MASK,
     PRIORITY_MAX,
     ClientRecord,
+    Copying,
     FunctionRecord,
     Kind,
     Pool,
@@ -134,6 +136,10 @@ class SchedulerState:
         self.shared = Shared()
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
+        #: (key, worker that is to have a copy) -> who asked for that
+        self.copying: dict[tuple[Key, WorkerId], list[Copying]] = {}
+        #: bytes a second between hosts, as measured by workers lately
+        self.bandwidth = policy.bandwidth
         #: new tasks that are to be computed before this event ends
         self.begun: list[TaskRecord] = []
         #: scattered data on its way to one worker, to be copied to all others from there
@@ -148,6 +154,8 @@ class SchedulerState:
         self.claims_timer: Timer | None = None
         #: what is to happen at a later time
         self.timers = Timers()
+        #: notes what people will look up; None without a history
+        self.chronicle: Chronicle | None = None
         #: what must survive and has not been taken by the journal; None without one
         self.facts: list[AnyFact] | None = None
         #: stands for workers of a former scheduler's time, while it isn't known which of them are still there

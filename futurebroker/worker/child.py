@@ -20,7 +20,7 @@ import threading
 from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, time_ns
 from types import CoroutineType, FrameType
 from typing import Any
 
@@ -178,12 +178,16 @@ class Executor:
         done: dict[int, bytes | ValueFile] = {}
         unsent = 0
         before = since = slot.measured = perf_counter_ns()
+        epoch = time_ns() - before
         while True:
             try:
                 task = todo.popleft()
             except IndexError:  # all are run, or were handed back just now
                 break
+            slot.started = 0
             result = run(slot, task, done)
+            if slot.started:
+                result.started = (slot.started + epoch) // 1000
             end = slot.measured
             if end == before:
                 end = slot.measured = perf_counter_ns()
@@ -269,7 +273,7 @@ class Executor:
         if task.terms is not None:
             current_terms.set((task.key, task.terms))
         call = copy_context().run
-        start = perf_counter_ns()
+        start = slot.started = perf_counter_ns()
         try:
             value = call(function, *args, **keywords) if keywords else call(function, *args)
             kind = type(value)

@@ -21,7 +21,7 @@ DIRECTIONS = {
 }
 EACH = [(direction, kind) for direction, union in DIRECTIONS.items() for kind in get_args(union)]
 
-_HELD = m.Held("k", 5, [("w1", "/path")])
+_HELD = m.Held("k", 5, [("w1", "/path")], ["host:1"])
 _FAILURE = m.Failure("ValueError", "text", "Traceback", "k", "w1", b"payload", ["field", 3])
 
 #: a value other than the default, by the name of the field
@@ -37,6 +37,7 @@ SAMPLES: dict[str, Any] = {
     "inputs": (b"value", _HELD), "interval": 10.0, "key": "k", "keys": ["k1", "k2"], "kind": "lost",
     "last": True, "length": 9, "limits": {"t": 1},
     "metrics": {"cpu": 1.5}, "missing": [("k", "w1")], "name": "inc", "nbytes": 7, "number": 4, "offset": 8,
+    "executor": 2, "started": 12,
     "oldest": 5, "resumed": True,
     "parent": "p",
     "answers": [(b"v", None), (None, _FAILURE)], "change": True, "channel": "c", "drop": "old", "keep": "new",
@@ -49,7 +50,8 @@ SAMPLES: dict[str, Any] = {
     "running": [("k", b"f" * 16)], "text": "t",
     "given": True, "settings": {"heartbeat": 0.5}, "source": _HELD, "status": "paused", "tasks": [("k", 1)],
     "topic": "who_has",
-    "transfer": 12, "type": "int", "value": b"value", "values": [("k", b"v")], "wait": False, "workers": ("w1", "w2"),
+    "transfer": 12, "type": "int", "value": b"value", "values": [("k", b"v")], "wait": False,
+    "workers": ("w1", "w2"),
 }  # fmt: skip
 
 
