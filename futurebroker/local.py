@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from futurebroker.client.client import Client, Executor
-from futurebroker.config import load_settings, scheduler_conduct, worker_memory
+from futurebroker.config import load_settings, scheduler_conduct, storage_orders, worker_memory
 from futurebroker.exceptions import FuturebrokerError
 from futurebroker.launch import ClusterPlan, ClusterProcesses, LocalWorker, Machinery, cores
 
@@ -62,6 +62,8 @@ class LocalCluster:
         host: str = "127.0.0.1",
         port: int = 0,
         silence_logs: bool | str = True,
+        journal: str = "none",
+        database_url: str | None = None,
         asynchronous: bool = False,
         timeout: float = 30.0,
     ) -> None:
@@ -71,6 +73,8 @@ class LocalCluster:
             memory_limit=memory_limit,
             local_folder=local_folder,
             cluster=name,
+            journal=journal,
+            database_url=database_url,
         )
         count = _at_least(0, "n_workers", 1 if n_workers is None else n_workers)
         plan = ClusterPlan(
@@ -83,7 +87,7 @@ class LocalCluster:
             worker_memory(settings, 1 / max(1, count)),
             timeout,
             silence_logs if isinstance(silence_logs, str) else "warning" if silence_logs else "info",
-            scheduler_conduct(settings),
+            {**scheduler_conduct(settings), "storage": storage_orders(settings)},
             web_host=settings.web_host,
             web_port=settings.web_port,
             database_url=settings.database_url,
