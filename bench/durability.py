@@ -91,16 +91,14 @@ def write_journal(url: str, tasks: int, done: int) -> None:
     machine.handle(WorkerJoined("w", {"name": "w", "slots": tasks * 2}), 0.0)
     state.workers["w"].limit = tasks * 2
     state.workers["w"].window = float(tasks)
-    row = 0
     digest = b"f" * 16
     machine.handle(ClientSaid("c", [AddFunction(digest, "inc", b"code" * 50)]), 0.0)
-    for start in range(0, tasks, BATCH):
+    for row, start in enumerate(range(0, tasks, BATCH), 1):
         keys = [f"inc-abcdefgh-{number}" for number in range(start, min(start + BATCH, tasks))]
         machine.handle(ClientSaid("c", [Submit(digest, keys, [b"x" * 20] * len(keys))]), 1.0)
         if start < done:
             reports = [Finished(key, state.tasks[key].attempt, 5, 100, b"12345") for key in keys]
             machine.handle(WorkerSaid("w", reports), 1.0)
-        row += 1
         journal.append(row, encode_batch(Batch(VERSION, 1.0, time.time(), state.facts)))
         state.facts = []
     journal.close()

@@ -45,6 +45,8 @@ class LocalCluster:
         memory_limit: of each worker with its executors and results: bytes, ``"4GB"``, a part of the machine's memory
             like ``0.5``, ``"auto"`` (an equal share of it, the default), or ``"none"``. Near it results go to disk.
         local_folder: where results that go to disk are kept; by default where temporary files are.
+        journal: what survives the end of the scheduler: ``"none"``, or ``"process"`` and ``"full"`` as of
+            `futurebroker scheduler --journal`, in the database at ``database_url`` or a file.
         silence_logs: False shows what scheduler and workers log from INFO on, a level's name from that level on.
         timeout: seconds within which all must have started.
     """
