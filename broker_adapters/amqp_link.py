@@ -42,13 +42,16 @@ from futurebroker.broker_adapters.frames import (
     signature,
     split_route,
 )
-from futurebroker.broker_adapters.topology import COMMAND_PREFETCH, DEAD_BYTES, DEAD_LENGTH
+from futurebroker.broker_adapters.tokens import CHANNEL, CONSUMER, HeldToken
+from futurebroker.broker_adapters.topology import COMMAND_PREFETCH, DEAD_BYTES, DEAD_LENGTH, TOKENS_LENGTH
 from futurebroker.exceptions import LinkLostError, MessageTooLargeError
-from futurebroker.transport.base import Capabilities, Link, LinkEvents, Queue, QueueKind
+from futurebroker.transport.base import TOKENS, Capabilities, Link, LinkEvents, Queue, QueueKind
 
 _READ_SIZE = 256 * 1024
 _CONSUMING, _DURABLE = 1, 2  #: channel numbers
 _FAR = 3600.0
+#: what the embedded broker calls itself
+_EMBEDDED = "futurebroker"
 _unpack_u64 = Struct(">Q").unpack_from
 
 _CONNECTION_CLOSE = signature(10, 50)
@@ -60,6 +63,12 @@ _CHANNEL_FLOW_OK = signature(20, 21)
 _CHANNEL_CLOSE = signature(20, 40)
 _BASIC_CANCEL = signature(60, 30)
 
+_TOKEN_QUEUE: dict[str, Any] = {
+    "durable": True,
+    "exclusive": False,
+    "auto_delete": False,
+    "arguments": {"x-queue-type": "classic", "x-max-length": TOKENS_LENGTH},
+}
 #: settings of queue.declare by kind; `embedded.local.SETTINGS` says the same. The type is named because a broker may
 #: have another default, and a quorum queue can't be exclusive.
 _DECLARATIONS: dict[QueueKind, dict[str, Any]] = {
@@ -81,6 +90,8 @@ _DECLARATIONS: dict[QueueKind, dict[str, Any]] = {
         "auto_delete": False,
         "arguments": {"x-queue-type": "classic", "x-max-length": DEAD_LENGTH, "x-max-length-bytes": DEAD_BYTES},
     },
+    QueueKind.TOKEN: _TOKEN_QUEUE,
+    QueueKind.WATCH: _TOKEN_QUEUE,
 }
 
 
@@ -101,6 +112,9 @@ def open_link(url: str, queues: Sequence[Queue], *, secret: bytes, timeout: floa
 def _open(address: Address, queues: Sequence[Queue], deadline: float, name: str) -> AmqpLink:
     connection = connect(address, deadline, name)
     early: list[tuple[str, bytes, int]] = []
+    token: HeldToken | None = None
+    if connection.server_properties.get("product") == _EMBEDDED:
+        queues = [queue for queue in queues if queue.kind not in TOKENS]  # it tells of every inbox that ends
     try:
         confirms = connection.server_capabilities.get("publisher_confirms") is True
         # before anything is consumed: py-amqp stops reading at an answer, and one on this channel could come in the
@@ -108,11 +122,16 @@ def _open(address: Address, queues: Sequence[Queue], deadline: float, name: str)
         durable_channel = connection.channel(_DURABLE)
         if confirms:
             durable_channel.confirm_select()
+        for queue in queues:
+            if queue.kind is QueueKind.TOKEN:
+                token = HeldToken(connection, queue.name, _DECLARATIONS[queue.kind], deadline)
         channel = connection.channel(_CONSUMING)
         channel.auto_decode = False
         if any(queue.kind is QueueKind.COMMAND for queue in queues):
             channel.basic_qos(0, COMMAND_PREFETCH, False)
         for number, queue in enumerate(queues):
+            if queue.kind is QueueKind.TOKEN:
+                continue
             limit_time(connection, deadline)
             channel.queue_declare(queue=queue.name, **_DECLARATIONS[queue.kind])
             if queue.kind is QueueKind.DEAD:
@@ -120,10 +139,10 @@ def _open(address: Address, queues: Sequence[Queue], deadline: float, name: str)
             channel.basic_consume(
                 queue.name,
                 consumer_tag=f"q{number}",
-                no_ack=queue.kind is QueueKind.INBOX,
+                no_ack=queue.kind is not QueueKind.COMMAND,
                 callback=_keeper(early, queue),
             )
-        return AmqpLink(connection, str(address), queues, early, confirms=confirms)
+        return AmqpLink(connection, str(address), queues, early, confirms=confirms, token=token)
     except (OSError, AMQPError) as error:
         connection.collect()
         raise explain(error, address) from error
@@ -134,9 +153,14 @@ def _keeper(early: list[tuple[str, bytes, int]], queue: Queue) -> Callable[[Any]
     needs_ack = queue.kind is QueueKind.COMMAND
 
     def keep(message: Any) -> None:
-        early.append((queue.name, message.body, message.delivery_tag if needs_ack else 0))
+        early.append((_known_as(queue), message.body, message.delivery_tag if needs_ack else 0))
 
     return keep
+
+
+def _known_as(queue: Queue) -> str:
+    """What a delivery's queue is called here: nothing where it brings the name of who has gone."""
+    return "" if queue.kind in TOKENS else queue.name
 
 
 class AmqpLink:
@@ -150,27 +174,32 @@ class AmqpLink:
         early: list[tuple[str, bytes, int]],
         *,
         confirms: bool,
+        token: HeldToken | None,
     ) -> None:
         properties = connection.server_properties
         self.capabilities = Capabilities(
-            durable=properties.get("product") != "futurebroker",
+            durable=properties.get("product") != _EMBEDDED,
             confirms=confirms,
             mandatory=True,
             peer_death=connection.server_capabilities.get("futurebroker.peer_death") is True,
             max_message=MAX_MESSAGE,
+            token=token.name if token is not None else "",
         )
+        self._token = token
         self._where = where
         self._early = early
         self._consumers = {
-            f"q{number}".encode(): (queue.name, queue.kind is QueueKind.COMMAND) for number, queue in enumerate(queues)
+            f"q{number}".encode(): (_known_as(queue), queue.kind is QueueKind.COMMAND)
+            for number, queue in enumerate(queues)
         }
+        self._consumers[CONSUMER.encode()] = ("", False)
         commands = [queue for queue in queues if queue.kind is QueueKind.COMMAND]
         #: delivered and not acknowledged, by queue; None when "all before it" is the same for queue and channel
         self._unacked: dict[str, deque[int]] | None = (
             {queue.name: deque() for queue in commands} if len(commands) > 1 else None
         )
         self._heartbeat = float(connection.heartbeat or 0)
-        self._reader = FrameReader(connection.frame_max, max(_CONSUMING, _DURABLE))
+        self._reader = FrameReader(connection.frame_max, max(_CONSUMING, _DURABLE, CHANNEL))
         self._output = OutputBuffer()
         self._pieces = self._output.pieces
         self._publisher = Publisher(_CONSUMING, connection.frame_max)
@@ -210,7 +239,10 @@ class AmqpLink:
         for queue, body, tag in early:
             if self._events is not None and not self._is_over:
                 self._note_unacked(queue, tag)
-                self._events.received(queue, body, tag)
+                if queue:
+                    self._events.received(queue, body, tag)
+                else:
+                    self._events.returned(bytes(body).decode(errors="replace"))
         leftover, self._leftover = self._leftover, b""
         if leftover:
             self._take(leftover)
@@ -303,13 +335,24 @@ class AmqpLink:
                     if needs_ack:
                         tag = _unpack_u64(payload, end)[0]
                         self._note_unacked(queue, tag)
-                    events.received(queue, body, tag)
+                    if queue:
+                        events.received(queue, body, tag)
+                    else:
+                        self._take_token(payload, body, events)
                 else:
                     self._take_other(incoming, events)
                 if self._is_over:
                     return
         except AmqpError as error:
             self._lost(f"what it sent is no AMQP: {error.text}")
+
+    def _take_token(self, payload: bytes, body: bytes, events: LinkEvents) -> None:
+        """One that we watch for says who has gone; the one that we hold has been renewed."""
+        end = 5 + payload[4]
+        if self._token is None or payload[5:end] != CONSUMER.encode():
+            events.returned(body.decode(errors="replace"))
+        elif not self._token.renewed(body, _unpack_u64(payload, end)[0]):
+            self._lost("another process got the token of this one")
 
     def _take_other(self, incoming: Incoming, events: LinkEvents) -> None:
         payload = incoming.payload
@@ -377,6 +420,9 @@ class AmqpLink:
                 self._lost(f"nothing was heard from it for {2 * self._heartbeat:g} s")
                 return now + _FAR
         self._heard = False
+        if self._token is not None:
+            self._token.renew(self._pieces, now)
+            self.flush()
         if not self._wrote and not self._output:
             self._pieces.append(HEARTBEAT)
             self.flush()

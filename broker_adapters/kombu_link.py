@@ -35,7 +35,7 @@ from futurebroker.exceptions import (
     LinkLostError,
     MessageTooLargeError,
 )
-from futurebroker.transport.base import Capabilities, Link, LinkEvents, Queue, QueueKind
+from futurebroker.transport.base import TOKENS, Capabilities, Link, LinkEvents, Queue, QueueKind
 
 logger = logging.getLogger("futurebroker.kombu")
 
@@ -157,7 +157,7 @@ class KombuLink:
         self._threads: list[threading.Thread] = []
         try:
             for queue in queues:
-                if queue.kind is QueueKind.DEAD:
+                if queue.kind is QueueKind.DEAD or queue.kind in TOKENS:
                     continue
                 consumer: Any = Consumer(  # type: ignore[no-untyped-call]
                     reader.channel,

@@ -21,6 +21,7 @@ _HOMES = {
     "wait": "futurebroker.client.waiting",
     "progress": "futurebroker.client.progress",
     "fire_and_forget": "futurebroker.client.waiting",
+    "performance_report": "futurebroker.reporting",
     # coordination
     "Event": "futurebroker.client.coordination",
     "Lock": "futurebroker.client.coordination",
@@ -57,6 +58,7 @@ __all__ = [
     "get_client",
     "get_worker",
     "local_client",
+    "performance_report",
     "progress",
     "rejoin",
     "secede",

@@ -19,6 +19,7 @@ from futurebroker.client.waiting import fire_and_forget as fire_and_forget
 from futurebroker.client.waiting import wait as wait
 from futurebroker.exceptions import CancelledError as CancelledError
 from futurebroker.local import LocalCluster as LocalCluster
+from futurebroker.reporting import performance_report as performance_report
 from futurebroker.worker.context import get_worker as get_worker
 
 __version__: str

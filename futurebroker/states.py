@@ -12,6 +12,7 @@ class TaskState(Enum):
 
     RELEASED = "released"  #: known, not wanted as a result now; it can be computed again
     WAITING = "waiting"  #: some dependency is not in memory yet
+    SCHEDULED = "scheduled"  #: has all it needs but its time, which hasn't come
     NO_WORKER = "no_worker"  #: ready, but no connected worker may run it
     QUEUED = "queued"  #: ready, and kept on the scheduler until a worker has room
     PROCESSING = "processing"  #: sent to a worker; not reported back

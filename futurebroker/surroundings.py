@@ -1,4 +1,4 @@
-"""What a worker takes from where it runs, when nobody said otherwise: its name, its processes, its time to end.
+"""What a worker takes from where it runs, when nobody said otherwise: its name, its processes, its memory.
 
 A dyno of 512 MB tells eight cores; a worker that started eight executors there would be killed for its memory. So the
 number of executors follows the memory, and the name is the dyno's own.
@@ -11,9 +11,6 @@ from collections.abc import Mapping
 #: bytes that an executor with the usual libraries takes, and the agent beside them
 EXECUTOR_BYTES = 150 * 1024 * 1024
 AGENT_BYTES = 60 * 1024 * 1024
-#: seconds a worker has to finish what it runs after it was told to end; a dyno is killed after 30
-DRAIN = 60.0
-DRAIN_ON_DYNO = 20.0
 
 
 def is_dyno(environ: Mapping[str, str]) -> bool:
@@ -40,8 +37,3 @@ def executors(environ: Mapping[str, str], cores: int, memory: int | None) -> int
     if not known:
         return 1
     return max(1, min(cores, (min(known) - AGENT_BYTES) // EXECUTOR_BYTES))
-
-
-def drain_seconds(environ: Mapping[str, str]) -> float:
-    """How long a worker that was told to end may go on with what it runs."""
-    return DRAIN_ON_DYNO if is_dyno(environ) else DRAIN

@@ -19,7 +19,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from futurebroker.config import Settings, load_settings
 from futurebroker.secret import find_secret, normalize_address
-from futurebroker.web import actions, api, contents, live, metrics, pages
+from futurebroker.web import actions, api, contents, exporting, live, metrics, pages
 from futurebroker.web.auth import OPERATOR, Guard, RefusedRequestError, door_for
 from futurebroker.web.broker import BrokerProbe
 from futurebroker.web.collector import Collector
@@ -113,7 +113,7 @@ def create_blueprint(
         static_url_path="/static",
     )
     blueprint.record_once(lambda setup: setup.app.extensions.__setitem__(EXTENSION, made))
-    for module in (pages, api, live, actions, metrics):
+    for module in (pages, api, live, actions, exporting, metrics):
         module.register(blueprint)
     blueprint.add_url_rule("/plotly.js", "plotly", _plotly)
     blueprint.add_url_rule("/healthz", "healthz", _healthz)

@@ -79,6 +79,8 @@ class Collector:
         self._loop = loop or asyncio.new_event_loop()
         self._ring: deque[Snapshot] = deque(maxlen=KEPT)
         self._tracker = Tracker()
+        #: what changed between snapshots: workers that came and went, turns of health
+        self.seen: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
         self._open: dict[int, Future[Any]] = {}
@@ -167,6 +169,8 @@ class Collector:
             self.trouble = "the scheduler's answer can't be read; is it of another version?"
             return
         self.trouble = ""
+        before = self._ring[-1] if self._ring else None
+        self.seen.extend(changes(before, snapshot) if before is not None else ())
         with self._changed:
             self._ring.append(snapshot)
             self._changed.notify_all()
@@ -290,3 +294,24 @@ class Collector:
         self.trouble = f"the scheduler refuses this site: {reason}"
         logger.error(self.trouble)
         self._fail(self.trouble)
+
+
+def changes(before: Snapshot, now: Snapshot) -> list[dict[str, Any]]:
+    """What became of workers, and of the cluster's health, from one snapshot to the next."""
+    found = []
+    old = {worker.id: worker for worker in before.workers}
+    new = {worker.id: worker for worker in now.workers}
+    for worker in now.workers:
+        known = old.get(worker.id)
+        if known is None:
+            found.append(("worker_joined", worker.name, f"{worker.slots} slots on {worker.host}"))
+        elif known.status != worker.status:
+            found.append((f"worker_{worker.status}", worker.name, f"it was {known.status}"))
+    found += [
+        ("worker_left", worker.name, f"it was {worker.status}") for name, worker in old.items() if name not in new
+    ]
+    if before.scheduler.get("pid") != now.scheduler.get("pid"):
+        found.append(("scheduler_restarted", str(now.scheduler.get("host", "")), ""))
+    if before.level != now.level and "bad" in (before.level, now.level):
+        found.append((f"health_{now.level}", "", now.health))
+    return [{"at": now.time, "kind": kind, "about": about, "text": text} for kind, about, text in found]

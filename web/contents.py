@@ -12,7 +12,7 @@ from flask import render_template
 
 from futurebroker.web.registry import BY_NAME
 from futurebroker.web.site import Missing, Page, Site
-from futurebroker.web.views import cluster, shape, tasks
+from futurebroker.web.views import cluster, happenings, shape, tasks
 
 #: data of a page, by its name; arguments are the site, the query, and what identifies the thing that is shown
 View = Callable[[Site, Mapping[str, str]], dict[str, Any]]
@@ -24,6 +24,10 @@ VIEWS: dict[str, View] = {
     "types": cluster.types,
     "stream": shape.stream,
     "graph": shape.graph,
+    "datasets": happenings.datasets,
+    "events": happenings.events,
+    "profile": happenings.profile,
+    "runs": happenings.runs,
     "workers": cluster.workers,
     "memory": cluster.memory,
     "backlog": cluster.backlog,

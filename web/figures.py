@@ -24,9 +24,9 @@ PLOTLY_VERSION = metadata.version("plotly")
 TITLES: dict[str, dict[str, str]] = {
     name: {"name": name, "title": title, "about": about}
     for name, title, about in (
-        ("throughput", "Throughput", "Tasks ended a second, over the last ten minutes."),
+        ("throughput", "Throughput", "Tasks ended a second over the last ten minutes."),
         ("memory", "Memory", "Bytes of all workers over the last ten minutes: results, everything else, and spilled."),
-        ("backlog", "Backlog", "Unfinished tasks over the last ten minutes, by what they wait for."),
+        ("backlog", "Backlog", "Unfinished tasks over the last ten minutes by what they wait for."),
         ("durations", "Where the time goes", "Seconds of work by type: all runs so far."),
         ("cpu", "Load", "CPU in percent of each worker's executors, and the share of its slots that run a task."),
         ("worker", "This worker", "CPU and memory over the last ten minutes."),

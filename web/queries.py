@@ -42,6 +42,12 @@ class History:
     def worker(self, name: str) -> dict[str, Any] | None:
         return None
 
+    def events(self, most: int) -> list[dict[str, Any]]:
+        return []
+
+    def runs(self, most: int) -> list[dict[str, Any]]:
+        return []
+
     def about(self) -> dict[str, Any]:
         return {"url": self.url}
 

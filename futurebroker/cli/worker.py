@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import click
 
+from futurebroker import surroundings
 from futurebroker.cli.serving import log_options, serve, start_logging, with_options, worker_options
 from futurebroker.cli.text import parse_resources
-from futurebroker.config import hide_password, load_settings, worker_memory
+from futurebroker.config import Settings, hide_password, load_settings, worker_memory
 from futurebroker.exceptions import ConfigError
+from futurebroker.launch import cores
 from futurebroker.processes import Service
 from futurebroker.secret import find_secret, normalize_address
+from futurebroker.worker.limits import detect_limit
 from futurebroker.worker.service import WorkerService
+
+
+def _suited(settings: Settings) -> Settings:
+    """What was not set follows the machine; a dyno's memory is less than its machine tells."""
+    memory = settings.memory_limit
+    dyno = surroundings.dyno_memory(os.environ)
+    if memory == "auto" and dyno is not None:
+        memory = min(dyno, detect_limit().nbytes or dyno)
+    limit = memory if isinstance(memory, int) else detect_limit().nbytes
+    executors = settings.executors or surroundings.executors(os.environ, cores(), limit)
+    return dataclasses.replace(settings, executors=executors, memory_limit=memory)
 
 
 @click.command()
 @click.argument("url", required=False)
 @with_options(worker_options)
-@click.option("--name", help="What workers= may call it. [host and process id]")
+@click.option("--name", help="What workers= may call it. [$DYNO, else host and process id]")
 @click.option("--resources", default="", help='Amounts that tasks with resources= take from: "GPU=2 MEM=1e9".')
 @click.option("--cluster", help="The name that keeps clusters on one broker apart. [default]")
 @click.option("--local-folder", type=click.Path(file_okay=False), help="Where results that go to disk are kept. [/tmp]")
@@ -40,6 +55,8 @@ def worker(
     )  # fmt: skip
     if name is not None and not name.strip():
         raise ConfigError("--name must not be empty")
+    name = name or surroundings.worker_name(os.environ)
+    settings = _suited(settings)
     amounts = parse_resources(resources)
     address = normalize_address(settings.broker_url or f"{settings.host}:{settings.port}", settings)
     secret = find_secret(dataclasses.replace(settings, broker_url=address), create=True)

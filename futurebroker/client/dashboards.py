@@ -43,6 +43,10 @@ class Dashboards(ClientCore):
         """What dashboards make their snapshots from; see `futurebroker.snapshot.Tracker`."""
         return self._ask("overview", None, timeout)
 
+    def recent(self, since: int = 0, timeout: float | None = None) -> Any:
+        """Runs that ended after the one numbered ``since``, column by column; the scheduler keeps some for who asks."""
+        return self._ask("recent", {"since": since}, timeout)
+
     def _opened(self, link: str, token_set: bool) -> str:
         token = self._settings.web_token if token_set else derive_token(self._connection.secret, "operator")
         return f"{link}?token={token}" if token else link

@@ -88,6 +88,11 @@ class Endpoint:
         return self._link is not None
 
     @property
+    def token(self) -> str:
+        """What the scheduler is told by the broker when our connection ends; empty where it isn't told."""
+        return self._link.capabilities.token if self._link is not None else ""
+
+    @property
     def hears(self) -> bool:
         """Whether peers could be heard: False without a link, and while the broker takes nothing from anybody."""
         return self._link is not None and not self._is_blocked

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from futurebroker import __version__
 from futurebroker.config import hide_password
 from futurebroker.exceptions import BrokerRefusedError, ClusterConnectionError, NoSchedulerError, RefusedError
+from futurebroker.processes import has_ended
 from futurebroker.protocol.endpoint import Endpoint
 from futurebroker.protocol.messages import (
     PROTOCOL,
@@ -28,12 +29,14 @@ from futurebroker.protocol.messages import (
     Heartbeat,
     HeartbeatWanted,
     Hello,
+    LookedFor,
+    LookFor,
     MeetAgain,
     Message,
     Refused,
     Welcome,
 )
-from futurebroker.protocol.queues import command_queue, inbox
+from futurebroker.protocol.queues import command_queue, inbox, token_queue
 from futurebroker.protocol.wire import Keyring
 from futurebroker.transport.base import Link, Queue, QueueKind
 from futurebroker.transport.opening import open_in_thread
@@ -218,6 +221,8 @@ class Member:
             self._generation += 1
             name = inbox(self._cluster, f"{self.name}-{self._endpoint.me.incarnation}", self._generation)
             queues = [Queue(name, QueueKind.INBOX)]
+            if self._endpoint.me.role is Role.WORKER:
+                queues.append(Queue(token_queue(self._cluster), QueueKind.TOKEN))
             link = await open_in_thread(self.url, queues, secret=self._secret, timeout=OPEN_TIMEOUT, name=self.name)
             if self._closed:
                 link.close()
@@ -240,13 +245,14 @@ class Member:
             raise ClusterConnectionError("the connection was closed right after it was welcomed")
 
     def _say_hello(self) -> None:
+        token = self._endpoint.token
         hello = Hello(
             self._inbox,
             PROTOCOL,
             f"{sys.version_info.major}.{sys.version_info.minor}",
             self._endpoint.received_up_to(SCHEDULER),
             self._endpoint.epoch,
-            {**self._info(), "version": __version__},
+            {**self._info(), "version": __version__, **({"token": token} if token else {})},
             self._endpoint.oldest_to(SCHEDULER),
         )
         self._endpoint.send_meeting(self._scheduler(), command_queue(self._cluster), hello)
@@ -319,6 +325,9 @@ class Member:
             self._events.paced(self._interval)
         elif isinstance(message, HeartbeatWanted):
             self._events.paced(0.0)
+        elif isinstance(message, LookFor):
+            seen = LookedFor(message.worker, message.process, has_ended(message.process))
+            self._endpoint.send_meeting(peer, self._queue, seen)
         elif isinstance(message, Refused):
             if self._welcome is not None and not self._welcome.done():
                 self._welcome.set_exception(RefusedError(message.reason))

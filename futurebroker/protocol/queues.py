@@ -23,3 +23,8 @@ def event_queue(cluster: str, incarnation: str) -> str:
 def inbox(cluster: str, name: str, generation: int) -> str:
     """Where a worker or client reads; a new one for each connection, because an old one may still be locked."""
     return f"fb{PROTOCOL}.{cluster}.in.{name}.{generation}"
+
+
+def token_queue(cluster: str) -> str:
+    """Where a broker keeps a token for each worker's connection, and gives it to the scheduler when that ends."""
+    return f"fb{PROTOCOL}.{cluster}.token"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import partial
 
 from futurebroker.protocol.messages import KEEP_LIMIT, Inventory, KeyFinished, KeyLost, TaskOptions
-from futurebroker.scheduler import adoption, placement, recording, transitions
+from futurebroker.scheduler import adoption, holding, placement, recording, transitions
 from futurebroker.scheduler.records import ORDER_MASK, ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
@@ -133,7 +133,7 @@ def take_given(state: SchedulerState, client: ClientRecord, key: Key, value: byt
     task.add_client(client)
     if task.state is not MEMORY:
         if task.state is ERRED:
-            transitions.erred_released(state, task)
+            holding.erred_released(state, task)
         claim = Claim(state.now, len(value))
         claim.value = value
         _take(state, task, claim)
@@ -194,7 +194,7 @@ def identify(
     if task in state.awaited:
         end_wait(state, task, pool)
     elif task.state is ERRED:
-        transitions.erred_released(state, task)
+        holding.erred_released(state, task)
         for client in task.each_client():
             if client.client_id:
                 state.send(client.client_id, KeyLost(task.key))

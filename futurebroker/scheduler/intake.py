@@ -26,7 +26,17 @@ from futurebroker.protocol.messages import (
     TaskOptions,
     Want,
 )
-from futurebroker.scheduler import claims, families, placement, recording, transitions
+from futurebroker.scheduler import (
+    claims,
+    families,
+    holding,
+    keeping,
+    placement,
+    recording,
+    revoking,
+    terms,
+    transitions,
+)
 from futurebroker.scheduler.admission import KEY_LENGTH, KEYS_PER_MESSAGE, NAME_LENGTH, bad_key, bad_options
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
@@ -63,7 +73,8 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             _reject(state, client, key, "its function was never sent")
         return
     rows: Sequence[tuple[Key, ...]] = message.dependencies or ((),) * len(message.keys)
-    if not len(message.keys) == len(message.args) == len(rows):
+    count = len(message.keys)
+    if not count == len(message.args) == len(rows) == len(message.conditions or message.keys):
         for key in message.keys:
             _reject(state, client, key, "its message has more keys than calls, or fewer")
         return
@@ -85,7 +96,10 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
     pool = placement.pool_for(state, message.options)
     tasks = state.tasks
     room = state.policy.client_keys - len(client.wants)
-    for key, args, names in zip(message.keys, message.args, rows, strict=True):
+    special = state.expected or state.revoked
+    conditions = message.conditions or (None,) * len(message.keys)
+    keeps = pool.options.keep or pool.options.unwanted
+    for key, args, names, agreed in zip(message.keys, message.args, rows, conditions, strict=True):
         if key in tasks:
             _submit_known(state, client, tasks[key], function, args, names, pool)
             if parent is not None and client in tasks[key].each_client():
@@ -111,9 +125,13 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             dependencies = tuple(known)  # type: ignore[arg-type]
         task = state.add_task(key, function.kind, function, args, dependencies, pool, parent)
         task.add_client(client)
+        if keeps:
+            keeping.keep(state, task)
         if parent is not None:
             families.adopt(state, parent, task)
         if state.claims and claims.claimed(state, task):
+            continue
+        if (agreed is not None or special) and revoking.admitted(state, task, agreed):
             continue
         if dependencies:
             transitions.compute(state, task)
@@ -190,6 +208,8 @@ def release(state: SchedulerState, client: ClientRecord, message: Release) -> No
             task.discard_client(client)
             if task.wanted_by is None and not task.needed_by:
                 check.append(task)
+        elif state.expected:
+            terms.expect_no_more(state, client, [key])
 
 
 def detach(state: SchedulerState, client: ClientRecord, message: Detach) -> None:
@@ -249,7 +269,7 @@ def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
     while spreading:
         task = spreading.pop()
         if task.state is ERRED:
-            transitions.erred_released(state, task)
+            holding.erred_released(state, task)
             again.append(task)
             spreading.extend(task.each_dependent())
     for task in again:  # all of them before the first can fail again

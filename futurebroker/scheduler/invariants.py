@@ -53,6 +53,7 @@ from futurebroker.scheduler.state import (
     PROCESSING,
     QUEUED,
     RELEASED,
+    SCHEDULED,
     UNFINISHED,
     WAITING,
     SchedulerState,
@@ -101,6 +102,8 @@ def _check_place(state: SchedulerState, task: TaskRecord) -> None:
     where = task.state
     if where is FORGOTTEN:
         _broken(state, "I1", f"{task} is still known", task)
+    if (where is SCHEDULED) != (task.terms is not None and task.terms.timer is not None):
+        _broken(state, "I1", f"{task} and its timer disagree", task)
     if (where is NO_WORKER) != (task in task.pool.stranded):
         _broken(state, "I1", f"{task} and the stranded tasks of its pool disagree", task)
     if state.pools.get(task.pool.token) is not task.pool:
@@ -316,7 +319,7 @@ def _check_functions_and_kinds(state: SchedulerState) -> None:
         if task.function is not None:
             calls[task.function] += 1
     for function in state.functions.values():
-        if function.tasks != calls[function] or not (function.tasks or function.users):
+        if function.tasks != calls[function] or not (function.tasks or function.users or function.planned):
             _broken(state, "I22", f"function {function.kind.name} counts {function.tasks}, has {calls[function]}")
         if any(state.clients.get(client.client_id) is not client for client in function.users):
             _broken(state, "I22", f"function {function.kind.name} is kept for a client that is gone")
@@ -331,7 +334,7 @@ def _check_functions_and_kinds(state: SchedulerState) -> None:
 
 def _check_idle(state: SchedulerState) -> None:
     """I17 and I26: lists that are worked off within an event are empty, and name nobody who is gone."""
-    if state.check or state.touched or state.frees or state.commands or state.ended_parents:
+    if state.begun or state.check or state.touched or state.frees or state.commands or state.ended_parents:
         _broken(state, "I26", "something was left for the next event")
     if any(state.workers.get(worker.worker_id) is not worker for worker in state.roomy):
         _broken(state, "I17", "a worker that is gone would be given work")

@@ -13,6 +13,7 @@ from typing import Any
 from futurebroker.protocol import messages as m
 from futurebroker.scheduler import (
     claims,
+    continuing,
     dispatch,
     families,
     intake,
@@ -26,6 +27,7 @@ from futurebroker.scheduler import (
     requests,
     resuming,
     stealing,
+    terms,
     transitions,
 )
 from futurebroker.scheduler.commands import (
@@ -69,6 +71,8 @@ class SchedulerMachine:
         if now >= state.timers.due:
             state.timers.run_due(now)
             recording.ticked(state)
+        while state.begun:
+            transitions.compute(state, state.begun.pop(0))
         if state.check or state.ended_parents:
             families.settle(state)
         if (state.ready or state.touched) and not state.holding:
@@ -112,6 +116,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
     leases.client_gone(state, event.client)
     mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
+    terms.expect_no_more(state, client)
     state.commands.append(Forget(event.client))
 
 
@@ -279,6 +284,8 @@ _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None
     m.PutValue: intake.put_value,
     m.PutFile: intake.put_file,
     m.PutPart: intake.put_part,
+    m.OnFailure: terms.plan,
+    m.Await: lambda state, client, message: terms.expect(state, client, message, intake.want),
     m.Ask: requests.ask,
     m.RunOnWorkers: observe.run_on_workers,
     m.DataWanted: relay.client_wants_data,
@@ -298,6 +305,8 @@ FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]
     m.DataWanted: relay.worker_wants_data,
     m.DataPart: relay.worker_gives_data,
     m.Inventory: claims.inventory,
+    m.Continue: continuing.continued,
+    m.Said: terms.said,
     m.DataLost: reports.data_lost,
     m.Happened: reports.happened,
     m.TaskAway: families.task_away,

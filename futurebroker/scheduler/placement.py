@@ -25,6 +25,8 @@ PIPELINE_DEPENDENCIES = 16
 OVERHEAD = 20e-6
 #: what sums of resources may be off by: three tenths are more than 0.3
 DRIFT = 1e-9
+#: the queue of tasks that name none, for workers that take from named ones only
+DEFAULT_QUEUE = "celery"
 
 
 # -- who may -------------------------------------------------------------------------------------------------------
@@ -37,7 +39,10 @@ def may_run(pool: Pool, worker: WorkerRecord) -> bool:
 
 
 def offers(worker: WorkerRecord, pool: Pool) -> bool:
-    """Whether the worker has the pool's resources at all, free or taken."""
+    """Whether the worker takes from the pool's queue, and has its resources at all, free or taken."""
+    queues = worker.queues
+    if queues is not None and (pool.options.queue or DEFAULT_QUEUE) not in queues:
+        return False
     return all(worker.resources.get(name, 0.0) >= amount for name, amount in pool.resources.items())
 
 
@@ -58,6 +63,7 @@ def refresh_eligible(state: SchedulerState, pool: Pool) -> None:
     pool.eligible = {worker: None for worker in workers if may_run(pool, worker)}
     if not pool.eligible and pool.options.allow_other_workers:
         pool.eligible = {worker: None for worker in workers if offers(worker, pool)}
+    pool.restricted = bool(pool.resources) or len(pool.eligible) < len(workers)
 
 
 # -- who has room --------------------------------------------------------------------------------------------------
@@ -183,6 +189,8 @@ def can_follow(task: TaskRecord, worker: WorkerRecord) -> bool:
     """Whether a waiting task may be sent to ``worker`` ahead of its inputs: all that are missing are made there."""
     if task.state is not WAITING or task.pool.resources or worker not in task.pool.eligible:
         return False
+    if task.terms is not None and task.terms.due:
+        return False
     for dependency in task.dependencies:
         if dependency.state is not MEMORY and (dependency.state is not PROCESSING or dependency.worker is not worker):
             return False
@@ -201,6 +209,10 @@ def explain(state: SchedulerState, task: TaskRecord) -> str:
             missing = [dependency.key for dependency in task.dependencies if dependency.state is not MEMORY]
             shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             return f"waits for {len(missing)} of its {len(task.dependencies)} dependencies: {shown}"
+        case TaskState.SCHEDULED:
+            due = task.terms.due if task.terms is not None else state.now
+            again = f", after asking for it {task.terms.retries} times" if task.terms and task.terms.retries else ""
+            return f"may run in {max(0.0, due - state.now):.1f} s{again}"
         case TaskState.QUEUED:
             return f"is ready and waits until one of {len(task.pool.eligible)} workers that may run it has room"
         case TaskState.PROCESSING:
@@ -226,6 +238,8 @@ def _explain_no_worker(state: SchedulerState, pool: Pool) -> str:
     parts = []
     if pool.options.workers:
         parts.append(f"named by workers={list(pool.options.workers)}")
+    if pool.options.queue or any(worker.queues is not None for worker in state.workers.values()):
+        parts.append(f"taking from the queue {pool.options.queue or DEFAULT_QUEUE}")
     if pool.resources:
         parts.append(f"offering resources={pool.resources}")
     present = ", ".join(f"{worker.name} on {worker.host}" for worker in islice(state.workers.values(), 5))

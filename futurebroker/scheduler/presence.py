@@ -39,6 +39,8 @@ class Contact:
     interval: float  #: seconds between heartbeats, as it was told last
     suspected_at: float | None = None
     name: str = ""  #: as people know it
+    token: str = ""  #: what its broker tells of its end by, beside the inbox
+    process: str = ""  #: its `processes.process_mark`, of workers
 
     @property
     def late_at(self) -> float:
@@ -50,6 +52,47 @@ class Contact:
         """When to suspect it."""
         patience = min(BEATS_MISSED * self.interval, max(SILENCE_MAX, self.interval + OVERDUE))
         return self.heard_at + max(patience, SILENCE)
+
+
+class Contacts(dict[str, Contact]):
+    """Welcomed peers by name, and by what the broker calls their connections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: dict[str, str] = {}
+
+    def at(self, connection: str) -> Contact | None:
+        """Whose inbox or token this is."""
+        contact = self.get(self._names.get(connection, ""))
+        return contact if contact is not None and connection in (contact.inbox, contact.token) else None
+
+    def move(self, contact: Contact, inbox: str, token: str) -> None:
+        """This peer is reached by another connection from now on."""
+        self._drop_names(contact)
+        contact.inbox, contact.token = inbox, token
+        # Clients inside tasks share the inbox of their worker, which said hello before them.
+        self._names.setdefault(inbox, contact.peer.name)
+        if token:
+            self._names[token] = contact.peer.name
+
+    def neighbour(self, contact: Contact) -> Contact | None:
+        """A worker that can see the processes of this one's machine, and is heard of."""
+        machine = contact.process.split()[:2]
+        for other in self.values():
+            if other is not contact and other.suspected_at is None and machine and other.process.split()[:2] == machine:
+                return other
+        return None
+
+    def forget(self, name: str) -> None:
+        """This peer is gone."""
+        contact = self.pop(name, None)
+        if contact is not None:
+            self._drop_names(contact)
+
+    def _drop_names(self, contact: Contact) -> None:
+        for connection in (contact.inbox, contact.token):
+            if self._names.get(connection) == contact.peer.name:
+                del self._names[connection]
 
 
 class Rhythm:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Any
 
-from futurebroker.protocol.messages import Failure, Held, TaskOptions
+from futurebroker.protocol.messages import Failure, Held, PlannedCall, RunTerms, TaskOptions
+from futurebroker.scheduler.timers import Timer
 from futurebroker.states import TaskState, WorkerStatus
 from futurebroker.types import ClientId, Digest, Key, WorkerId
 
@@ -52,6 +53,7 @@ class TaskRecord:
         "retried",
         "span",
         "state",
+        "terms",
         "value",
         "waiting_on",
         "wanted_by",
@@ -89,6 +91,7 @@ class TaskRecord:
         self.failure: Failure | None = None
         self.retried = 0  #: exceptions answered by another run
         self.deaths = 0  #: executors or workers that ended while they ran it
+        self.terms: Terms | None = None  #: what is agreed beyond its options, if anything is
 
     def __repr__(self) -> str:
         return f"<{self.key} {self.state.value}>"
@@ -196,6 +199,31 @@ class TaskRecord:
         return self.wanted_by is not None or self.needed_by > 0
 
 
+class Terms:
+    """What few tasks have: a time to run at, a state of their own, calls planned for their failure."""
+
+    __slots__ = (
+        "children", "custom", "deals_with", "due", "expires", "failure", "joins", "parent", "planned",
+        "request", "retries", "revoked", "timer",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.due = 0.0  #: time before which it may not run, by the machine's clock; 0 once that has come
+        self.expires = 0.0  #: time after which it isn't begun any more, in seconds since 1970; 0: never
+        self.timer: Timer | None = None  #: for ``due`` while it is SCHEDULED
+        self.retries = 0  #: how often it asked to be run again
+        self.request = b""  #: for the executor
+        self.parent: Key = ""  #: the task that called it or that it follows
+        self.children: list[Key] | None = None  #: tasks whose parent it is
+        self.joins = False  #: whether it takes the results of a group
+        #: a state that the task gave itself, and what it says of it
+        self.custom: tuple[str, bytes] | None = None
+        self.failure: Failure | None = None  #: why it is run again
+        self.deals_with: Failure | None = None  #: another task's failure, which it was planned for
+        self.planned: list[PlannedCall] | None = None  #: calls to make if it fails
+        self.revoked = ""  #: why it is given up if it has not begun; empty: it isn't
+
+
 class Kind:
     """What the scheduler knows of all tasks with the same name: how many stand where, and how long they take."""
 
@@ -223,13 +251,14 @@ class Kind:
 class FunctionRecord:
     """A pickled function; sent once to each worker that runs it."""
 
-    __slots__ = ("code", "digest", "kind", "tasks", "users")
+    __slots__ = ("code", "digest", "kind", "planned", "tasks", "users")
 
     def __init__(self, digest: Digest, code: bytes, kind: Kind) -> None:
         self.digest = digest
         self.code = code
         self.kind = kind
         self.tasks = 0  #: records that name it
+        self.planned = 0  #: calls planned for failures that name it
         self.users: dict[ClientRecord, None] = {}  #: clients that sent it and may submit calls of it
 
 
@@ -291,13 +320,20 @@ class ReadyQueue:
 class Pool:
     """Tasks with the same restrictions: which workers may run them, and the ready ones in order."""
 
-    __slots__ = ("eligible", "options", "queue", "resources", "restricted", "stranded", "tasks", "token")
+    __slots__ = ("eligible", "options", "queue", "resources", "restricted", "stranded", "tasks", "terms", "token")
 
     def __init__(self, token: bytes, options: TaskOptions) -> None:
         self.token = token  #: what `SchedulerState.pools` knows it by
         self.options = options
         self.resources: dict[str, float] = options.resources or {}  #: amounts each of its tasks takes while it runs
-        self.restricted = bool(options.workers or options.resources)  #: whether not every worker will do
+        #: whether not every worker will do, or not at any time; see `placement.refresh_eligible`
+        self.restricted = bool(options.workers or options.resources)
+        #: of runs of its tasks, but for those that have terms of their own
+        self.terms = (
+            RunTerms(soft=options.soft_time_limit, hard=options.time_limit)
+            if options.time_limit or options.soft_time_limit
+            else None
+        )
         self.queue = ReadyQueue()
         self.eligible: dict[WorkerRecord, None] = {}  #: connected workers that may run these tasks
         self.stranded: dict[TaskRecord, None] = {}  #: NO_WORKER tasks
@@ -334,6 +370,7 @@ class WorkerRecord:
         "occupancy",
         "pipeline",
         "processing",
+        "queues",
         "resources",
         "away",
         "slots",
@@ -351,6 +388,8 @@ class WorkerRecord:
         self.slots = max(1, int(info.get("slots") or 1))  #: tasks it runs at a time
         self.resources = {str(name): float(amount) for name, amount in (info.get("resources") or {}).items()}
         self.used: dict[str, float] = {}  #: resources taken by what is processing
+        #: queues it takes tasks from; None: all
+        self.queues: dict[str, None] | None = None if info.get("queues") is None else dict.fromkeys(info["queues"])
         self.info = info
         self.status = WorkerStatus.RUNNING
         self.processing: dict[TaskRecord, None] = {}  #: sent and not reported back, in the order sent

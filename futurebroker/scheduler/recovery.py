@@ -22,7 +22,7 @@ from futurebroker.protocol.facts import (
     Said,
     Ticked,
 )
-from futurebroker.scheduler import claims, families, machine, reports, transitions
+from futurebroker.scheduler import claims, families, lasting, machine, reports, transitions
 from futurebroker.scheduler.commands import ClientGone, ClientSaid
 from futurebroker.scheduler.records import WorkerRecord
 from futurebroker.scheduler.resuming import adopt
@@ -31,6 +31,8 @@ from futurebroker.states import WorkerStatus
 
 #: seconds that moments of one clock may differ by after they were computed in another way
 SLACK = 1e-4
+#: writes and reads what its module adds to checkpoints
+__all__ = ["begin", "lasting", "replay"]
 
 
 def begin(state: SchedulerState) -> None:
@@ -50,6 +52,8 @@ def replay(state: SchedulerState, facts: Iterable[AnyFact], shift: float) -> Non
     for fact in facts:
         state.now = fact.at + shift
         _REPLAY[type(fact)](state, stand_in, fact)
+        while state.begun:
+            transitions.compute(state, state.begun.pop(0))
         if state.check or state.ended_parents:
             families.settle(state)
         state.commands.clear()

@@ -25,15 +25,18 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import claims, families, recording, stealing, transitions
+from futurebroker.scheduler import claims, families, recording, revoking, stealing, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
 from futurebroker.scheduler.telling import tell_end
 from futurebroker.states import WorkerStatus
 
+#: how an executor ends that ran a task longer than it may
+TIME_LIMIT = "TimeLimitExceeded"
 
-def _current(state: SchedulerState, worker: WorkerRecord, report: Any) -> TaskRecord | None:
+
+def current(state: SchedulerState, worker: WorkerRecord, report: Any) -> TaskRecord | None:
     """The task this report is about, if it is the attempt we hold on this worker; then it is noted as a fact."""
     task = state.tasks.get(report.key)
     if task is None or task.worker is not worker or task.attempt != report.attempt:
@@ -62,7 +65,7 @@ def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> N
 
 def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
     """A task raised: it runs again while it has retries, else it has failed."""
-    task = _current(state, worker, report)
+    task = current(state, worker, report)
     if task is None:
         return
     task.kind.observe(report.duration * 1e-6)
@@ -79,7 +82,7 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
 
 def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorDied) -> None:
     """A task ended its executor: it is tried again elsewhere until it has done so too often."""
-    task = _current(state, worker, report)
+    task = current(state, worker, report)
     if task is not None:
         count_death(state, task, worker, "ExecutorDiedError", report.how)
 
@@ -87,7 +90,16 @@ def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorD
 def count_death(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, kind: str, how: str) -> None:
     """An executor or worker was lost while it ran ``task``; after too many the task fails and says so."""
     task.deaths += 1
-    if task.deaths <= state.policy.allowed_failures:
+    options = task.pool.options
+    if how == TIME_LIMIT:
+        message = f"task {task.key} ran longer than its time limit of {options.time_limit:g} s"
+        failure = Failure(TIME_LIMIT, message, "", task.key, worker.name, None, [options.time_limit])
+        transitions.fail(state, task, failure, tell=False)
+        return
+    is_fatal = options.at_most_once or (options.fails_with_executor and kind == "ExecutorDiedError")
+    if is_fatal:
+        kind = "WorkerLostError"
+    if task.deaths <= state.policy.allowed_failures and not is_fatal:
         transitions.pull_back(state, task, tell=False)
         return
     fields: list[object] = [task.key, worker.name, how, task.deaths]
@@ -100,9 +112,11 @@ def count_death(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, k
 
 def gave_back(state: SchedulerState, worker: WorkerRecord, report: GaveBack) -> None:
     """An attempt was not begun: the task is ready for another, or goes to the worker it was asked back for."""
-    task = _current(state, worker, report)
+    task = current(state, worker, report)
     if task is not None:
         thief = stealing.given(state, worker, task)
+        if revoking.given_back(state, task):
+            return
         transitions.pull_back(state, task, tell=False)
         if thief is not None:
             stealing.place(state, task, worker, thief)
@@ -110,7 +124,7 @@ def gave_back(state: SchedulerState, worker: WorkerRecord, report: GaveBack) -> 
 
 def inputs_missing(state: SchedulerState, worker: WorkerRecord, report: InputsMissing) -> None:
     """Holders didn't have what they were said to have: correct that, and let the task wait for its inputs."""
-    task = _current(state, worker, report)
+    task = current(state, worker, report)
     for key, holder_id in report.missing:
         source, holder = state.tasks.get(key), state.workers.get(holder_id) if holder_id else worker
         if source is None or source.state is not MEMORY:

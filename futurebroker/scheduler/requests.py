@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler import families, leases, mailboxes, observe, viewing
+from futurebroker.scheduler import families, leases, mailboxes, observe, revoking, viewing
 from futurebroker.scheduler.records import ClientRecord
 from futurebroker.scheduler.state import SchedulerState
 
 #: topic -> what answers ``about`` from the state; TypeError, AttributeError and ValueError become the answer's error
 QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **observe.TOPICS,
+    **revoking.TOPICS,
     **viewing.TOPICS,
     **families.QUESTIONS,
     **leases.QUESTIONS,

@@ -30,12 +30,14 @@ from futurebroker.protocol.messages import (
     Heartbeat,
     HeartbeatWanted,
     Hello,
+    LookedFor,
+    LookFor,
     MeetAgain,
     Message,
     Refused,
     Welcome,
 )
-from futurebroker.protocol.queues import command_queue, dead_queue, event_queue
+from futurebroker.protocol.queues import command_queue, dead_queue, event_queue, token_queue
 from futurebroker.protocol.wire import Keyring
 from futurebroker.scheduler import admission, invariants, leases
 from futurebroker.scheduler.commands import (
@@ -55,7 +57,7 @@ from futurebroker.scheduler.commands import (
 )
 from futurebroker.scheduler.health import Health
 from futurebroker.scheduler.machine import SchedulerMachine
-from futurebroker.scheduler.presence import Contact, Rhythm
+from futurebroker.scheduler.presence import Contact, Contacts, Rhythm
 from futurebroker.scheduler.state import Policy
 from futurebroker.transport.base import Link, Queue, QueueKind
 from futurebroker.transport.opening import open_in_thread
@@ -117,8 +119,7 @@ class SchedulerService:
         self._loop: asyncio.AbstractEventLoop
         #: events that raised inside the machine, which is a bug, by what they were
         self.faults: Counter[str] = Counter()
-        self._contacts: dict[str, Contact] = {}
-        self._inboxes: dict[str, str] = {}
+        self._contacts = Contacts()
         self._health = Health(SWEEP_EVERY)
         self._sweeper: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
@@ -140,6 +141,7 @@ class SchedulerService:
         """
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
+        self.machine.state.clock_offset = time.time() - self._loop.time()
         await self._prepare()
         self.machine.state.about = {**_introduce(), **self._about_storage()}
         self.machine.state.rejected = self._endpoint.rejected
@@ -180,7 +182,7 @@ class SchedulerService:
         self._done.set()
 
     async def _open(self, url: str) -> Link:
-        queues = [*self._queues, self._dead]
+        queues = [*self._queues, self._dead, Queue(token_queue(self.cluster), QueueKind.WATCH)]
         return await open_in_thread(url, queues, secret=self._secret, timeout=OPEN_TIMEOUT, name=SCHEDULER)
 
     # -- the machine ------------------------------------------------------------------------------------------------
@@ -244,9 +246,7 @@ class SchedulerService:
 
     def _forget(self, name: str) -> None:
         self._endpoint.forget(name)
-        contact = self._contacts.pop(name, None)
-        if contact is not None and self._inboxes.get(contact.inbox) == name:
-            del self._inboxes[contact.inbox]
+        self._contacts.forget(name)
 
     # -- endpoint events --------------------------------------------------------------------------------------------
 
@@ -283,6 +283,8 @@ class SchedulerService:
             contact.interval = self._rhythm.interval(peer.role)
             answer = Heard(contact.interval) if is_open else MeetAgain(peer.incarnation)
             self._endpoint.send_meeting(peer, contact.inbox, answer)
+        elif isinstance(message, LookedFor):
+            self._looked_for(message)
         elif isinstance(message, Goodbye):
             self._part(peer, expected=True)
 
@@ -290,9 +292,9 @@ class SchedulerService:
         """See `EndpointEvents.stranger`: its next heartbeat says where it can be told to say hello again."""
 
     def returned(self, destination: str) -> None:
-        """See `EndpointEvents.returned`: the connection that owned this inbox has ended."""
-        contact = self._contacts.get(self._inboxes.get(destination, ""))
-        if contact is not None and contact.inbox == destination:
+        """See `EndpointEvents.returned`: the connection that owned this inbox, or held this token, has ended."""
+        contact = self._contacts.at(destination)
+        if contact is not None:
             self._suspect(contact)
 
     def disconnected(self, error: Exception | None) -> None:
@@ -338,11 +340,12 @@ class SchedulerService:
             contact = self._contacts[peer.name] = Contact(peer, hello.inbox, self._loop.time(), self._rhythm.busy)
             contact.name = str(hello.info.get("name") or peer.name)
             logger.info("%s %s joined", peer.role.name.lower(), contact.name, extra=_about(peer, contact.name))
-        if self._inboxes.get(contact.inbox) == peer.name:
-            del self._inboxes[contact.inbox]
-        contact.inbox = hello.inbox
-        # Clients inside tasks share the inbox of their worker, which said hello before them.
-        self._inboxes.setdefault(hello.inbox, peer.name)
+        if peer.role is Role.WORKER:
+            contact.process = str(hello.info.get("process", ""))
+        token = str(hello.info.get("token", ""))
+        if token != contact.token:
+            self.returned(token)  # who had it has gone, and the broker gave it to this one at once
+        self._contacts.move(contact, hello.inbox, token)
         contact.interval = self._rhythm.busy
         self._heard(contact)
         self._endpoint.send_meeting(peer, hello.inbox, self._welcome(peer))
@@ -399,18 +402,31 @@ class SchedulerService:
                 elif now > contact.late_at:
                     self._endpoint.probe(contact.peer.name)
             elif now - contact.suspected_at > self._grace(contact):
-                about = _about(contact.peer, contact.name)
-                logger.warning("%s %s is gone", contact.peer.role.name.lower(), contact.name, extra=about)
-                self._part(contact.peer)
+                self._bury(contact)
+            else:
+                self._look_for(contact)
 
     def _grace(self, contact: Contact) -> float:
         """Seconds a suspected peer keeps what it has; a worker whose process is seen to be dead has none."""
         if contact.peer.role is not Role.WORKER:
             return self._client_grace
-        worker = self.machine.state.workers.get(contact.peer.name)
-        if worker is not None and has_ended(str(worker.info.get("process"))):
-            return 0.0
-        return self._suspect_grace
+        return 0.0 if has_ended(contact.process) else self._suspect_grace
+
+    def _look_for(self, contact: Contact) -> None:
+        """Ask another worker of its machine, if there is one, whether the process of a suspected one has ended."""
+        neighbour = self._contacts.neighbour(contact) if contact.process else None
+        if neighbour is not None:
+            self._endpoint.send_meeting(neighbour.peer, neighbour.inbox, LookFor(contact.peer.name, contact.process))
+
+    def _looked_for(self, seen: LookedFor) -> None:
+        contact = self._contacts.get(seen.worker)
+        if seen.ended and contact is not None and contact.suspected_at is not None and contact.process == seen.process:
+            self._bury(contact)
+
+    def _bury(self, contact: Contact) -> None:
+        about = _about(contact.peer, contact.name)
+        logger.warning("%s %s is gone", contact.peer.role.name.lower(), contact.name, extra=about)
+        self._part(contact.peer)
 
     def _part(self, peer: Peer, *, expected: bool = False) -> None:
         """This peer is gone for good."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,14 +35,16 @@ from futurebroker.types import ClientId, Digest, Key, WorkerId
 DATA = "data"
 FORMER = "former"
 
-RELEASED, WAITING, NO_WORKER, QUEUED, PROCESSING, MEMORY, ERRED, FORGOTTEN = TaskState
+RELEASED, WAITING, SCHEDULED, NO_WORKER, QUEUED, PROCESSING, MEMORY, ERRED, FORGOTTEN = TaskState
 
 #: what the names of holders for tasks begin with
 FAMILY = "task:"
+#: the name of the holder of `SchedulerState.kept`
+KEPT = "kept"
 #: place in the order of the first task; those before it are for what tasks submit
 FIRST_PLACE = 1 << 20
 #: states of a task that was asked for and has not ended
-UNFINISHED = frozenset((WAITING, NO_WORKER, QUEUED, PROCESSING))
+UNFINISHED = frozenset((WAITING, SCHEDULED, NO_WORKER, QUEUED, PROCESSING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +103,20 @@ class SchedulerState:
         self.detachers: dict[TaskRecord, dict[ClientRecord, None]] = {}
         #: who wants keys on behalf of what isn't a client, by what that is: "task:" and a key, and others
         self.holders: dict[str, ClientRecord] = {}
+        #: wants what is kept for whoever asks; see `keeping`
+        self.kept = ClientRecord("", {}, KEPT)
         #: by the key of a task, the holder of what it submitted, as long as it is unfinished; see `families`
         self.families: dict[Key, ClientRecord] = {}
         #: tasks that submitted others and have ended in this event: from which state to which
         self.ended_parents: list[tuple[TaskRecord, TaskState, TaskState]] = []
+        #: seconds to keep -> keys with the time at which they ended, oldest first; see `keeping`
+        self.ended: dict[float, deque[tuple[float, TaskRecord]]] = {}
+        #: keys that clients want and nobody has submitted
+        self.expected: dict[Key, dict[ClientRecord, None]] = {}
+        #: keys that must not be run, and since when; see `revoking`
+        self.revoked: dict[Key, float] = {}
+        #: what must be added to `now` for seconds since 1970
+        self.clock_offset = 0.0
         #: encoded options -> the pool of all tasks with these options; see `placement.pool_for`
         self.pools: dict[bytes, Pool] = {}
         #: pools whose queue may hold tasks
@@ -121,6 +133,8 @@ class SchedulerState:
         self.shared = Shared()
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
+        #: new tasks that are to be computed before this event ends
+        self.begun: list[TaskRecord] = []
         #: scattered data on its way to one worker, to be copied to all others from there
         self.broadcasts: dict[TaskRecord, None] = {}
         #: results that workers kept of their time with a former scheduler; see `claims`
@@ -162,7 +176,7 @@ class SchedulerState:
         """Who wants keys on behalf of ``name``; made if there is none."""
         holder = self.holders.get(name)
         if holder is None:
-            holder = self.holders[name] = ClientRecord("", {}, name)
+            holder = self.holders[name] = self.kept if name == KEPT else ClientRecord("", {}, name)
             if name.startswith(FAMILY):
                 self.families[name.removeprefix(FAMILY)] = holder
         return holder
@@ -271,7 +285,7 @@ class SchedulerState:
 
     def drop_function_if_unused(self, function: FunctionRecord) -> None:
         """Forget a function that no task names and no connected client may name."""
-        if not function.tasks and not function.users:
+        if not (function.tasks or function.users or function.planned):
             self.functions.pop(function.digest, None)
 
     def move(self, task: TaskRecord, finish: TaskState) -> None:
@@ -305,8 +319,9 @@ def prioritized(base: int, priority: int) -> int:
 
 #: from each state, where a task may go; RELEASED to PROCESSING and MEMORY are scattered data on its way and arrived
 LEGAL: dict[TaskState, frozenset[TaskState]] = {
-    RELEASED: frozenset((WAITING, QUEUED, NO_WORKER, PROCESSING, MEMORY, ERRED, FORGOTTEN)),
-    WAITING: frozenset((QUEUED, NO_WORKER, PROCESSING, ERRED, RELEASED)),
+    RELEASED: frozenset((WAITING, SCHEDULED, QUEUED, NO_WORKER, PROCESSING, MEMORY, ERRED, FORGOTTEN)),
+    WAITING: frozenset((SCHEDULED, QUEUED, NO_WORKER, PROCESSING, ERRED, RELEASED)),
+    SCHEDULED: frozenset((QUEUED, NO_WORKER, WAITING, ERRED, RELEASED)),
     NO_WORKER: frozenset((QUEUED, WAITING, ERRED, RELEASED)),
     QUEUED: frozenset((PROCESSING, NO_WORKER, WAITING, ERRED, RELEASED)),
     PROCESSING: frozenset((MEMORY, ERRED, WAITING, RELEASED)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from futurebroker.protocol.messages import DetachedEnded, Message
+from futurebroker.scheduler import keeping
 from futurebroker.scheduler.records import TaskRecord
 from futurebroker.scheduler.state import SchedulerState
 
@@ -12,6 +13,8 @@ def tell_end(state: SchedulerState, task: TaskRecord, message: Message) -> None:
     for client in task.each_client():
         if client is state.detached:
             undetach(state, task)
+        elif client is state.kept:
+            keeping.ended(state, task)
         elif client.client_id:
             state.send(client.client_id, message)
 

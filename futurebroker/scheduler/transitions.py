@@ -18,14 +18,13 @@ from futurebroker.protocol.messages import (
     Drop,
     Failure,
     Finished,
-    Held,
     KeyErred,
     KeyFinished,
     KeyLost,
-    Run,
     Stored,
 )
 from futurebroker.scheduler import placement, recording
+from futurebroker.scheduler.holding import erred_released, get_ready, let_go
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
@@ -35,12 +34,19 @@ from futurebroker.scheduler.state import (
     PROCESSING,
     QUEUED,
     RELEASED,
+    SCHEDULED,
     UNFINISHED,
     WAITING,
     SchedulerState,
 )
 from futurebroker.scheduler.telling import tell_end
+from futurebroker.scheduler.terms import forget_planned, make_planned, run_message
 from futurebroker.states import TaskState
+
+#: when nothing is missing (any more), and when the time has come
+released_queued = waiting_queued = scheduled_queued = get_ready
+#: what is said of a result that was to be kept; the task has had its effects
+KEPT_LOST = ("the result of the finished task", "it isn't run a second time")
 
 # -- towards a result ----------------------------------------------------------------------------------------------
 
@@ -55,18 +61,6 @@ def compute(state: SchedulerState, task: TaskRecord) -> None:
                 asked.extend(released_waiting(state, task))
             else:
                 released_queued(state, task)
-
-
-def released_queued(state: SchedulerState, task: TaskRecord) -> None:
-    """A task without dependencies is ready as soon as it is needed; without a worker for it, it goes to NO_WORKER."""
-    pool = task.pool
-    if not pool.eligible:
-        state.move(task, NO_WORKER)
-        pool.stranded[task] = None
-        return
-    state.move(task, QUEUED)
-    pool.queue.push(task)
-    state.ready[pool] = None
 
 
 def released_waiting(state: SchedulerState, task: TaskRecord) -> list[TaskRecord]:
@@ -103,18 +97,6 @@ def released_waiting(state: SchedulerState, task: TaskRecord) -> list[TaskRecord
     return released
 
 
-def waiting_queued(state: SchedulerState, task: TaskRecord) -> None:
-    """All dependencies are in memory: the task is ready. Without a worker that may run it, it goes to NO_WORKER."""
-    pool = task.pool
-    if not pool.eligible:
-        state.move(task, NO_WORKER)
-        pool.stranded[task] = None
-        return
-    state.move(task, QUEUED)
-    pool.queue.push(task)
-    state.ready[pool] = None
-
-
 def no_worker_queued(state: SchedulerState, task: TaskRecord) -> None:
     """A worker that may run the task has come."""
     task.pool.stranded.pop(task, None)
@@ -148,9 +130,7 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     if function.digest not in worker.functions:
         worker.functions.add(function.digest)
         state.send(worker.worker_id, AddFunction(function.digest, function.kind.name, function.code))
-    dependencies = task.dependencies
-    inputs = tuple([_input(dependency, worker) for dependency in dependencies]) if dependencies else ()
-    state.send(worker.worker_id, Run(task.key, task.attempt, function.digest, task.args, inputs, task.order))
+    state.send(worker.worker_id, run_message(task, worker, function))
     if task.dependents is not None:
         for dependent in task.each_dependent():
             if dependent.state is WAITING and len(dependent.dependencies) <= placement.PIPELINE_DEPENDENCIES:
@@ -162,16 +142,6 @@ def take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
     """Book what a task needs of its worker while it runs there."""
     for name, amount in task.pool.resources.items():
         worker.used[name] = worker.used.get(name, 0.0) + amount
-
-
-def _input(dependency: TaskRecord, worker: WorkerRecord) -> bytes | Held:
-    """How a worker gets at one input: the value, where it lies, or nothing but the key when it is made there."""
-    if dependency.value is not None:
-        return dependency.value
-    paths = dependency.holder_paths()
-    if not paths or (worker in paths and not paths[worker]):
-        return Held(dependency.key, dependency.nbytes)
-    return dependency.held()
 
 
 def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished) -> None:
@@ -188,6 +158,8 @@ def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished)
         state.free(worker, task.key)
     else:
         task.add_holder(worker, report.path)
+    if task.terms is not None:
+        forget_planned(state, task)
     memory_reached(state, task, value, report.type)
 
 
@@ -292,6 +264,8 @@ def unfinished_erred(state: SchedulerState, task: TaskRecord, failure: Failure, 
     task.failure = failure
     _free_inputs(state, task)
     tell_end(state, task, KeyErred(task.key, failure))
+    if task.terms is not None and task.terms.planned is not None:
+        make_planned(state, task, failure)
     if not task.needed:
         state.check.append(task)
 
@@ -300,6 +274,8 @@ def _leave_unfinished(state: SchedulerState, task: TaskRecord, *, tell: bool) ->
     """Take the task out of the index its unfinished state put it in."""
     if task.state is NO_WORKER:
         task.pool.stranded.pop(task, None)
+    elif task.state is SCHEDULED:
+        let_go(state, task)
     elif task.state is PROCESSING:
         worker = task.worker
         assert worker is not None
@@ -379,9 +355,10 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None, how
         again: whether to compute it, when that was decided before.
     """
     memory_released(state, task)
-    if task.function is None:
+    if task.function is None or task.pool.options.keep:
         recording.lost(state, task, again=False)
-        released_erred(state, task, f"the only copy of the scattered data {task.key} was lost {how}; scatter it again")
+        what, advice = ("the scattered data", "scatter it again") if task.function is None else KEPT_LOST
+        released_erred(state, task, f"the only copy of {what} {task.key} was lost {how}; {advice}")
         return
     wanted = hold_back(state, task)
     if again is None:
@@ -399,7 +376,7 @@ def hold_back(state: SchedulerState, task: TaskRecord) -> bool:
     for dependent in task.each_dependent():
         if dependent.state in UNFINISHED:
             dependent.waiting_on += 1
-            if dependent.state is QUEUED or dependent.state is NO_WORKER:
+            if dependent.state in (QUEUED, NO_WORKER, SCHEDULED):
                 ready_waiting(state, dependent)
             waiting = waiting or dependent.state is WAITING
     for client in task.each_client():
@@ -420,8 +397,9 @@ def released_erred(state: SchedulerState, task: TaskRecord, reason: str) -> None
 
 
 def ready_waiting(state: SchedulerState, task: TaskRecord) -> None:
-    """An input of a QUEUED or NO_WORKER task was lost."""
+    """An input of a QUEUED, NO_WORKER or SCHEDULED task was lost."""
     task.pool.stranded.pop(task, None)
+    let_go(state, task)
     state.move(task, WAITING)
 
 
@@ -433,14 +411,6 @@ def memory_released(state: SchedulerState, task: TaskRecord) -> None:
         for worker in tuple(task.holder_paths()):
             state.free(worker, task.key)
             task.discard_holder(worker)
-
-
-def erred_released(state: SchedulerState, task: TaskRecord) -> None:
-    """The failure is forgotten, because the task is to be tried again."""
-    state.move(task, RELEASED)
-    task.failure = None
-    task.retried = 0
-    task.deaths = 0
 
 
 # -- releasing -----------------------------------------------------------------------------------------------------
@@ -481,11 +451,19 @@ def released_forgotten(state: SchedulerState, task: TaskRecord) -> None:
         if not dependency.needed:
             state.check.append(dependency)
     task.dependencies = ()
+    forget_planned(state, task)
     state.drop_task(task)
 
 
 #: every move a task makes, and the function that makes it; `state.LEGAL` is checked against this table by a test
 TRANSITIONS: dict[tuple[TaskState, TaskState], Callable[..., object]] = {
+    (RELEASED, SCHEDULED): released_queued,
+    (WAITING, SCHEDULED): waiting_queued,
+    (SCHEDULED, QUEUED): scheduled_queued,
+    (SCHEDULED, NO_WORKER): scheduled_queued,
+    (SCHEDULED, WAITING): ready_waiting,
+    (SCHEDULED, ERRED): unfinished_erred,
+    (SCHEDULED, RELEASED): unfinished_released,
     (RELEASED, QUEUED): released_queued,
     (RELEASED, NO_WORKER): released_queued,
     (RELEASED, WAITING): released_waiting,

@@ -19,6 +19,14 @@ class QueueKind(Enum):
     INBOX = "inbox"  #: one reader, exclusive to its connection and gone with it; deliveries need no ack
     COMMAND = "command"  #: durable, read by one consumer at a time; each delivery is acked by its reader
     DEAD = "dead"  #: durable and bounded, the oldest goes first; not consumed. Links that aren't durable have none
+    #: holds a token for its connection; see `Capabilities.token`. Links that can't, or needn't, do nothing about it
+    TOKEN = "token"
+    #: the same queue, for who is to be told through `LinkEvents.returned` that a holder is gone
+    WATCH = "watch"
+
+
+#: kinds that only brokers know which keep a token for its holder
+TOKENS = frozenset((QueueKind.TOKEN, QueueKind.WATCH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,7 @@ class Capabilities:
     peer_death: bool  #: the broker tells at once when the owner of an INBOX is gone, through `LinkEvents.returned`
     max_message: int  #: bytes of the largest body it carries
     inbox: str = ""  #: where to send what the declared INBOX shall receive, if that has another name
+    token: str = ""  #: what who watches is told when this connection ends; empty without a TOKEN
 
 
 class LinkEvents(Protocol):
@@ -51,7 +60,7 @@ class LinkEvents(Protocol):
         """All that came in this turn was told: what it led to may leave. Links that wake their owner needn't say it."""
 
     def returned(self, destination: str) -> None:
-        """A send marked ``mandatory`` found no queue of that name, or an inbox that was sent to has ended."""
+        """A send marked ``mandatory`` found no queue of that name, an inbox that was sent to has ended, or a token."""
 
     def blocked(self, is_blocked: bool) -> None:
         """The broker asks to stop sending (alarm), or to go on."""

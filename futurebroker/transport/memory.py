@@ -24,6 +24,10 @@ _FAR = 3600.0
 Note = Callable[[LinkEvents], None]
 
 
+#: what is known here; the rest is for brokers that keep messages, or tokens
+_KINDS = frozenset((QueueKind.INBOX, QueueKind.COMMAND))
+
+
 class _MemoryQueue:
     """A queue of one broker; everything here is touched only under the broker's lock."""
 
@@ -85,7 +89,7 @@ class MemoryLink:
         #: delivered and not acknowledged, by command queue and tag
         self._unacked: dict[str, dict[int, bytes]] = {}
         self._last_tag = 0
-        queues = [wanted for wanted in queues if wanted.kind is not QueueKind.DEAD]
+        queues = [wanted for wanted in queues if wanted.kind in _KINDS]
         for wanted in queues:
             held = broker.queues.get(wanted.name)
             if held is not None and held.kind is not wanted.kind:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from futurebroker.data.objectstore import ObjectStore, StoredValue
-from futurebroker.protocol.messages import INLINE_LIMIT, AdoptFile, DataPart, DataWanted, Held, Store, StorePart
+from futurebroker.protocol.messages import INLINE_LIMIT, AdoptFile, DataPart, DataWanted, Held, Store, Stored, StorePart
 from futurebroker.types import Key, WorkerId
 from futurebroker.worker.commands import (
     Instruction,
@@ -113,6 +113,15 @@ class Arrivals:
             return
         fetch = self._fetches[source.key] = _Fetch(source, kept, now)
         self._try_next(fetch, now)
+
+    def has_copy(self, key: Key, store: ObjectStore) -> bool:
+        """Whether a value of our own is here to be kept; then the scheduler is told so."""
+        value = store.get(key)
+        if value is None or value.holder:
+            return False
+        value.freed = False
+        self._emit(Stored(key, value.nbytes, value.path))
+        return True
 
     def _try_next(self, fetch: _Fetch, now: float) -> None:
         self._abandon(fetch)
@@ -294,6 +303,13 @@ class Arrivals:
         self._transfers.clear()
         self._pieces.clear()
         self._taking.clear()
+
+
+def holder_of(source: bytes | Held, store: ObjectStore) -> tuple[Key, WorkerId]:
+    """The key of an input, and whose file it is; empty for our own."""
+    assert isinstance(source, Held)
+    value = store.get(source.key)
+    return source.key, value.holder if value is not None else ""
 
 
 def answer(message: DataWanted, store: ObjectStore) -> DataPart | SendPart:

@@ -31,6 +31,7 @@ from futurebroker.protocol.serialize import Buffer, dump_frames, frames_size, la
 from futurebroker.worker import tasklink
 from futurebroker.worker.coroutines import CoroutineRunner
 from futurebroker.worker.failures import failure_of
+from futurebroker.worker.later import RunAgain, current_terms, say
 from futurebroker.worker.opening import InputFailed, InputGone, Opener, cannot_open
 from futurebroker.worker.packets import (
     AWAY_MAX,
@@ -39,6 +40,7 @@ from futurebroker.worker.packets import (
     PACKET_BYTES,
     REPORT_BYTES,
     REPORT_LIMIT,
+    Again,
     Away,
     Call,
     Called,
@@ -49,6 +51,7 @@ from futurebroker.worker.packets import (
     Result,
     Returning,
     ReturnRest,
+    Saying,
     Setup,
     Stop,
     Task,
@@ -131,6 +134,7 @@ class Executor:
     # -- tasks ------------------------------------------------------------------------------------------------------
 
     def _read(self, slot: Slot) -> None:
+        say.set(self._say)
         receive, seats = self._data.recv, self._seats
         while True:
             try:
@@ -249,6 +253,8 @@ class Executor:
             return Result(task.number, 0, not_run=True)
         except BaseException as error:  # noqa: BLE001 - whatever the user's classes raise when they are opened
             return self._failed(task, cannot_open(task, error), 0)
+        if task.terms is not None:
+            current_terms.set((task.key, task.terms))
         call = copy_context().run
         start = perf_counter_ns()
         try:
@@ -257,6 +263,10 @@ class Executor:
             if kind is CoroutineType:
                 value = self._coroutines.run(value)
                 kind = type(value)
+        except RunAgain as again:
+            duration = (perf_counter_ns() - start) // 1000
+            told = Again(again.delay, again.retries, again.arguments, list(again.inputs), again.failure)
+            return Result(task.number, duration, again=told)
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are the task's own as well
             duration = (perf_counter_ns() - start) // 1000
             self._fence(slot, task)
@@ -372,6 +382,9 @@ class Executor:
             self._tell(Called(call.number, None, failure_of(error, "", self._place.name)))
         else:
             self._tell(Called(call.number, data))
+
+    def _say(self, topic: str, key: str, about: Any) -> None:
+        self._tell(Saying(topic, key, about))
 
     def _tell(self, record: Control) -> None:
         with self._control_lock, contextlib.suppress(OSError):

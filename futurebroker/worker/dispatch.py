@@ -102,7 +102,7 @@ class Dispatcher:
         if best is None:
             return None
         cost = self.costs.get(first.function)
-        if cost is None or cost > PACKET_TIME:
+        if cost is None or cost > PACKET_TIME or is_bounded(first):
             return (best, self._alone(best, first, now)) if best_rank[0] < 0 else None
         return best, self._fill(best, min(PACKET_TASKS, share), now)
 
@@ -153,6 +153,8 @@ class Dispatcher:
                 if mean is None or mean > PACKET_TIME:
                     break
                 cost = int(mean) + 1
+            if task.terms is not None and is_bounded(task):
+                break
             if parts and time + cost > PACKET_TIME:
                 break
             size += len(task.args) + (_size(task.inputs, self._store) if task.inputs else 0)
@@ -180,7 +182,8 @@ class Dispatcher:
         task.packet = packet
         self.sent[number] = task
         inputs = task.inputs
-        parts.append(Task(number, task.key, task.function, task.args, self._resolve(inputs, made) if inputs else ()))
+        resolved = self._resolve(inputs, made) if inputs else ()
+        parts.append(Task(number, task.key, task.function, task.args, resolved, task.terms))
         if self._dependents:
             made[task.key] = number
 
@@ -207,7 +210,7 @@ class Dispatcher:
                 if task.state is not WAITING:
                     continue
                 cost = self.costs.get(task.function)
-                if cost is None or time + cost > PACKET_TIME or len(parts) >= PACKET_TASKS:
+                if cost is None or time + cost > PACKET_TIME or len(parts) >= PACKET_TASKS or is_bounded(task):
                     return time, size
                 task_size = len(task.args) + _size(task.inputs, self._store)
                 if size + task_size > PACKET_FILL:
@@ -301,6 +304,11 @@ class Dispatcher:
         packet.left -= 1
         if not packet.left:
             del executor.packets[packet.number]
+
+
+def is_bounded(task: TaskRecord) -> bool:
+    """Whether it has a time limit that its executor is ended for: then it has to begin when it is sent."""
+    return task.terms is not None and task.terms.hard > 0
 
 
 def _size(inputs: tuple[bytes | Held, ...], store: ObjectStore) -> int:

@@ -42,6 +42,7 @@ from futurebroker.worker.packets import (
     Rest,
     Result,
     Returning,
+    Saying,
     Setup,
     Stop,
     Task,
@@ -83,6 +84,9 @@ class ExecutorEvents(Protocol):
 
     def called(self, executor: Executor, called: Called) -> None:
         """A call out of line has ended."""
+
+    def said(self, saying: Saying) -> None:
+        """It tells the scheduler something."""
 
     def away(self, executor: Executor, task: int, is_away: bool) -> None:
         """A task waits for others or has seceded, or takes a slot again."""
@@ -291,6 +295,8 @@ class Executor:
                 self._events.rest_returned(self, record.numbers)
             elif isinstance(record, Called):
                 self._events.called(self, record)
+            elif isinstance(record, Saying):
+                self._events.said(record)
             elif isinstance(record, Away | Returning):
                 self._events.away(self, record.task, isinstance(record, Away))
             elif isinstance(record, LinkWanted):

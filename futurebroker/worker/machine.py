@@ -14,8 +14,8 @@ from futurebroker.data.objectstore import StoredValue
 from futurebroker.protocol import messages
 from futurebroker.protocol.messages import Finished, Held
 from futurebroker.types import Key, WorkerId
-from futurebroker.worker import absences, commands
-from futurebroker.worker.arrivals import PATIENCE, Arrivals, answer
+from futurebroker.worker import absences, bounds, commands
+from futurebroker.worker.arrivals import PATIENCE, Arrivals, answer, holder_of
 from futurebroker.worker.attempts import Attempts
 from futurebroker.worker.calls import Calls
 from futurebroker.worker.commands import Event, Instruction
@@ -43,6 +43,7 @@ class WorkerMachine(Attempts):
         self.wake_at: float | None = None
         self._now = 0.0
         self._calls = Calls(name, self._emit)
+        self._bounds = bounds.Bounds(self._emit)
         self.memory = Memory(plan, self.store, self.executors, self._emit, new_path, self._is_occupied)
         self._arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)))
         self._drained = False
@@ -92,7 +93,7 @@ class WorkerMachine(Attempts):
         is_known = key in self.tasks or self.store.get(key) is not None or key in self.orphans
         if (is_known or self.draining) and not self._wants_run(message):
             return
-        task = TaskRecord(key, message.attempt, message.function, message.args, inputs, message.order)
+        task = TaskRecord(key, message.attempt, message.function, message.args, inputs, message.order, message.terms)
         self.tasks[key] = task
         if inputs:
             self._gather(task)
@@ -148,10 +149,7 @@ class WorkerMachine(Attempts):
         self._arrivals.fetch(source, kept, self._now)
         self._wake(self._now + PATIENCE)
 
-    def _free(self, message: messages.Free) -> None:
-        self.store.free_all(message.keys)
-
-    def _drop(self, message: messages.Drop) -> None:
+    def _drop(self, message: messages.Drop | messages.Kill) -> None:
         task = self.tasks.get(message.key)
         if task is None or task.attempt != message.attempt:
             return
@@ -161,6 +159,12 @@ class WorkerMachine(Attempts):
             self._forget_dependents(task.key)
         else:
             self._give_back(task)
+
+    def _kill(self, message: messages.Kill) -> None:
+        task = self.tasks.get(message.key)
+        self._drop(message)
+        if task is not None and task.dropped:
+            bounds.end(task, self._emit)
 
     def _give_back_asked(self, message: messages.GiveBack) -> None:
         recall: dict[int, None] = {}
@@ -179,13 +183,8 @@ class WorkerMachine(Attempts):
             self._out.append(commands.Recall(number))
 
     def _replicate(self, message: messages.Replicate) -> None:
-        key = message.source.key
-        value = self.store.get(key)
-        if value is not None and not value.holder:
-            value.freed = False
-            self._out.append(messages.Stored(key, value.nbytes, value.path))
-            return
-        self._fetch(message.source, kept=True)
+        if not self._arrivals.has_copy(message.source.key, self.store):
+            self._fetch(message.source, kept=True)
 
     # -- values -----------------------------------------------------------------------------------------------------
 
@@ -275,10 +274,12 @@ class WorkerMachine(Attempts):
             self._return(task)
             return
         if not task.dropped:
-            if result.missing is not None and not task.inputs:
+            if result.again is not None:
+                self._out.append(bounds.continued(task, result.duration, result.again))
+            elif result.missing is not None and not task.inputs:
                 self._out.append(messages.GaveBack(task.key, task.attempt))  # it was given up, and adopted later
             elif result.missing is not None:
-                missing = [self._whose(task.inputs[index]) for index in result.missing]
+                missing = [holder_of(task.inputs[index], self.store) for index in result.missing]
                 self._out.append(messages.InputsMissing(task.key, task.attempt, missing))
             else:
                 assert result.failure is not None
@@ -287,11 +288,6 @@ class WorkerMachine(Attempts):
         self._end(task)
         if not task.dropped:  # else that was done, and a newer attempt may have others waiting for it
             self._forget_dependents(task.key)
-
-    def _whose(self, source: bytes | Held) -> tuple[Key, WorkerId]:
-        assert isinstance(source, Held)
-        value = self.store.get(source.key)
-        return source.key, value.holder if value is not None else ""
 
     # -- executors --------------------------------------------------------------------------------------------------
 
@@ -311,7 +307,7 @@ class WorkerMachine(Attempts):
                 if number not in event.running or task.silent or task.dropped:
                     self._return(task)
                     continue
-                self._out.append(messages.ExecutorDied(task.key, task.attempt, event.how))
+                self._out.append(messages.ExecutorDied(task.key, task.attempt, bounds.how(task, event.how)))
                 self._end(task)
                 self._forget_dependents(task.key)
         for task, message in absences.executor_ended(self.dispatcher, event):
@@ -326,19 +322,12 @@ class WorkerMachine(Attempts):
         executor = self.executors[event.executor]
         # What is left it has read; asking again before it gets more would go on for ever.
         executor.unread = False
-        for number in event.packets:
-            packet = executor.packets.get(number)
-            if packet is not None:
-                self._take_back(packet.numbers)
-
-    def _rest_returned(self, event: commands.RestReturned) -> None:
-        self._take_back(sorted(event.numbers))
+        for packet in [executor.packets[number] for number in event.packets if number in executor.packets]:
+            self._take_back(packet.numbers)
 
     def _take_back(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            task = self.dispatcher.take_back(number)
-            if task is not None:
-                self._return(task)
+        for task in filter(None, map(self.dispatcher.take_back, numbers)):
+            self._return(task)
 
     def _dispatch(self) -> None:
         executors = self.executors.values()
@@ -348,6 +337,8 @@ class WorkerMachine(Attempts):
         ):
             executor, packet = chosen
             self._out.append(commands.SendPacket(executor.number, packet))
+            if packet.tasks[0].terms is not None and (at := self._bounds.begin(packet.tasks[0], self._now)):
+                self._wake(at)
             if len(packet.tasks) > 1 or len(executor.packets) > executor.threads:
                 self._wake(self._now + STALL)
 
@@ -366,6 +357,8 @@ class WorkerMachine(Attempts):
         self._out.extend(commands.AskRest(executor.number) for executor in stalled)
         if look_at is not None:
             self._wake(look_at)
+        if self._bounds and (at := self._bounds.tick(self.dispatcher.sent, self._now)):
+            self._wake(at)
         if len(self._arrivals):
             self._arrivals.tick(self._now)
             self._wake(self._now + PATIENCE)
@@ -388,7 +381,7 @@ class WorkerMachine(Attempts):
 _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.Run: WorkerMachine._run,
     messages.Adopt: WorkerMachine._adopt,
-    messages.Free: WorkerMachine._free,
+    messages.Free: lambda machine, message: machine.store.free_all(message.keys),
     messages.Drop: WorkerMachine._drop,
     messages.GiveBack: WorkerMachine._give_back_asked,
     messages.Store: lambda machine, message: machine._arrivals.store(message),
@@ -396,6 +389,7 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.StorePart: lambda machine, message: machine._arrivals.store_part(message),
     messages.Replicate: WorkerMachine._replicate,
     messages.AddFunction: lambda machine, m: machine._emit(commands.KeepFunction(m.digest, m.code)),
+    messages.Kill: WorkerMachine._kill,
     messages.CallFunction: lambda machine, message: machine._calls.make(message, machine.staying()),
     messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason)),
     messages.DataWanted: lambda machine, message: machine._emit(answer(message, machine.store)),
@@ -408,7 +402,7 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     commands.ExecutorReady: WorkerMachine._executor_ready,
     commands.ExecutorEnded: WorkerMachine._executor_ended,
     commands.Recalled: WorkerMachine._recalled,
-    commands.RestReturned: WorkerMachine._rest_returned,
+    commands.RestReturned: lambda machine, event: machine._take_back(sorted(event.numbers)),
     commands.TaskLeft: lambda machine, event: machine._out.extend(absences.task_left(machine.dispatcher, event)),
     commands.TaskBack: lambda machine, event: machine._out.extend(
         absences.task_back(machine.dispatcher, event, machine._now)

@@ -8,11 +8,11 @@ each record follows its length in four bytes.
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from futurebroker.protocol.messages import Failure
+from futurebroker.protocol.messages import Failure, RunTerms
 from futurebroker.types import Digest, Key
 
 #: bytes an encoded packet may have; a larger one goes through a file
@@ -54,6 +54,7 @@ class Task(msgspec.Struct, array_like=True, gc=False):
     function: Digest
     args: bytes
     inputs: tuple[bytes | ValueFile | int, ...] = ()
+    terms: RunTerms | None = None
 
 
 class Packet(msgspec.Struct, array_like=True, gc=False):
@@ -62,6 +63,16 @@ class Packet(msgspec.Struct, array_like=True, gc=False):
     number: int
     tasks: list[Task]
     path: str = ""  #: the packet lies in this file instead, because it is large
+
+
+class Again(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
+    """The task did not end; it wants to be run again. As in `Continue`."""
+
+    delay: float = 0.0
+    retries: int = 0
+    args: bytes | None = None
+    inputs: list[Key] = []
+    failure: Failure | None = None
 
 
 class Result(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
@@ -76,6 +87,7 @@ class Result(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     path: str = ""
     failure: Failure | None = None
     missing: list[int] | None = None  #: places of inputs whose files are gone
+    again: Again | None = None
     not_run: bool = False  #: an earlier task of the packet, whose result it needs, has none
     futures: list[Key] | None = None  #: keys of futures inside the value
 
@@ -197,6 +209,14 @@ class Called(Control, tag=12):
     failure: Failure | None = None
 
 
+class Saying(Control, tag=40):
+    """From an executor: for the scheduler, as in `Said`."""
+
+    topic: str
+    key: Key = ""
+    about: Any = None
+
+
 _encode = msgspec.msgpack.Encoder().encode
 encode_packet = _encode
 encode_results = _encode
@@ -204,7 +224,7 @@ decode_packet = msgspec.msgpack.Decoder(Packet).decode
 #: results, or the path of the file they are in
 decode_results = msgspec.msgpack.Decoder(list[Result] | str).decode
 _decode_control = msgspec.msgpack.Decoder(
-    Setup | ReturnRest | Call | Stop | Trim | Ready | Rest | Called | Away | Returning
+    Setup | ReturnRest | Call | Stop | Trim | Ready | Rest | Called | Away | Returning | Saying
     | LinkWanted | LinkOpened | LinkBody | LinkReturned | LinkBlocked | LinkSend
 ).decode  # fmt: skip
 

@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 
 import msgspec
 
-from futurebroker.protocol.messages import Held
+from futurebroker.protocol.messages import Held, RunTerms
 from futurebroker.types import Digest, Key
 
 
@@ -34,6 +34,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     args: bytes
     inputs: tuple[bytes | Held, ...]
     order: int
+    terms: RunTerms | None = None
     state: RunState = WAITING
     missing: int = 0  #: inputs that aren't here; the others are pinned
     number: int = 0  #: in its packet
@@ -42,6 +43,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     dropped: bool = False  #: the scheduler doesn't want it any more, and expects GaveBack
     give_back: bool = False  #: hand it back if it turns out not to have begun
     silent: bool = False  #: nobody expects to hear of it any more
+    overdue: bool = False  #: it ran longer than it may, and its executor is being ended for that
 
     def __repr__(self) -> str:
         return f"<{self.key} attempt {self.attempt} {self.state.value}>"

@@ -21,7 +21,7 @@ from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.exceptions import FuturebrokerError, RefusedError
 from futurebroker.processes import process_mark
 from futurebroker.protocol.member import HEARTBEAT_INTERVAL, Member
-from futurebroker.protocol.messages import Happened, Message, Welcome
+from futurebroker.protocol.messages import Happened, Message, Said, Welcome
 from futurebroker.secret import is_loopback
 from futurebroker.states import WorkerStatus
 from futurebroker.types import Role
@@ -33,7 +33,7 @@ from futurebroker.worker.filework import FileWork
 from futurebroker.worker.importing import handed_down_path
 from futurebroker.worker.machine import WorkerMachine
 from futurebroker.worker.monitor import Monitor
-from futurebroker.worker.packets import Call, Called, LinkWanted, Result, ReturnRest, Setup
+from futurebroker.worker.packets import Call, Called, LinkWanted, Result, ReturnRest, Saying, Setup
 from futurebroker.worker.relaying import Relay
 from futurebroker.worker.upkeep import PERFORM, Upkeep
 
@@ -289,6 +289,10 @@ class WorkerService:
     def called(self, executor: Executor, called: Called) -> None:
         """See `ExecutorEvents`."""
         self._feed(commands.CallEnded(called.number, called.value, called.failure))
+
+    def said(self, saying: Saying) -> None:
+        """See `ExecutorEvents`."""
+        self._link.send(Said(saying.topic, saying.key, saying.about))
 
     def ended(self, executor: Executor, how: str) -> None:
         """See `ExecutorEvents`."""

@@ -43,10 +43,11 @@ def up_at(url: str, folder: Path, **variables: str) -> Iterator[Deployment]:
 
 
 @contextlib.contextmanager
-def scheduler_at(url: str, folder: Path) -> Iterator[Deployment]:
+def scheduler_at(url: str, folder: Path, **variables: str) -> Iterator[Deployment]:
     """A scheduler without workers at ``url``."""
     deployment = Deployment(url)
-    with running([*FUTUREBROKER, "scheduler", "--broker", url], folder, **deployment.variables) as scheduler:
+    command = [*FUTUREBROKER, "scheduler", "--broker", url]
+    with running(command, folder, **{**deployment.variables, **variables}) as scheduler:
         lines_until(scheduler, "stop with")
         yield deployment
         scheduler.terminate()

@@ -61,7 +61,7 @@ def test_only_what_rabbitmq_4_allows_is_declared_and_sent(rabbitmq_url: str, tmp
         elif method == BASIC_PUBLISH:
             assert incoming.body is not None
             assert len(incoming.body) < 16 * 1024 * 1024
-    assert len(tap.sent) == 3
+    assert len(tap.sent) >= 3
     assert seen[signature(50, 10)] >= 4
     assert seen[BASIC_PUBLISH] > 20
     assert signature(40, 10) not in seen  # no exchange of ours: the default one suffices

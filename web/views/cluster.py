@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +18,8 @@ BARS = 96
 DENSITIES = ((3, "a"), (8, "b"), (24, "c"), (BARS, "d"))
 #: types of which memory and durations are drawn
 TYPES_DRAWN = 30
+#: call stacks shown of what a worker runs
+STACKS = 16
 #: workers drawn one by one
 WORKERS_DRAWN = 60
 
@@ -81,18 +84,22 @@ def types(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     if snapshot is None:
         return _nothing(site)
     kinds = snapshot.kinds
-    drawn = sorted((kind for kind in kinds if kind.duration), key=lambda kind: -(kind.duration or 0))[:TYPES_DRAWN]
     return {
         **_about(snapshot),
         "types": [bar(kind) for kind in kinds],
         "left_out": snapshot.kinds_left_out,
-        "columns": {
-            "durations": {
-                "name": [kind.name for kind in drawn],
-                "mean": [kind.duration for kind in drawn],
-                "spent": [(kind.duration or 0) * kind.ended for kind in drawn],
-            }
-        },
+        "columns": {"durations": duration_columns(kinds)},
+    }
+
+
+def duration_columns(kinds: Iterable[KindView]) -> dict[str, list[Any]]:
+    """The types that took most time in all, with their mean."""
+    spent = sorted(((kind.duration * kind.ended, kind) for kind in kinds if kind.duration), key=lambda item: -item[0])
+    drawn = spent[:TYPES_DRAWN]
+    return {
+        "name": [kind.name for _, kind in drawn],
+        "mean": [kind.duration for _, kind in drawn],
+        "spent": [seconds for seconds, _ in drawn],
     }
 
 
@@ -155,11 +162,16 @@ def worker(site: Site, args: Mapping[str, str], name: str) -> dict[str, Any]:
         if past is None:
             raise Missing(f"No worker called “{name[:200]}” is connected, and none is in the history.")
         return {**_about(snapshot), "name": name, "worker": None, "past": past}
+    stacks: dict[str, str] = {}
     try:
         tasks = site.collector.ask("worker_tasks", found.id)
         trouble = ""
     except UnansweredError as error:
         tasks, trouble = None, str(error)
+    else:
+        with contextlib.suppress(UnansweredError):
+            looked = site.collector.ask("call_stack", {"workers": [found.id]})
+            stacks = {key: "\n".join(lines)[:20_000] for key, lines in list(looked.items())[:STACKS]}
     series = [
         (earlier.time, row) for earlier in site.collector.since(0) for row in earlier.workers if row.id == found.id
     ]
@@ -168,6 +180,7 @@ def worker(site: Site, args: Mapping[str, str], name: str) -> dict[str, Any]:
         "name": found.name,
         "worker": worker_row(found, snapshot),
         "tasks": tasks,
+        "stacks": stacks,
         "trouble": trouble,
         "columns": {
             "worker": {
@@ -350,13 +363,14 @@ def series(site: Site, names: Iterable[str], since: int) -> dict[str, dict[str, 
     if not wanted:
         return {}
     snapshots = site.collector.since(since)
-    return {
-        name: {
-            "time": [1000 * snapshot.time for snapshot in snapshots],
-            **{column: [value(snapshot) for snapshot in snapshots] for column, value in _SERIES[name].items()},
-        }
-        for name in wanted
-    }
+    return {name: columns_over_time(name, snapshots) for name in wanted}
+
+
+def columns_over_time(name: str, snapshots: Iterable[Snapshot]) -> dict[str, list[Any]]:
+    """The columns of one such figure."""
+    shown = list(snapshots)
+    columns = {column: [value(snapshot) for snapshot in shown] for column, value in _SERIES[name].items()}
+    return {"time": [1000 * snapshot.time for snapshot in shown], **columns}
 
 
 def _sum(part: str) -> Any:

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from futurebroker.states import TaskState
 from futurebroker.web.collector import UnansweredError
@@ -55,7 +56,7 @@ class LiveRuns:
             return list(self._runs)
 
 
-_LIVE: dict[int, LiveRuns] = {}
+_LIVE: WeakKeyDictionary[Site, LiveRuns] = WeakKeyDictionary()
 
 
 def stream(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
@@ -68,21 +69,26 @@ def stream(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
         "since": since, "until": until, "follows": "to" not in args, "last": last, "trouble": "", "source": "database",
         "windows": [{"name": name, "last": at, "at": "to" not in args and at == last} for name, at in WINDOWS],
     }  # fmt: skip
-    runs: list[Run] = []
-    try:
-        if site.history.available:
-            runs = site.history.runs_between(since, until)
-        else:
-            live = _LIVE.setdefault(id(site), LiveRuns())
-            runs = live.fetch(site)
-            page["source"], page["missed"] = "scheduler", live.missed
-    except HistoryAwayError as error:
-        page["trouble"] = f"The database can't be read: {error}"
-    except UnansweredError as error:
-        page["trouble"] = f"The scheduler can't be asked: {error}"
+    runs, page["trouble"], missed = runs_between(site, since, until)
+    if not site.history.available:
+        page["source"], page["missed"] = "scheduler", missed
     drawn = lay_out(runs, since, until)
     columns = drawn.pop("columns")
     return {**page, **drawn, "columns": {"stream": columns}}
+
+
+def runs_between(site: Site, since: float, until: float) -> tuple[list[Run], str, int]:
+    """Runs in a window, why they can't be read, and how many are known to be missing."""
+    if site.history.available:
+        try:
+            return site.history.runs_between(since, until), "", 0
+        except HistoryAwayError as error:
+            return [], f"The database can't be read: {error}", 0
+    live = _LIVE.setdefault(site, LiveRuns())
+    try:
+        return live.fetch(site), "", live.missed
+    except UnansweredError as error:
+        return [], f"The scheduler can't be asked: {error}", live.missed
 
 
 def _number(text: str | None) -> float | None:

@@ -47,6 +47,8 @@ from futurebroker.protocol.messages.meeting import (
     Heartbeat,
     HeartbeatWanted,
     Hello,
+    LookedFor,
+    LookFor,
     MeetAgain,
     Refused,
     Welcome,
@@ -61,6 +63,16 @@ from futurebroker.protocol.messages.parts import (
     Message,
     Part,
     TaskOptions,
+)
+from futurebroker.protocol.messages.terms import (
+    Await,
+    Conditions,
+    Continue,
+    Kill,
+    OnFailure,
+    PlannedCall,
+    RunTerms,
+    Said,
 )
 from futurebroker.protocol.messages.to_client import (
     Answer,
@@ -91,8 +103,11 @@ __all__ = [
     "AdoptFile",
     "Answer",
     "Ask",
+    "Await",
     "CallFunction",
     "Cancel",
+    "Conditions",
+    "Continue",
     "DECODERS",
     "DataLost",
     "DataPart",
@@ -125,12 +140,17 @@ __all__ = [
     "KeyErred",
     "KeyFinished",
     "KeyLost",
+    "Kill",
     "Leave",
+    "LookFor",
+    "LookedFor",
     "MeetAgain",
     "Message",
     "NotStored",
+    "OnFailure",
     "PROTOCOL",
     "Part",
+    "PlannedCall",
     "PutFile",
     "PutPart",
     "PutValue",
@@ -142,6 +162,8 @@ __all__ = [
     "Retry",
     "Run",
     "RunOnWorkers",
+    "RunTerms",
+    "Said",
     "Store",
     "StorePart",
     "Stored",
@@ -160,15 +182,16 @@ __all__ = [
 FromClient = (
     AddFunction | Submit | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask | RunOnWorkers
     | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    | OnFailure | Await
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
-    | TaskAway | TaskReturned | ResultHolds
+    | TaskAway | TaskReturned | ResultHolds | LookedFor | Continue | Said
     | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
-    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor | Kill
 )  # fmt: skip
 ToClient = (
     KeyFinished | KeyErred | KeyCancelled | KeyLost | DetachedEnded | Answer | RanOnWorkers

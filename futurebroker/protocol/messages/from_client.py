@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from futurebroker.protocol.messages.parts import Message, TaskOptions
+from futurebroker.protocol.messages.terms import Conditions
 from futurebroker.types import Digest, Key
 
 
@@ -25,6 +26,7 @@ class Submit(Message, tag=11):
     dependencies: list[tuple[Key, ...]] | None = None  #: one tuple a call; None when no call has any
     options: TaskOptions | None = None
     parent: Key = ""  #: the task that makes these calls; they end with it if it is cancelled
+    conditions: list[Conditions | None] | None = None  #: one a call; None when no call has any
 
 
 class Release(Message, tag=12):

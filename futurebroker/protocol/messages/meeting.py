@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from futurebroker.protocol.messages.parts import Message
+from futurebroker.types import WorkerId
 
 
 class Hello(Message, tag=1):
@@ -65,3 +66,18 @@ class MeetAgain(Message, tag=7):
 
 class HeartbeatWanted(Message, tag=8):
     """The scheduler wants to hear of this peer now, and not only when its next heartbeat is due."""
+
+
+class LookFor(Message, tag=102):
+    """The scheduler asks who shares a machine with a silent worker whether that worker's process has ended."""
+
+    worker: WorkerId
+    process: str  #: its `process_mark`
+
+
+class LookedFor(Message, tag=103):
+    """Answers LookFor."""
+
+    worker: WorkerId
+    process: str
+    ended: bool

@@ -37,6 +37,14 @@ class TaskOptions(Part, frozen=True):
     keep: float = 0.0  #: seconds for which the end is kept although nobody wants it
     idempotent: bool = False  #: the key stands for the work, whatever function and arguments come with it again
     at_most_once: bool = False  #: fail rather than run again what may have begun
+    fails_with_executor: bool = False  #: fail if the executor ends that runs it; what is lost with a worker runs again
+    queue: str = ""  #: only workers that take from it run the task
+    time_limit: float = 0.0  #: seconds after which its executor is ended; 0: never
+    soft_time_limit: float = 0.0  #: seconds after which the task is told to end; 0: never
+    rate_limit: float = 0.0  #: runs a second that are begun of tasks with its name, on each worker; 0: any number
+    rate_for_all: bool = False  #: whether ``rate_limit`` counts all workers together
+    tracked: bool = False  #: whether who asks is told that it has begun
+    unwanted: bool = False  #: run it to its end though nobody wants the result
 
 
 class Held(Part, frozen=True):

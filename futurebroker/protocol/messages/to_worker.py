@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from futurebroker.protocol.messages.parts import Held, Message
+from futurebroker.protocol.messages.terms import RunTerms
 from futurebroker.types import Digest, Key
 
 
@@ -19,6 +20,7 @@ class Run(Message, tag=40):
     args: bytes
     inputs: tuple[bytes | Held, ...] = ()
     order: int = 0  #: smaller runs earlier
+    terms: RunTerms | None = None
 
 
 class Free(Message, tag=41):

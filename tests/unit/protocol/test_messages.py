@@ -27,8 +27,11 @@ _FAILURE = m.Failure("ValueError", "text", "Traceback", "k", "w1", b"payload", [
 #: a value other than the default, by the name of the field
 SAMPLES: dict[str, Any] = {
     "about": ["k"], "allow_other_workers": True, "args": b"args", "asker": "c1", "at": 1.5, "attempt": 3,
-    "broadcast": True,
+    "broadcast": True, "calls": [m.PlannedCall(b"f" * 16, "k", b"args")],
+    "conditions": [None, m.Conditions(1.5, 2.5, "p", True, b"r")], "delay": 1.5, "of": "k", "retries": 3,
+    "terms": m.RunTerms(1, 2.0, 3.0, True, b"r"),
     "code": b"code", "data": b"data", "dependencies": [("k1", "k2"), ()], "digest": b"d" * 16, "duration": 5,
+    "ended": True,
     "epoch": 2, "error": "text", "failure": _FAILURE, "force": True, "forgotten": True, "function": b"f" * 16,
     "held": _HELD, "holder": "w1", "how": "SIGKILL", "inbox": "q", "incarnation": "i", "info": {"a": [1, None]},
     "inputs": (b"value", _HELD), "interval": 10.0, "key": "k", "keys": ["k1", "k2"], "kind": "lost",
@@ -37,6 +40,7 @@ SAMPLES: dict[str, Any] = {
     "oldest": 5, "resumed": True,
     "parent": "p",
     "options": m.TaskOptions(("w1",), True, {"gpu": 1.0}, 2, -1), "order": 6, "path": "/p", "patient": True,
+    "process": "boot 1 2 3", "worker": "w1",
     "protocol": 1, "python": "3.11", "reason": "because", "received": 11,
     "results": {"w1": (b"v", None), "w2": (None, _FAILURE)},
     "running": [("k", b"f" * 16)], "text": "t",
@@ -51,6 +55,8 @@ def full(kind: type[Any]) -> Any:
     values = {field: SAMPLES[field] for field in kind.__struct_fields__}
     if kind is m.Submit:
         values["args"] = [b"1", b"2"]
+    elif kind is m.Continue:
+        values["inputs"] = ["k1", "k2"]
     elif kind is m.Inventory:
         values["held"] = [("k", 5, "/p")]
     return kind(**values)

@@ -111,6 +111,7 @@ class Observed(SchedulerService):
     def _suspect(self, contact: Contact) -> None:
         super()._suspect(contact)
         self.suspected.append(contact.peer.name)
+        self.notes.happened()
 
     def _forget(self, name: str) -> None:
         super()._forget(name)

@@ -1,0 +1,58 @@
+"""Tasks that did not end but asked to be run again: later, with other arguments, or with the results of others."""
+
+from __future__ import annotations
+
+from futurebroker.protocol.messages import Continue, Failure
+from futurebroker.scheduler import transitions
+from futurebroker.scheduler.records import TaskRecord, WorkerRecord
+from futurebroker.scheduler.reports import current
+from futurebroker.scheduler.state import ERRED, MEMORY, RELEASED, SchedulerState
+from futurebroker.scheduler.terms import note_continued
+
+
+def continued(state: SchedulerState, worker: WorkerRecord, report: Continue) -> None:
+    """The attempt is over and the task goes on; its dependents go on waiting, and are told nothing."""
+    task = current(state, worker, report)
+    if task is None:
+        return
+    task.kind.observe(report.duration * 1e-6)
+    note_continued(state, task, report)
+    if report.args is None:
+        transitions.pull_back(state, task, tell=False)
+        return
+    transitions.processing_waiting(state, task, tell=False)
+    missing = _replace_inputs(state, task, report)
+    if missing is not None:
+        message = f"{task.key} was to go on with the result of {missing}, which is not known"
+        failure = Failure("TaskError", message, "", task.key, worker.name, None, [message])
+        transitions.fail(state, task, failure, tell=False)
+
+
+def _replace_inputs(state: SchedulerState, task: TaskRecord, report: Continue) -> str | None:
+    """Give a WAITING task other inputs and let it go on; the key of one that isn't known, if so."""
+    unknown = next((key for key in report.inputs if key not in state.tasks), None)
+    if unknown is not None:
+        return unknown
+    inputs = tuple(state.tasks[key] for key in dict.fromkeys(report.inputs))
+    for dependency in inputs:  # before the old ones are let go of, for some may be the same
+        dependency.needed_by += 1
+    for dependency in task.dependencies:
+        dependency.needed_by -= 1
+        if dependency not in inputs:
+            dependency.discard_dependent(task)
+        state.check.append(dependency)
+    task.args = report.args or b""
+    task.dependencies = inputs
+    task.waiting_on = sum(dependency.state is not MEMORY for dependency in inputs)
+    culprit = None
+    for dependency in inputs:
+        dependency.add_dependent(task)
+        if dependency.state is ERRED:
+            culprit = dependency
+        elif dependency.state is RELEASED:
+            state.begun.append(dependency)
+    if culprit is not None and culprit.failure is not None:
+        transitions.fail(state, task, culprit.failure, tell=False)
+    elif not task.waiting_on:
+        transitions.waiting_queued(state, task)
+    return None

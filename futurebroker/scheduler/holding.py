@@ -1,0 +1,54 @@
+"""Tasks that may begin, for the first time or again: ready at once, or held until their time has come."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from futurebroker.scheduler.records import TaskRecord
+from futurebroker.scheduler.state import NO_WORKER, QUEUED, RELEASED, SCHEDULED, SchedulerState
+
+
+def get_ready(state: SchedulerState, task: TaskRecord) -> None:
+    """The task waits for nothing more: it is QUEUED, NO_WORKER without a worker for it, SCHEDULED before its time."""
+    if task.terms is not None and task.terms.due:
+        if task.terms.due > state.now:
+            _hold(state, task)
+            return
+        task.terms.due = 0.0
+    pool = task.pool
+    if not pool.eligible:
+        state.move(task, NO_WORKER)
+        pool.stranded[task] = None
+        return
+    state.move(task, QUEUED)
+    pool.queue.push(task)
+    state.ready[pool] = None
+
+
+def _hold(state: SchedulerState, task: TaskRecord) -> None:
+    assert task.terms is not None
+    state.move(task, SCHEDULED)
+    task.terms.timer = state.timers.at(task.terms.due, partial(_scheduled_ready, state, task))
+
+
+def _scheduled_ready(state: SchedulerState, task: TaskRecord) -> None:
+    """Its time has come."""
+    if task.state is SCHEDULED and task.terms is not None:
+        task.terms.timer = None
+        task.terms.due = 0.0
+        get_ready(state, task)
+
+
+def let_go(state: SchedulerState, task: TaskRecord) -> None:
+    """A SCHEDULED task goes on before its time: it failed, isn't needed, or an input was lost."""
+    if task.terms is not None and task.terms.timer is not None:
+        state.timers.cancel(task.terms.timer)
+        task.terms.timer = None
+
+
+def erred_released(state: SchedulerState, task: TaskRecord) -> None:
+    """The failure is forgotten, because the task is to be tried again."""
+    state.move(task, RELEASED)
+    task.failure = None
+    task.retried = 0
+    task.deaths = 0

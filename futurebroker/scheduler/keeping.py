@@ -1,0 +1,54 @@
+"""Results that are kept for whoever asks for them, for so many seconds after the end."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+
+from futurebroker.scheduler.records import TaskRecord
+from futurebroker.scheduler.state import KEPT, UNFINISHED, SchedulerState
+
+
+def keep(state: SchedulerState, task: TaskRecord) -> None:
+    """A new task: its options say whether the result is kept, or at least that it is run to its end."""
+    options = task.pool.options
+    if options.keep:
+        task.add_client(state.holder(KEPT))
+    elif options.unwanted:
+        task.add_client(state.detached)
+
+
+def ended(state: SchedulerState, task: TaskRecord) -> None:
+    """A kept task has a result or has failed: from now on its time runs."""
+    seconds = task.pool.options.keep
+    line = state.ended.get(seconds)
+    if line is None:
+        line = state.ended[seconds] = deque()
+    line.append((state.now, task))
+    if len(line) == 1:
+        watch(state, seconds)
+
+
+def watch(state: SchedulerState, seconds: float) -> None:
+    """Look when the oldest of those that are kept so long has had its time."""
+    state.timers.at(state.ended[seconds][0][0] + seconds, partial(_expire, state, seconds))
+
+
+def _expire(state: SchedulerState, seconds: float) -> None:
+    """Let go of what ended so long ago; one that runs again has a later entry."""
+    line = state.ended[seconds]
+    while line and line[0][0] + seconds <= state.now:
+        _, task = line.popleft()
+        if task.state not in UNFINISHED:
+            forget(state, task)
+    if line:
+        watch(state, seconds)
+    else:
+        del state.ended[seconds]
+
+
+def forget(state: SchedulerState, task: TaskRecord) -> None:
+    """The result need not be kept."""
+    task.discard_client(state.kept)
+    if not task.needed:
+        state.check.append(task)

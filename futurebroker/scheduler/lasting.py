@@ -1,0 +1,99 @@
+"""What tasks have agreed, as it stands in a checkpoint: times are told in seconds since 1970."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from futurebroker.protocol.messages import Failure, PlannedCall
+from futurebroker.scheduler import checkpoint, keeping, revoking
+from futurebroker.scheduler.records import TaskRecord, Terms
+from futurebroker.scheduler.state import UNFINISHED, SchedulerState
+from futurebroker.types import Key
+
+
+class TermsRow(checkpoint.Row):
+    """As `Terms`."""
+
+    key: Key
+    due: float = 0.0
+    expires: float = 0.0
+    retries: int = 0
+    request: bytes = b""
+    parent: Key = ""
+    children: list[Key] | None = None
+    joins: bool = False
+    custom: tuple[str, bytes] | None = None
+    failure: Failure | None = None
+    deals_with: Failure | None = None
+    planned: list[PlannedCall] | None = None
+
+
+#: fields that are the same in both
+_SAME = (
+    "expires", "retries", "request", "parent", "children", "joins", "custom", "failure", "deals_with", "planned",
+)  # fmt: skip
+
+
+def write_terms(state: SchedulerState) -> list[TermsRow]:
+    """All terms there are."""
+    return [_row(state, task, task.terms) for task in state.tasks.values() if task.terms is not None]
+
+
+def _row(state: SchedulerState, task: TaskRecord, terms: Terms) -> TermsRow:
+    due = terms.due + state.clock_offset if terms.due else 0.0
+    return TermsRow(task.key, due, *(getattr(terms, name) for name in _SAME))
+
+
+def read_terms(state: SchedulerState, rows: Any) -> None:
+    """Give loaded tasks their terms again; those whose time hasn't come wait for it."""
+    for row in msgspec.convert(rows, list[TermsRow]):
+        task = state.tasks.get(row.key)
+        if task is None:
+            continue
+        terms = task.terms = Terms()
+        for name in _SAME:
+            setattr(terms, name, getattr(row, name))
+        for call in terms.planned or ():
+            function = state.functions.get(call.function)
+            if function is not None:
+                function.planned += 1
+        if row.due:
+            terms.due = row.due - state.clock_offset
+        if row.expires and task.state in UNFINISHED:
+            at = max(state.now, row.expires - state.clock_offset)
+            state.timers.at(at, partial(revoking.expire, state, task))
+
+
+def write_ended(state: SchedulerState) -> list[tuple[float, list[tuple[Key, float]]]]:
+    """What is kept, and since when."""
+    return [
+        (seconds, [(task.key, at + state.clock_offset) for at, task in line]) for seconds, line in state.ended.items()
+    ]
+
+
+def read_ended(state: SchedulerState, rows: Any) -> None:
+    """Go on keeping it for as long as it had left."""
+    for seconds, line in rows:
+        known = [(at - state.clock_offset, state.tasks[key]) for key, at in line if key in state.tasks]
+        if known:
+            state.ended[seconds] = deque(known)
+            keeping.watch(state, seconds)
+
+
+def write_revoked(state: SchedulerState) -> dict[Key, float]:
+    """Keys that must not run."""
+    return {key: at + state.clock_offset for key, at in state.revoked.items()}
+
+
+def read_revoked(state: SchedulerState, rows: Any) -> None:
+    """They still must not."""
+    state.revoked.update((key, at - state.clock_offset) for key, at in rows.items())
+
+
+checkpoint.EXTRAS["terms"] = (write_terms, read_terms)
+checkpoint.EXTRAS["ended"] = (write_ended, read_ended)
+checkpoint.EXTRAS["revoked"] = (write_revoked, read_revoked)

@@ -1,0 +1,62 @@
+"""How a running task looks at the terms of its run, tells the scheduler something, and asks to be run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from futurebroker.exceptions import TaskError
+from futurebroker.protocol.messages import Failure, RunTerms
+from futurebroker.types import Key
+
+#: key and terms of the task that runs, set when it has terms
+current_terms: ContextVar[tuple[Key, RunTerms]] = ContextVar("current_terms", default=("", RunTerms()))
+#: sends (topic, key, about) to the scheduler; set in executors
+say: ContextVar[Callable[[str, Key, Any], None] | None] = ContextVar("say", default=None)
+
+_NONE = RunTerms()
+
+
+class RunAgain(BaseException):
+    """Raised by a task that is not done: run it again, after ``delay`` seconds.
+
+    Args:
+        retries: how often it will have asked for this.
+        args: its arguments from now on, pickled; None: those it has.
+        inputs: the results that ``args`` refer to.
+        failure: why, for who asks meanwhile.
+    """
+
+    def __init__(
+        self,
+        delay: float = 0.0,
+        retries: int = 0,
+        args: bytes | None = None,
+        inputs: tuple[Key, ...] = (),
+        failure: Failure | None = None,
+    ) -> None:
+        super().__init__(delay, retries)
+        self.delay = delay
+        self.retries = retries
+        self.arguments = args
+        self.inputs = inputs
+        self.failure = failure
+
+
+def terms_of(key: Key) -> RunTerms:
+    """The terms of the task ``key``, which runs here."""
+    known, terms = current_terms.get()
+    return terms if known == key else _NONE
+
+
+def tell_scheduler(topic: str, key: Key, about: Any) -> None:
+    """Tell the scheduler something about the task ``key``.
+
+    Raises:
+        TaskError: this isn't a task on a worker.
+    """
+    tell = say.get()
+    if tell is None:
+        raise TaskError("only a task that runs on a worker can tell the scheduler something")
+    tell(topic, key, about)
