@@ -75,7 +75,9 @@ class SchedulerMachine:
             transitions.compute(state, state.begun.pop(0))
         if state.check or state.ended_parents:
             families.settle(state)
-        if (state.ready or state.touched) and not state.holding:
+        if state.holding:
+            state.touched.clear()  # all are looked at once nothing is held any more
+        elif state.ready or state.touched:
             dispatch.dispatch(state)
         if state.laden and state.roomy and state.policy.stealing:
             stealing.steal(state)

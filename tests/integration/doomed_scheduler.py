@@ -58,6 +58,12 @@ def doom(step: str, batch: int) -> None:
     setattr(durability.Durability, "_done", doomed_done)  # noqa: B010
 
 
+def broken(loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
+    """A law of the scheduler's state doesn't hold, or something else raised that must not."""
+    loop.default_exception_handler(about)
+    os._exit(3)
+
+
 async def serve(port: int, database: str) -> None:
     """Serve until doom comes."""
     settings = load_settings()
@@ -71,6 +77,7 @@ async def serve(port: int, database: str) -> None:
         **scheduler_conduct(settings),
         "validate": True,
     }
+    asyncio.get_running_loop().set_exception_handler(broken)
     service = await begin(orders)
     await service.finished()
 
