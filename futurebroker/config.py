@@ -311,6 +311,12 @@ class Settings:
     intake_bytes: int = _setting(
         parse_bytes, 2**30, _BYTES, "bytes of functions and arguments the scheduler holds for one client"
     )
+    allow_run_on_scheduler: bool = _setting(
+        _boolean, False, "true or false", "let operators run code in the scheduler's process"
+    )
+    operator_secret: str | None = _setting(
+        _text, None, "one line of text", "what operators must know to open consoles", show=_show_secret, in_file=False
+    )
     journal: str | None = _setting(
         _journal, None, ", ".join(_JOURNALS),
         "what survives: nothing, the end of the scheduler's process, or (with PostgreSQL) that of its machine too",
@@ -476,6 +482,8 @@ def scheduler_conduct(settings: Settings) -> dict[str, Any]:
         "client_grace": settings.client_grace,
         "heartbeat_interval": settings.heartbeat_interval,
         "validate": settings.validate,
+        "allow_run": settings.allow_run_on_scheduler,
+        "operator_secret": settings.operator_secret,
         "policy": {
             "allowed_failures": settings.allowed_failures,
             "client_tasks": settings.intake_tasks,

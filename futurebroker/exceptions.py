@@ -320,3 +320,22 @@ class InvariantViolation(FuturebrokerError, AssertionError):  # noqa: N818 - it 
 
     def __str__(self) -> str:
         return f"{self.law}: {self.what}" + (f"; story: {self.story}" if self.story else "")
+
+
+# -- environments --------------------------------------------------------------------------------------------------
+
+
+class EnvironmentRefusedError(FuturebrokerError):
+    """Executors can't run in the environment ``name``; ``reason`` says why. What runs now goes on.
+
+    Pack a folder with ``futurebroker.pack_environment``, in which futurebroker is installed at the workers' version,
+    for the workers' minor version of Python.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the environment {self.name} can't be used: {self.reason}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,11 @@ class LocalWorker:
     pid: int  #: of the worker's process; this one with ``processes=False``
     executors: int
     threads: int  #: of each executor
+
+    def _repr_html_(self) -> str:
+        rows = {"process": self.pid, "executors": self.executors, "threads per executor": self.threads}
+        cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())
+        return f"<table><caption>Worker {html.escape(self.name)}</caption>{cells}</table>"
 
 
 @dataclass(frozen=True, slots=True)

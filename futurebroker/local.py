@@ -48,6 +48,8 @@ class LocalCluster:
         journal: what survives the end of the scheduler: ``"none"``, or ``"process"`` and ``"full"`` as of
             `futurebroker scheduler --journal`, in the database at ``database_url`` or a file.
         silence_logs: False shows what scheduler and workers log from INFO on, a level's name from that level on.
+        allow_run_on_scheduler: let `Client.run_on_scheduler`, scheduler plugins and an IPython kernel run code in the
+            scheduler's process.
         timeout: seconds within which all must have started.
     """
 
@@ -66,6 +68,7 @@ class LocalCluster:
         silence_logs: bool | str = True,
         journal: str = "none",
         database_url: str | None = None,
+        allow_run_on_scheduler: bool | None = None,
         asynchronous: bool = False,
         timeout: float = 30.0,
     ) -> None:
@@ -77,6 +80,7 @@ class LocalCluster:
             cluster=name,
             journal=journal,
             database_url=database_url,
+            allow_run_on_scheduler=allow_run_on_scheduler,
         )
         count = _at_least(0, "n_workers", 1 if n_workers is None else n_workers)
         plan = ClusterPlan(

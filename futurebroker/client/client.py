@@ -11,8 +11,10 @@ from futurebroker.client.executor import ClientExecutor
 from futurebroker.client.futures import Future
 from futurebroker.client.gathering import gather
 from futurebroker.client.inquiries import Inquiries
+from futurebroker.client.insight import Insight
 from futurebroker.client.options import Options
 from futurebroker.client.replies import opened
+from futurebroker.client.tending import Tending
 from futurebroker.client.waiters import run_blocking
 from futurebroker.exceptions import MessageTooLargeError
 from futurebroker.protocol.messages import RunOnWorkers
@@ -20,7 +22,7 @@ from futurebroker.protocol.serialize import dumps, name_of
 from futurebroker.types import Key
 
 
-class Client(Inquiries, Dashboards):
+class Client(Inquiries, Insight, Tending, Dashboards):
     """A program's connection to a cluster: it submits calls and holds their futures.
 
     Without an address it starts a `LocalCluster`, unless a broker is set in the environment or the settings file, and

@@ -25,7 +25,19 @@ from futurebroker.exceptions import (
     SecretRefusedError,
 )
 from futurebroker.protocol.member import Member
-from futurebroker.protocol.messages import Answer, Ask, DataPart, Held, Message, RanOnWorkers, Want, Welcome
+from futurebroker.protocol.messages import (
+    Answer,
+    Ask,
+    DataPart,
+    FromPeer,
+    Held,
+    Message,
+    RanOnExecutors,
+    RanOnScheduler,
+    RanOnWorkers,
+    Want,
+    Welcome,
+)
 from futurebroker.types import Key, Role
 
 logger = logging.getLogger("futurebroker.client")
@@ -64,6 +76,9 @@ class Connection(Ledger):
         self.url: str = url
         self.secret = secret
         self.asynchronous = asynchronous
+        self.secret = secret
+        #: by channel, who takes the frames that come on it, on the I/O thread
+        self.channels: dict[str, Callable[[list[bytes]], None]] = {}
         self.routes: dict[int, Callable[[DataPart], None]] = {}
         #: leases that this client holds, by the name of what they are of, with the most that there may be
         self.leases: dict[str, tuple[int, dict[str, None]]] = {}
@@ -218,6 +233,14 @@ class Connection(Ledger):
         if isinstance(message, Answer):
             error = FuturebrokerError(message.error) if message.error else None
             self._replies.answer(message.number, message.value, error)
+        elif isinstance(message, RanOnExecutors):
+            self._replies.answer(message.number, message.outcomes, None)
+        elif isinstance(message, RanOnScheduler):
+            self._replies.answer(message.number, message, None)
+        elif isinstance(message, FromPeer):
+            channel = self.channels.get(message.channel)
+            if channel is not None:
+                channel(message.frames)
         elif isinstance(message, RanOnWorkers):
             self._replies.answer(message.number, message.results, None)
         elif isinstance(message, DataPart):

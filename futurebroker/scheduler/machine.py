@@ -26,7 +26,9 @@ from futurebroker.scheduler import (
     reports,
     requests,
     resuming,
+    rounds,
     stealing,
+    tending,
     terms,
     transitions,
 )
@@ -96,6 +98,8 @@ def _client(state: SchedulerState, client_id: ClientId) -> ClientRecord:
 
 def client_joined(state: SchedulerState, event: ClientJoined) -> None:
     """A client is there, or there again."""
+    if event.client not in state.clients:
+        tending.notice(state, "add_client", event.client)
     _client(state, event.client).info = event.info
 
 
@@ -118,6 +122,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
     leases.client_gone(state, event.client)
     mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
+    tending.client_gone(state, event.client)
     terms.expect_no_more(state, client)
     state.commands.append(Forget(event.client))
 
@@ -148,6 +153,7 @@ def worker_joined(state: SchedulerState, event: WorkerJoined) -> None:
     placement.open_window(state, worker)
     for pool in state.pools.values():
         _refresh(state, pool)
+    tending.worker_joined(state, worker)
     placement.update_room(state, worker)
     observe.answer_counts(state)
 
@@ -209,6 +215,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     state.roomy.pop(worker, None)
     state.touched.pop(worker, None)
     reports.worker_leaves_calls(state, worker)
+    tending.worker_lost(state, worker)
     relay.holder_lost(state, worker)
     claims.claimant_lost(state, worker)
     for other in state.workers.values():
@@ -221,7 +228,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
 def _take_from_lost(state: SchedulerState, worker: WorkerRecord, task: TaskRecord, *, blame: bool) -> None:
     if task.function is None:
         transitions.processing_refused(state, task, f"worker {worker.name} was lost on the way")
-    elif blame:
+    elif blame or task.pool.at_most_once:  # which of them had begun nobody can tell
         recording.died(state, worker, task, "WorkerLostError", "")
         reports.count_death(state, task, worker, "WorkerLostError", "")
     else:
@@ -263,7 +270,8 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
         trip = min(event.round_trip, LATENCY_MAX)
         worker.latency += LATENCY_NEWEST * (trip - worker.latency)
         placement.open_window(state, worker)
-    status = WorkerStatus.PAUSED if event.status == WorkerStatus.PAUSED.value else WorkerStatus.RUNNING
+    is_paused = worker.changing or event.status == WorkerStatus.PAUSED.value
+    status = WorkerStatus.PAUSED if is_paused else WorkerStatus.RUNNING
     if event.status == WorkerStatus.CLOSING.value:
         status = WorkerStatus.CLOSING
     _set_status(state, worker, status)
@@ -289,6 +297,10 @@ _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None
     m.OnFailure: terms.plan,
     m.Await: lambda state, client, message: terms.expect(state, client, message, intake.want),
     m.Ask: requests.ask,
+    m.RunOnExecutors: rounds.run_on_executors,
+    m.RunOnScheduler: tending.run_on_scheduler,
+    m.ParcelPart: tending.parcel_part,
+    m.ToPeer: tending.to_peer,
     m.RunOnWorkers: observe.run_on_workers,
     m.DataWanted: relay.client_wants_data,
     m.DataPart: relay.client_gives_data,
@@ -307,6 +319,9 @@ FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]
     m.DataWanted: relay.worker_wants_data,
     m.DataPart: relay.worker_gives_data,
     m.Inventory: claims.inventory,
+    m.ExecutorsAnswered: rounds.executors_answered,
+    m.Settled: rounds.settled,
+    m.ParcelWanted: tending.parcel_wanted,
     m.Continue: continuing.continued,
     m.Said: terms.said,
     m.DataLost: reports.data_lost,

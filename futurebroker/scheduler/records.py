@@ -320,13 +320,14 @@ class ReadyQueue:
 class Pool:
     """Tasks with the same restrictions: which workers may run them, and the ready ones in order."""
 
-    __slots__ = ("eligible", "options", "queue", "resources", "restricted", "stranded", "tasks", "terms", "token")
+    __slots__ = ("at_most_once", "eligible", "options", "queue", "resources", "restricted", "stranded", "tasks", "terms", "token")
 
     def __init__(self, token: bytes, options: TaskOptions) -> None:
         self.token = token  #: what `SchedulerState.pools` knows it by
         self.options = options
         self.resources: dict[str, float] = options.resources or {}  #: amounts each of its tasks takes while it runs
         #: whether not every worker will do, or not at any time; see `placement.refresh_eligible`
+        self.at_most_once = options.at_most_once
         self.restricted = bool(options.workers or options.resources)
         #: of runs of its tasks, but for those that have terms of their own
         self.terms = (
@@ -357,6 +358,7 @@ class WorkerRecord:
 
     __slots__ = (
         "asked",
+        "changing",
         "events",
         "functions",
         "holds",
@@ -404,6 +406,7 @@ class WorkerRecord:
         self.latency = 0.001  #: seconds of a round trip
         self.window = 0.0  #: seconds of work it may have in all; see `placement.open_window`
         self.limit = 0  #: tasks it may have in all
+        self.changing = False  #: whether its executors are about to be replaced: it gets no task before that is done
         self.metrics: dict[str, Any] = {}  #: of its last heartbeat
         #: what it told of its memory: (seconds since 1970, kind, text)
         self.events: deque[tuple[float, str, str]] = deque(maxlen=EVENTS_KEPT)

@@ -25,7 +25,7 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import claims, families, recording, revoking, stealing, transitions
+from futurebroker.scheduler import claims, families, recording, revoking, stealing, stories, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
@@ -58,6 +58,8 @@ def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> N
         return
     if state.facts is not None:
         recording.reported(state, worker, report)
+    if state.operations.stream is not None:
+        stories.ended(state, task, report.duration, report.nbytes, report.type)
     if state.recent.active:
         state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, False, task.key)
     transitions.processing_memory(state, task, report)
@@ -70,10 +72,13 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
         return
     task.kind.observe(report.duration * 1e-6)
     task.kind.errors += 1
+    if state.operations.stream is not None:
+        stories.ended(state, task, report.duration, -1, report.failure.type)
     if state.recent.active:
         state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, True, task.key)
     if task.retried < task.pool.options.retries:
         task.retried += 1
+        state.note(task, f"raised {report.failure.type}, retry {task.retried}: {report.failure.message[:200]}", worker)
         families.end(state, task)
         transitions.pull_back(state, task, tell=False)
     else:
@@ -90,6 +95,7 @@ def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorD
 def count_death(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, kind: str, how: str) -> None:
     """An executor or worker was lost while it ran ``task``; after too many the task fails and says so."""
     task.deaths += 1
+    state.note(task, f"its executor or worker was lost while it ran: {how or kind}", worker)
     options = task.pool.options
     if how == TIME_LIMIT:
         message = f"task {task.key} ran longer than its time limit of {options.time_limit:g} s"

@@ -46,6 +46,7 @@ from futurebroker.scheduler.commands import (
     ClientSaid,
     Command,
     Event,
+    PassOn,
     Send,
     Tick,
     WorkerBeat,
@@ -55,13 +56,16 @@ from futurebroker.scheduler.commands import (
     WorkerSaid,
     WorkerSuspected,
 )
+from futurebroker.scheduler.errands import Errands
 from futurebroker.scheduler.health import Health
 from futurebroker.scheduler.machine import SchedulerMachine
 from futurebroker.scheduler.presence import Contact, Contacts, Rhythm
 from futurebroker.scheduler.state import Policy
+from futurebroker.secret import is_loopback
 from futurebroker.transport.base import Link, Queue, QueueKind
 from futurebroker.transport.opening import open_in_thread
 from futurebroker.types import Peer, Role
+from futurebroker.versions import versions
 
 logger = logging.getLogger("futurebroker.scheduler")
 
@@ -82,6 +86,8 @@ class SchedulerService:
         client_grace: seconds the futures of a client that is cut off are kept for it.
         heartbeat_interval: seconds between heartbeats of workers and clients while there is work.
         validate: check the machine's laws after every event; slow.
+        allow_run: whether operators may run code in this process.
+        operator_secret: what they have to know for that.
     """
 
     def __init__(
@@ -97,6 +103,8 @@ class SchedulerService:
         client_grace: float = 60.0,
         heartbeat_interval: float = 1.0,
         validate: bool = False,
+        allow_run: bool = False,
+        operator_secret: str | None = None,
     ) -> None:
         self.cluster = cluster
         self.machine = SchedulerMachine(policy)
@@ -104,6 +112,14 @@ class SchedulerService:
         self._broker_url = broker_url
         self._host = host
         self._port = port
+        is_local = is_loopback(broker_url or host)
+        self._errands = Errands(
+            self.machine.state,
+            lambda peer, message: self._endpoint.send_all(peer, [message]),
+            secret=operator_secret.encode() if operator_secret else None,
+            is_local=is_local,
+            allow_run=allow_run,
+        )
         self._suspect_grace = suspect_grace
         self._client_grace = client_grace
         self._rhythm = Rhythm(heartbeat_interval)
@@ -143,7 +159,7 @@ class SchedulerService:
         self._done = asyncio.Event()
         self.machine.state.clock_offset = time.time() - self._loop.time()
         await self._prepare()
-        self.machine.state.about = {**_introduce(), **self._about_storage()}
+        self.machine.state.about = {**_introduce(), **self._about_storage(), "moment": self._loop.time()}
         self.machine.state.rejected = self._endpoint.rejected
         if self._broker_url is None:
             self._broker = EmbeddedBroker(self._secret, self._host, self._port)
@@ -177,6 +193,7 @@ class SchedulerService:
             self._reconnecting.cancel()
             await asyncio.gather(self._reconnecting, return_exceptions=True)
         self._endpoint.close()
+        self._errands.close()
         if self._broker is not None:
             await self._broker.close()
         self._done.set()
@@ -240,6 +257,8 @@ class SchedulerService:
             together = []
             if type(command) is Send:
                 endpoint.send_lazily(command.peer, command.message)
+            elif type(command) is PassOn:
+                self._errands.take(command.peer, command.message)
             else:
                 self._forget(command.peer)
         endpoint.send_all(peer, together)
@@ -386,7 +405,7 @@ class SchedulerService:
         now = self._loop.time()
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
         self._rhythm.look(self.machine.state, now)
-        self.machine.state.about.update(self._health.look(now), time=time.time())
+        self.machine.state.about.update(self._health.look(now), time=time.time(), moment=now)
         if not self._endpoint.hears:
             # without the broker everybody is silent, which says nothing about them
             for contact in self._contacts.values():
@@ -448,4 +467,5 @@ def _introduce() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "time": time.time(),
+        "packages": versions(),
     }

@@ -13,6 +13,7 @@ from futurebroker.protocol.messages import DataWanted, Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.moments import Moments
+from futurebroker.scheduler.operations import Note, Operations
 from futurebroker.scheduler.recent import Recent
 from futurebroker.scheduler.records import (
     ORDER_BITS,
@@ -149,6 +150,8 @@ class SchedulerState:
         self.timers = Timers()
         #: what must survive and has not been taken by the journal; None without one
         self.facts: list[AnyFact] | None = None
+        #: tasks of which it has to be written that they were sent before they are
+        self.guarded: set[Key] = set()
         #: stands for workers of a former scheduler's time, while it isn't known which of them are still there
         self.nowhere: WorkerRecord | None = None
         #: who asked for data that the stand-in holds, and for which
@@ -157,6 +160,8 @@ class SchedulerState:
         self.replaying = False
         #: nothing is sent to workers yet, because some of them may run it already
         self.holding = False
+        #: for who looks after the cluster
+        self.operations = Operations()
         self.commands: list[Command] = []
         self.frees: dict[WorkerRecord, list[Key]] = {}
         self.calls: dict[int, PendingCall] = {}
@@ -303,6 +308,11 @@ class SchedulerState:
         task.state = finish
         if self.families and finish not in UNFINISHED and task.key in self.families:
             self.ended_parents.append((task, start, finish))
+
+    def note(self, task: TaskRecord, what: str, worker: WorkerRecord | None = None) -> None:
+        """Remember something unusual for `Client.story`."""
+        name = worker.name if worker is not None else ""
+        self.operations.notes.append(Note(self.now, task.key, what, name, task.attempt))
 
     def story(self, task: TaskRecord) -> str:
         """What is known of a task, for an error about it."""

@@ -260,6 +260,7 @@ def fail(state: SchedulerState, task: TaskRecord, failure: Failure, *, tell: boo
 def unfinished_erred(state: SchedulerState, task: TaskRecord, failure: Failure, *, tell: bool) -> None:
     """This task won't have a result; who wants it is told why."""
     _leave_unfinished(state, task, tell=tell)
+    state.note(task, f"failed: {failure.type} of {failure.key}: {failure.message[:200]}", task.worker)
     state.move(task, ERRED)
     task.failure = failure
     _free_inputs(state, task)
@@ -342,6 +343,7 @@ def processing_waiting(state: SchedulerState, task: TaskRecord, *, tell: bool) -
     assert worker is not None
     if tell:
         state.send(worker.worker_id, Drop(task.key, task.attempt))
+    state.note(task, "was taken back from its worker, and waits for another run", worker)
     _leave_worker(state, task)
     state.move(task, WAITING)
 
@@ -354,6 +356,7 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None, how
     Args:
         again: whether to compute it, when that was decided before.
     """
+    state.note(task, "its result was lost with the last worker that held it")
     memory_released(state, task)
     if task.function is None or task.pool.options.keep:
         recording.lost(state, task, again=False)

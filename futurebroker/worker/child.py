@@ -28,7 +28,7 @@ from futurebroker.inside import NO_TASK, Host, Place, current_task, noting_futur
 from futurebroker.logs import start_logging
 from futurebroker.protocol.messages import INLINE_LIMIT
 from futurebroker.protocol.serialize import Buffer, dump_frames, frames_size, layout, loads, loads_writable
-from futurebroker.worker import tasklink
+from futurebroker.worker import inspecting, standing, tasklink
 from futurebroker.worker.coroutines import CoroutineRunner
 from futurebroker.worker.failures import failure_of
 from futurebroker.worker.later import RunAgain, current_terms, say
@@ -46,12 +46,14 @@ from futurebroker.worker.packets import (
     Called,
     Control,
     LinkWanted,
+    Look,
     Ready,
     Rest,
     Result,
     Returning,
     ReturnRest,
     Saying,
+    Seen,
     Setup,
     Stop,
     Task,
@@ -62,6 +64,7 @@ from futurebroker.worker.packets import (
     encode_results,
     take_controls,
 )
+from futurebroker.worker.profiling import Profiler
 from futurebroker.worker.relaying import EXECUTOR_SECRET
 from futurebroker.worker.results import ResultWriter, trim
 from futurebroker.worker.seats import Seats, Slot
@@ -108,6 +111,7 @@ class Executor:
         crumbs = _map_crumbs(setup.crumbs, size) if setup.crumbs else bytearray(size)
         self._crumbs = memoryview(crumbs).cast(CRUMB)
         self._stopping = False
+        self._profiler = Profiler(self._seats, Executor._run.__code__)
 
     def run(self) -> None:
         """Run tasks in this thread and, for more than one slot, in others; returns when the data socket has closed."""
@@ -119,10 +123,14 @@ class Executor:
         listener = threading.Thread(target=self._listen, name="control", daemon=True)
         for thread in (*threads, listener):
             thread.start()
+        standing.begin(self._place, self._setup.store)
         tasklink.register(self._host.address, self._offer_link)
+        self._profiler.start()
         self._tell(Ready(os.getpid()))
         self._read(first)
         self._seats.close()
+        self._profiler.stop()
+        standing.end(self._place)
         self._host.close()
         tasklink.unregister(self._host.address)
         for thread in (*threads, *self._seats.threads):
@@ -136,6 +144,7 @@ class Executor:
     def _read(self, slot: Slot) -> None:
         say.set(self._say)
         receive, seats = self._data.recv, self._seats
+        slot.thread = threading.get_ident()
         while True:
             try:
                 data = receive(PACKET_BYTES)
@@ -239,6 +248,7 @@ class Executor:
 
     def _run(self, slot: Slot, task: Task, done: dict[int, bytes | ValueFile]) -> Result:
         self._crumbs[slot.number] = slot.task = task.number
+        slot.key = task.key
         if slot.made:
             slot.made = {}
         current_task.set((self._place, task.key, slot, task.number))
@@ -348,6 +358,8 @@ class Executor:
             self._return_rest()
         elif isinstance(record, Call):
             threading.Thread(target=self._call, args=(record,), name="call", daemon=True).start()
+        elif isinstance(record, Look):
+            self._tell(Seen(record.number, inspecting.look(record, self._seats, self._profiler)))
         elif isinstance(record, Trim):
             trim()
         elif isinstance(record, Stop):

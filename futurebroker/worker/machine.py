@@ -24,6 +24,7 @@ from futurebroker.worker.inventory import answer_from_stock
 from futurebroker.worker.memory import UNLIMITED, Memory, MemoryPlan
 from futurebroker.worker.packets import Result
 from futurebroker.worker.records import GONE, READY, SENT, WAITING, ExecutorRecord, TaskRecord
+from futurebroker.worker.retiring import Retiring
 
 
 class WorkerMachine(Attempts):
@@ -42,7 +43,8 @@ class WorkerMachine(Attempts):
         #: when `Tick` is due; None: never
         self.wake_at: float | None = None
         self._now = 0.0
-        self._calls = Calls(name, self._emit)
+        self._calls = Calls(name, self.executors, self._emit)
+        self._retiring = Retiring(self.executors, self.dispatcher)
         self._bounds = bounds.Bounds(self._emit)
         self.memory = Memory(plan, self.store, self.executors, self._emit, new_path, self._is_occupied)
         self._arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)))
@@ -57,6 +59,8 @@ class WorkerMachine(Attempts):
             self._dispatch()
         elif self.dispatcher.sent:
             self._rebalance()
+        if self._retiring:
+            out.extend(self._retiring.idle())
         self.memory.look(now)
         if self.store.doomed:
             out.extend(commands.Unlink(path) for path in self.store.doomed)
@@ -293,10 +297,11 @@ class WorkerMachine(Attempts):
 
     def _executor_ready(self, event: commands.ExecutorReady) -> None:
         self.executors[event.executor] = ExecutorRecord(event.executor, event.threads, self._now)
-        self._calls.executor_ready(event.executor)
+        self._calls.executor_ready(self.executors[event.executor])
 
     def _executor_ended(self, event: commands.ExecutorEnded) -> None:
-        executor = self.executors.pop(event.executor, None)
+        self._calls.executor_ended(event.executor, event.how)
+        executor = self.executors.pop(event.executor, None) or self._retiring.pop(event.executor)
         if executor is None:
             return
         for packet in list(executor.packets.values()):
@@ -316,10 +321,11 @@ class WorkerMachine(Attempts):
             self._end(task)
             if message is not None:
                 self._forget_dependents(task.key)
-        self._calls.executor_ended(event.executor, event.how)
 
     def _recalled(self, event: commands.Recalled) -> None:
-        executor = self.executors[event.executor]
+        executor = self.executors.get(event.executor) or self._retiring.get(event.executor)
+        if executor is None:
+            return
         # What is left it has read; asking again before it gets more would go on for ever.
         executor.unread = False
         for packet in [executor.packets[number] for number in event.packets if number in executor.packets]:
@@ -391,7 +397,12 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.AddFunction: lambda machine, m: machine._emit(commands.KeepFunction(m.digest, m.code)),
     messages.Kill: WorkerMachine._kill,
     messages.CallFunction: lambda machine, message: machine._calls.make(message, machine.staying()),
-    messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason)),
+    messages.CallExecutors: lambda machine, message: machine._calls.rounds.call(message),
+    messages.Inspect: lambda machine, message: machine._calls.rounds.look(message),
+    messages.RestartExecutors: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.Prepare: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.ParcelPart: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason, message.patience)),
     messages.DataWanted: lambda machine, message: machine._emit(answer(message, machine.store)),
     messages.DataPart: lambda machine, message: machine._arrivals.part(message, machine._now),
 }
@@ -408,6 +419,8 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
         absences.task_back(machine.dispatcher, event, machine._now)
     ),
     commands.CallEnded: lambda machine, event: machine._calls.ended(event),
+    commands.Inspected: lambda machine, event: machine._calls.rounds.inspected(event),
+    commands.Retire: lambda machine, event: machine._out.extend(machine._retiring.retire(event.executor)),
     commands.Probed: lambda machine, event: machine._arrivals.probed(event),
     commands.Taken: lambda machine, event: machine._arrivals.taken(event),
     commands.WriteFailed: WorkerMachine._write_failed,

@@ -209,6 +209,21 @@ class Called(Control, tag=12):
     failure: Failure | None = None
 
 
+class Look(Control, tag=30):
+    """To an executor: say what it sees; answered by Seen."""
+
+    number: int
+    topic: str
+    about: Any = None
+
+
+class Seen(Control, tag=31):
+    """From an executor: plain data, that anybody may open."""
+
+    number: int
+    view: Any = None
+
+
 class Saying(Control, tag=40):
     """From an executor: for the scheduler, as in `Said`."""
 
@@ -225,7 +240,7 @@ decode_packet = msgspec.msgpack.Decoder(Packet).decode
 decode_results = msgspec.msgpack.Decoder(list[Result] | str).decode
 _decode_control = msgspec.msgpack.Decoder(
     Setup | ReturnRest | Call | Stop | Trim | Ready | Rest | Called | Away | Returning | Saying
-    | LinkWanted | LinkOpened | LinkBody | LinkReturned | LinkBlocked | LinkSend
+    | LinkWanted | LinkOpened | LinkBody | LinkReturned | LinkBlocked | LinkSend | Look | Seen
 ).decode  # fmt: skip
 
 

@@ -39,6 +39,9 @@ SAMPLES: dict[str, Any] = {
     "metrics": {"cpu": 1.5}, "missing": [("k", "w1")], "name": "inc", "nbytes": 7, "number": 4, "offset": 8,
     "oldest": 5, "resumed": True,
     "parent": "p",
+    "answers": [(b"v", None), (None, _FAILURE)], "change": True, "channel": "c", "drop": "old", "keep": "new",
+    "environment": m.Parcel("e", "00ff", 9, b"s"), "frames": [b"a", b"b"], "patience": 2.5, "views": [{"a": 1}],
+    "outcomes": {"w1": [(b"v", None)]},
     "options": m.TaskOptions(("w1",), True, {"gpu": 1.0}, 2, -1), "order": 6, "path": "/p", "patient": True,
     "process": "boot 1 2 3", "worker": "w1",
     "protocol": 1, "python": "3.11", "reason": "because", "received": 11,
@@ -59,6 +62,8 @@ def full(kind: type[Any]) -> Any:
         values["inputs"] = ["k1", "k2"]
     elif kind is m.Inventory:
         values["held"] = [("k", 5, "/p")]
+    elif kind in (m.ParcelPart, m.ParcelWanted):
+        values["digest"] = "00ff"
     return kind(**values)
 
 
