@@ -320,7 +320,18 @@ class ReadyQueue:
 class Pool:
     """Tasks with the same restrictions: which workers may run them, and the ready ones in order."""
 
-    __slots__ = ("at_most_once", "eligible", "options", "queue", "resources", "restricted", "stranded", "tasks", "terms", "token")
+    __slots__ = (
+        "at_most_once",
+        "eligible",
+        "options",
+        "queue",
+        "resources",
+        "restricted",
+        "stranded",
+        "tasks",
+        "terms",
+        "token",
+    )
 
     def __init__(self, token: bytes, options: TaskOptions) -> None:
         self.token = token  #: what `SchedulerState.pools` knows it by
