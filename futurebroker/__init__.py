@@ -21,6 +21,7 @@ _HOMES = {
     "wait": "futurebroker.client.waiting",
     "progress": "futurebroker.client.progress",
     "fire_and_forget": "futurebroker.client.waiting",
+    "futures_of": "futurebroker.client.collections",
     "performance_report": "futurebroker.reporting",
     # coordination
     "Event": "futurebroker.client.coordination",
@@ -61,6 +62,7 @@ __all__ = [
     "__version__",
     "as_completed",
     "fire_and_forget",
+    "futures_of",
     "get_client",
     "get_worker",
     "local_client",

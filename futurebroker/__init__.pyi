@@ -2,6 +2,7 @@ from builtins import TimeoutError as TimeoutError
 
 from futurebroker.client.client import Client as Client
 from futurebroker.client.client import Executor as Executor
+from futurebroker.client.collections import futures_of as futures_of
 from futurebroker.client.coordination import Event as Event
 from futurebroker.client.coordination import Lock as Lock
 from futurebroker.client.coordination import Semaphore as Semaphore

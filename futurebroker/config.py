@@ -173,6 +173,10 @@ def _part(value: object) -> float:
     return part
 
 
+def _switch(value: object) -> bool | Literal["auto"]:
+    return "auto" if isinstance(value, str) and value.strip().lower() == "auto" else _boolean(value)
+
+
 def _show(value: object) -> str:
     return "not set" if value is None else str(value)
 
@@ -265,6 +269,12 @@ class Settings:
         "the database that keeps what must survive",
         "FUTUREBROKER_DATABASE_URL", "DATABASE_URL", show=_show_url,
     )  # fmt: skip
+    history: bool | Literal["auto"] = _setting(
+        _switch, "auto", "auto, true or false",
+        "keep what people look up later: tasks that ended, events; auto: yes, but for local clusters of a program",
+    )  # fmt: skip
+    history_age: float = _setting(parse_duration, 30 * 86400.0, _DURATION, "how long that is kept; 0 is for ever")
+    history_rows: int = _setting(_count, 10_000_000, "0 or more", "how many tasks and events are kept; 0 is all")
     host: str = _setting(_address, "127.0.0.1", "a host name or an IP address", "where the scheduler listens")
     port: int = _setting(_port, 8786, "0 (any free port) to 65535", "the port the scheduler listens on")
     connect_timeout: float = _setting(
@@ -415,6 +425,18 @@ def database_of(settings: Settings, environ: Mapping[str, str] | None = None) ->
     return f"sqlite:///{folder / f'{settings.cluster}-{place}.db'}"
 
 
+def history_of(settings: Settings) -> str:
+    """The URL of the history: the database's, or beside a SQLite file another, because each has only one writer."""
+    url = database_of(settings)
+    path, suffix, query = url.partition("?")
+    if not path.startswith("sqlite"):
+        return url
+    stem, dot, ending = path.rpartition(".")
+    if not dot or "/" in ending:
+        stem, ending = path, "db"
+    return f"{stem}-history.{ending}{suffix}{query}"
+
+
 def _user_folder(environ: Mapping[str, str], variable: str, usual: str) -> Path:
     # A relative path in such a variable is to be ignored, says the standard that names them.
     named = Path(environ.get(variable, ""))
@@ -482,9 +504,16 @@ def _parse(setting: Setting, raw: object, source: str) -> object:
         raise ConfigError(f"{setting.name}{shown} ({source}) cannot be used; it accepts {setting.accepts}") from None
 
 
-def scheduler_conduct(settings: Settings) -> dict[str, Any]:
-    """What the settings say of a scheduler's conduct, as orders that JSON can carry; `scheduler.main` takes them."""
+def scheduler_conduct(settings: Settings, *, history: bool = False) -> dict[str, Any]:
+    """What the settings say of a scheduler's conduct, as orders that JSON can carry; `scheduler.main` takes them.
+
+    Args:
+        history: whether a history is kept when the setting leaves that open.
+    """
+    wanted = history if settings.history == "auto" else settings.history
+    kept = {"url": history_of(settings), "keep_seconds": settings.history_age, "keep_rows": settings.history_rows}
     return {
+        "history": kept if wanted else None,
         "suspect_grace": settings.suspect_grace,
         "client_grace": settings.client_grace,
         "heartbeat_interval": settings.heartbeat_interval,

@@ -157,7 +157,7 @@ class ClusterProcesses:
             raise
 
     def remove(self, names: Sequence[str]) -> None:
-        leaving = [self._children.pop(name) for name in names]
+        leaving = [self._children.pop(name) for name in names if name in self._children]
         for child in leaving:
             child.order(DRAIN)
         deadline = time.monotonic() + DRAIN_TIMEOUT

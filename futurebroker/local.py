@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import html
 import itertools
+import math
 import os
 import secrets
 import threading
@@ -20,8 +21,9 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
+from futurebroker.adaptive import Adaptive
 from futurebroker.client.client import Client, Executor
-from futurebroker.config import load_settings, scheduler_conduct, storage_orders, worker_memory
+from futurebroker.config import load_settings, parse_duration, scheduler_conduct, storage_orders, worker_memory
 from futurebroker.exceptions import FuturebrokerError
 from futurebroker.launch import ClusterPlan, ClusterProcesses, LocalWorker, Machinery, cores
 
@@ -109,6 +111,7 @@ class LocalCluster:
         self._changing = threading.Lock()
         self._changed = threading.Condition()
         self._machinery: Machinery | None = None
+        self._adaptive: Adaptive | None = None
         if not asynchronous:
             self._start()
 
@@ -183,7 +186,47 @@ class LocalCluster:
 
     def scale(self, n: int) -> Any:
         """Have ``n`` workers: returns when new ones are connected, or superfluous ones have finished and left."""
-        return self._perform(self._scale, _at_least(0, "n", n))
+        return self._perform(self._scale_to, _at_least(0, "n", n))
+
+    def adapt(
+        self,
+        minimum: int = 0,
+        maximum: float = math.inf,
+        target_duration: float | str = 5.0,
+        interval: float | str = 1.0,
+        wait_count: int = 3,
+    ) -> Adaptive:
+        """Have as many workers as there is work for, until `scale` or `close` is called.
+
+        Workers that are not needed any more hand over what only they hold, and leave; none is killed.
+
+        Args:
+            minimum: workers there are at least, and ``maximum`` at most.
+            target_duration: in what time all that is submitted should be done: seconds, or ``"5s"``.
+            interval: the time between looks.
+            wait_count: looks in a row that must want fewer before one leaves.
+        """
+        adaptive = Adaptive(
+            lambda: Client(self, name="adaptive", set_as_default=False),
+            _Workers(self),
+            minimum=minimum,
+            maximum=maximum,
+            target_duration=parse_duration(target_duration),
+            interval=parse_duration(interval),
+            wait_count=wait_count,
+        )
+        self._stop_adapting()
+        self._adaptive = adaptive
+        return adaptive
+
+    def _stop_adapting(self) -> None:
+        adaptive, self._adaptive = self._adaptive, None
+        if adaptive is not None:
+            adaptive.stop()
+
+    def _scale_to(self, n: int) -> None:
+        self._stop_adapting()
+        self._scale(n)
 
     def wait_for_workers(self, n_workers: int = 1, timeout: float | None = None) -> Any:
         """Wait until ``n_workers`` run; TimeoutError after ``timeout`` seconds."""
@@ -260,11 +303,38 @@ class LocalCluster:
             if not self._changed.wait_for(lambda: len(self.workers) >= n_workers, timeout):
                 raise TimeoutError(f"{len(self.workers)} of {n_workers} workers run after {timeout:g} s")
 
+    def _remove(self, names: list[str]) -> None:
+        """These workers have left; their processes end."""
+        with self._changing:
+            if self._machinery is not None and self.status == "running":
+                self._machinery.remove(names)
+
     def _close(self) -> None:
+        self._stop_adapting()
         with self._changing:
             self.status = "closed"
             if self._machinery is not None:
                 self._ending()
+
+
+class _Workers:
+    """The workers of a local cluster, as `Adaptive` sees them."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._cluster = cluster
+        self.slots = cluster._plan.executors * cluster._plan.threads
+
+    def count(self, connected: int) -> int:
+        """See `adaptive.Target`."""
+        return len(self._cluster.workers)
+
+    def scale_up(self, n: int) -> None:
+        """See `adaptive.Target`."""
+        self._cluster._scale(n)
+
+    def left(self, names: list[str], n: int) -> None:
+        """See `adaptive.Target`."""
+        self._cluster._remove(names)
 
 
 def _end(machinery: Machinery, owner: int) -> None:

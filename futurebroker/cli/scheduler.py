@@ -64,7 +64,7 @@ def scheduler(
                 "host": settings.host,
                 "port": settings.port,
                 "storage": storage,
-                **scheduler_conduct(settings),
+                **scheduler_conduct(settings, history=True),
             }
         )
         for line in scheduler_lines(settings, service.url, storage):

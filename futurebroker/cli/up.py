@@ -89,7 +89,7 @@ def _plan(settings: Settings, secret: bytes) -> ClusterPlan:
         timeout=max(settings.connect_timeout, 30.0),
         log_level=settings.log_level,
         log_format=settings.log_format,
-        conduct={**scheduler_conduct(settings), "storage": storage_orders(settings)},
+        conduct={**scheduler_conduct(settings, history=True), "storage": storage_orders(settings)},
         web_host=settings.web_host,
         web_port=settings.web_port,
         database_url=settings.database_url,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from futurebroker.client.calls import FUNCTION_LIMIT, Terms, idempotent_key, task_options, worker_names
+from futurebroker.client.collections import Collections
 from futurebroker.client.dashboards import Dashboards
 from futurebroker.client.executor import ClientExecutor
 from futurebroker.client.futures import Future
@@ -23,7 +24,7 @@ from futurebroker.protocol.serialize import dumps, name_of
 from futurebroker.types import Key
 
 
-class Client(Inquiries, Insight, Tending, Dashboards):
+class Client(Collections, Inquiries, Insight, Tending, Dashboards):
     """A program's connection to a cluster: it submits calls and holds their futures.
 
     Without an address it starts a `LocalCluster`, unless a broker is set in the environment or the settings file, and

@@ -6,11 +6,12 @@ import asyncio
 import copy
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from futurebroker.client import fetching
-from futurebroker.client.futures import CANCELLED, Home, KeyState
+from futurebroker.client.futures import CANCELLED, Future, Home, KeyState
 from futurebroker.client.ledger import Ledger
 from futurebroker.client.outbox import Outbox
 from futurebroker.client.replies import Replies, introduce
@@ -80,6 +81,8 @@ class Connection(Ledger):
         #: by channel, who takes the frames that come on it, on the I/O thread
         self.channels: dict[str, Callable[[list[bytes]], None]] = {}
         self.routes: dict[int, Callable[[DataPart], None]] = {}
+        #: futures of dask keys, as long as anybody holds them
+        self.computed: weakref.WeakValueDictionary[Any, Future[Any]] = weakref.WeakValueDictionary()
         #: leases that this client holds, by the name of what they are of, with the most that there may be
         self.leases: dict[str, tuple[int, dict[str, None]]] = {}
         #: seconds between a heartbeat and its answer, as of the last one

@@ -16,6 +16,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, cast
 
+from futurebroker.client import daskdefault
 from futurebroker.client.connection import Connection
 from futurebroker.client.futures import INSIDE, Keeper, KeyState, find_keeper
 from futurebroker.client.gathering import only_futures_in
@@ -124,6 +125,7 @@ class ClientCore:
         atexit.register(self._at_exit)
         if self._set_as_default:
             _defaults.append(weakref.ref(self))
+            daskdefault.become(self)
         return self
 
     def _start_cluster(self) -> Cluster:
@@ -165,6 +167,7 @@ class ClientCore:
         self.status = "closed"
         atexit.unregister(self._at_exit)
         _defaults[:] = [other for other in _defaults if other() is not None and other() is not self]
+        daskdefault.step_down(self)
         connection, submitter = self._live
         await connection.close(blocking)
         submitter.data.close()

@@ -94,11 +94,7 @@ class DataSender:
     def move(self, what: str, frames: list[Buffer], size: int) -> Future[Any]:
         """A future of a large argument, the same one as long as the same bytes are in use."""
         digest = digest_of(frames)
-        future: Future[Any] | None = self._moved.get(digest)
-        if future is None or future.cancelled() or future.status == ERROR:
-            key = self._new_key("data")
-            future = run_blocking(self._put(key, frames, size, (), False, True))
-            self._moved[digest] = future
+        future = self.keep(frames, size, digest)
         if len(self._repeats) > REMEMBERED:
             self._repeats.clear()
         self._repeats[what, digest] += 1
@@ -109,6 +105,16 @@ class DataSender:
                 "use client.scatter(...) and pass the future it returns",
                 stacklevel=_user_level(),
             )
+        return future
+
+    def keep(self, frames: list[Buffer], size: int, digest: bytes | None = None) -> Future[Any]:
+        """As `move`, of data that needs no explanation when it comes again."""
+        digest = digest or digest_of(frames)
+        future: Future[Any] | None = self._moved.get(digest)
+        if future is None or future.cancelled() or future.status == ERROR:
+            key = self._new_key("data")
+            future = run_blocking(self._put(key, frames, size, (), False, True))
+            self._moved[digest] = future
         return future
 
     def shared(self, what: str, value: Any, limit: int) -> Any:

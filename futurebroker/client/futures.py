@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from importlib import import_module
 from types import TracebackType
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -193,6 +193,12 @@ class Future(Generic[T]):
     """
 
     __slots__ = ("__weakref__", "_held", "_state")
+
+    #: tells dask that this stands for a result, wherever it is found in a graph
+    __dask_future__: ClassVar[bool] = True
+
+    def __dask_tokenize__(self) -> tuple[str, Key]:
+        return type(self).__name__, self._state.key
 
     def __init__(self, state: KeyState) -> None:
         self._state = state

@@ -32,6 +32,7 @@ from futurebroker.scheduler import (
     terms,
     transitions,
 )
+from futurebroker.scheduler.comings import NOTED
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
@@ -69,6 +70,8 @@ class SchedulerMachine:
         """Apply ``event``, which happened at monotonic time ``now``; returns what is to be done, in order."""
         state = self.state
         state.now = now
+        if state.chronicle is not None and type(event) in NOTED:
+            NOTED[type(event)](state, event)
         _APPLY[type(event)](state, event)
         if now >= state.timers.due:
             state.timers.run_due(now)
@@ -119,6 +122,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
             function.users.pop(client, None)
             state.drop_function_if_unused(function)
     state.calls = {number: call for number, call in state.calls.items() if call.client != event.client}
+    families.client_gone(state, client)
     leases.client_gone(state, event.client)
     mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
@@ -286,6 +290,7 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
 _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None]] = {
     m.AddFunction: intake.add_function,
     m.Submit: intake.submit,
+    m.EndGraph: intake.end_graph,
     m.Release: intake.release,
     m.Want: intake.want_keys,
     m.Cancel: intake.cancel,

@@ -72,6 +72,7 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
         return
     task.kind.observe(report.duration * 1e-6)
     task.kind.errors += 1
+    chronicle = state.chronicle
     if state.operations.stream is not None:
         stories.ended(state, task, report.duration, -1, report.failure.type)
     if state.recent.active:
@@ -79,10 +80,17 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
     if task.retried < task.pool.options.retries:
         task.retried += 1
         state.note(task, f"raised {report.failure.type}, retry {task.retried}: {report.failure.message[:200]}", worker)
+        if chronicle is not None:
+            text = f"{report.failure.type}: {report.failure.message}"
+            chronicle.note(state.now, "task-retried", worker=worker.name, key=task.key, text=text)
         families.end(state, task)
         transitions.pull_back(state, task, tell=False)
-    else:
-        transitions.fail(state, task, report.failure, tell=False)
+        return
+    if chronicle is not None:
+        chronicle.erring(report)
+    transitions.fail(state, task, report.failure, tell=False)
+    if chronicle is not None:
+        chronicle.erring(None)
 
 
 def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorDied) -> None:
@@ -95,6 +103,9 @@ def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorD
 def count_death(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, kind: str, how: str) -> None:
     """An executor or worker was lost while it ran ``task``; after too many the task fails and says so."""
     task.deaths += 1
+    if state.chronicle is not None:
+        event = "worker-lost-with-task" if kind == "WorkerLostError" else "executor-died"
+        state.chronicle.note(state.now, event, worker=worker.name, key=task.key, text=how)
     state.note(task, f"its executor or worker was lost while it ran: {how or kind}", worker)
     options = task.pool.options
     if how == TIME_LIMIT:

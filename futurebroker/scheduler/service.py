@@ -14,6 +14,7 @@ import socket
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 from math import inf
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from futurebroker import __version__
 from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
 from futurebroker.processes import has_ended
 from futurebroker.protocol.endpoint import Endpoint
+from futurebroker.protocol.history import HistoryOrders
 from futurebroker.protocol.member import OPEN_TIMEOUT, RECONNECT_MAX, SCHEDULER
 from futurebroker.protocol.messages import (
     PROTOCOL,
@@ -58,6 +60,7 @@ from futurebroker.scheduler.commands import (
 )
 from futurebroker.scheduler.errands import Errands
 from futurebroker.scheduler.health import Health
+from futurebroker.scheduler.historian import Historian
 from futurebroker.scheduler.machine import SchedulerMachine
 from futurebroker.scheduler.presence import Contact, Contacts, Rhythm
 from futurebroker.scheduler.state import Policy
@@ -86,6 +89,7 @@ class SchedulerService:
         client_grace: seconds the futures of a client that is cut off are kept for it.
         heartbeat_interval: seconds between heartbeats of workers and clients while there is work.
         validate: check the machine's laws after every event; slow.
+        history: where and how long a history is kept: ``url``, ``keep_seconds`` and ``keep_rows``; None keeps none.
         allow_run: whether operators may run code in this process.
         operator_secret: what they have to know for that.
     """
@@ -103,6 +107,7 @@ class SchedulerService:
         client_grace: float = 60.0,
         heartbeat_interval: float = 1.0,
         validate: bool = False,
+        history: Mapping[str, Any] | None = None,
         allow_run: bool = False,
         operator_secret: str | None = None,
     ) -> None:
@@ -124,6 +129,8 @@ class SchedulerService:
         self._client_grace = client_grace
         self._rhythm = Rhythm(heartbeat_interval)
         self._validate = validate
+        self._history = history
+        self._historian: Historian | None = None
         self._me = Peer(Role.SCHEDULER, SCHEDULER, uuid.uuid4().hex[:12])
         self._queues = [
             Queue(command_queue(cluster), QueueKind.COMMAND),
@@ -167,6 +174,12 @@ class SchedulerService:
             self._endpoint.attach(self._broker.local_link(self._queues))
         else:
             self._endpoint.attach(await self._open(self._broker_url))
+        if self._history is not None:
+            orders = HistoryOrders(
+                **self._history, cluster=self.cluster, host=socket.gethostname(), version=__version__,
+                started_at=time.time(),
+            )  # fmt: skip
+            self._historian = Historian(self.machine.state, self._loop, orders)
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
 
     async def _prepare(self) -> None:
@@ -196,6 +209,8 @@ class SchedulerService:
         self._errands.close()
         if self._broker is not None:
             await self._broker.close()
+        if self._historian is not None:
+            await self._historian.close()
         self._done.set()
 
     async def _open(self, url: str) -> Link:
@@ -404,6 +419,8 @@ class SchedulerService:
         """Suspect who is silent, and give up who stays suspected."""
         now = self._loop.time()
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
+        if self._historian is not None:
+            self._historian.look()
         self._rhythm.look(self.machine.state, now)
         self.machine.state.about.update(self._health.look(now), time=time.time(), moment=now)
         if not self._endpoint.hears:

@@ -11,6 +11,7 @@ from futurebroker.exceptions import InvalidTransition
 from futurebroker.protocol.facts import AnyFact
 from futurebroker.protocol.messages import DataWanted, Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
+from futurebroker.scheduler.chronicle import Chronicle
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.moments import Moments
 from futurebroker.scheduler.operations import Note, Operations
@@ -149,6 +150,8 @@ class SchedulerState:
         self.claims_timer: Timer | None = None
         #: what is to happen at a later time
         self.timers = Timers()
+        #: notes what people will look up; None without a history
+        self.chronicle: Chronicle | None = None
         #: what must survive and has not been taken by the journal; None without one
         self.facts: list[AnyFact] | None = None
         #: tasks of which it has to be written that they were sent before they are

@@ -291,6 +291,7 @@ def adaptive_target(state: SchedulerState, about: dict[str, Any]) -> dict[str, A
     duration = max(float(about.get("target_duration") or 5.0), 0.001)
     workers = list(state.workers.values())
     slots = max(1, round(sum(worker.slots for worker in workers) / len(workers))) if workers else 1
+    slots = int(about.get("slots") or slots)
     work, tasks, stranded = 0.0, 0, 0
     for kind in state.kinds.values():
         count = sum(count for one, count in kind.counts.items() if one in UNFINISHED)
@@ -304,7 +305,12 @@ def adaptive_target(state: SchedulerState, about: dict[str, Any]) -> dict[str, A
     if not target and any(worker.holds for worker in workers):
         target = 1
     surplus = [worker for worker in leavers(state, len(workers)) if not worker.processing]
-    return {"target": target, "workers": len(workers), "tasks": tasks, "idle": [worker.name for worker in surplus]}
+    return {
+        "target": target,
+        "tasks": tasks,
+        "names": [worker.name for worker in workers],
+        "idle": [worker.name for worker in surplus],
+    }
 
 
 #: see `requests.QUESTIONS` and `requests.REQUESTS`

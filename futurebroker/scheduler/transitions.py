@@ -150,6 +150,8 @@ def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished)
     """The task's result is there: tell who wants it, let dependents go on, release inputs nobody needs any more."""
     worker = task.worker
     assert worker is not None
+    if state.chronicle is not None:
+        state.chronicle.finished(state.now, task, worker, report)
     _leave_worker(state, task)
     task.kind.observe(report.duration * 1e-6)
     state.move(task, MEMORY)
@@ -261,6 +263,8 @@ def fail(state: SchedulerState, task: TaskRecord, failure: Failure, *, tell: boo
 
 def unfinished_erred(state: SchedulerState, task: TaskRecord, failure: Failure, *, tell: bool) -> None:
     """This task won't have a result; who wants it is told why."""
+    if state.chronicle is not None:
+        state.chronicle.failed(state.now, task, failure)
     _leave_unfinished(state, task, tell=tell)
     state.note(task, f"failed: {failure.type} of {failure.key}: {failure.message[:200]}", task.worker)
     state.move(task, ERRED)
@@ -443,6 +447,8 @@ def settle(state: SchedulerState) -> None:
 
 def unfinished_released(state: SchedulerState, task: TaskRecord) -> None:
     """Nobody needs the result any more: don't run the task."""
+    if state.chronicle is not None and task.function is not None:
+        state.chronicle.cancelled(state.now, task)
     _leave_unfinished(state, task, tell=True)
     state.move(task, RELEASED)
     _free_inputs(state, task)

@@ -18,8 +18,9 @@ import socket
 import sys
 import threading
 from contextvars import copy_context
+from importlib import import_module
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, time_ns
 from types import CoroutineType, FrameType
 from typing import Any
 
@@ -81,6 +82,8 @@ _PLAIN = frozenset({int, float, bool, complex, type(None)})
 _TEXT = frozenset({str, bytes})
 
 
+#: module that has dask compute by the clients of tasks; loaded by name, because clients are none of a worker's business
+DASK = "futurebroker.client.daskdefault"
 #: numbers executors of this process, which with ``processes=False`` may be several
 _numbers = itertools.count(1)
 
@@ -175,12 +178,16 @@ class Executor:
         done: dict[int, bytes | ValueFile] = {}
         unsent = 0
         before = since = slot.measured = perf_counter_ns()
+        epoch = time_ns() - before
         while True:
             try:
                 task = todo.popleft()
             except IndexError:  # all are run, or were handed back just now
                 break
+            slot.started = 0
             result = run(slot, task, done)
+            if slot.started:
+                result.started = (slot.started + epoch) // 1000
             end = slot.measured
             if end == before:
                 end = slot.measured = perf_counter_ns()
@@ -266,7 +273,7 @@ class Executor:
         if task.terms is not None:
             current_terms.set((task.key, task.terms))
         call = copy_context().run
-        start = perf_counter_ns()
+        start = slot.started = perf_counter_ns()
         try:
             value = call(function, *args, **keywords) if keywords else call(function, *args)
             kind = type(value)
@@ -482,6 +489,7 @@ def main() -> None:
     sys.path.extend(entry for entry in places if entry not in sys.path)
     if setup.log_level:
         start_logging(setup.log_level, setup.log_format, fields=lambda: _log_fields(setup.worker))
+    import_module(DASK).serve_tasks()
     # What is imported by now stays: the user's collections needn't walk it.
     gc.freeze()
     Executor(data, control, setup, owns_process=True).run()

@@ -227,12 +227,13 @@ class WorkerMachine(Attempts):
         for result, task in zip(event.results, self.dispatcher.take_reported(event.results)):
             value = result.value
             if task is None or value is None or task.inputs or task.dropped or task.silent or result.futures:
-                self._reported_otherwise(task, result)
+                self._reported_otherwise(task, result, event.executor)
                 continue
             # The usual end, in as few steps as it takes.
             key, attempt, nbytes = task.key, task.attempt, result.nbytes
             del tasks[key]
-            out.append(Finished(key, attempt, nbytes, result.duration, value, "", result.type))
+            started = result.started
+            out.append(Finished(key, attempt, nbytes, result.duration, value, "", result.type, started, event.executor))
             if key in dependents:
                 self._hold(key, StoredValue(nbytes, value, "", attempt))
             else:
@@ -246,7 +247,7 @@ class WorkerMachine(Attempts):
         if count:
             costs.observe(function, cost / count, count)
 
-    def _reported_otherwise(self, task: TaskRecord | None, result: Result) -> None:
+    def _reported_otherwise(self, task: TaskRecord | None, result: Result, executor: int) -> None:
         """A result of a task with inputs, one that isn't wanted, one in a file, or none."""
         if task is None or task.silent:
             if task is not None and self.orphans.discard(task) and (result.value is not None or result.path):
@@ -257,11 +258,11 @@ class WorkerMachine(Attempts):
                 self._end(task)
         elif result.value is not None or result.path:
             self.dispatcher.costs.observe(task.function, result.cost)
-            self._finished(task, result)
+            self._finished(task, result, executor)
         else:
-            self._not_finished(task, result)
+            self._not_finished(task, result, executor)
 
-    def _finished(self, task: TaskRecord, result: Result) -> None:
+    def _finished(self, task: TaskRecord, result: Result, executor: int) -> None:
         self._end(task)
         if task.dropped:
             if result.path:
@@ -270,10 +271,13 @@ class WorkerMachine(Attempts):
         key, nbytes, value, path = task.key, result.nbytes, result.value, result.path
         if result.futures:
             self._out.append(messages.ResultHolds(key, task.attempt, result.futures))
-        self._out.append(Finished(key, task.attempt, nbytes, result.duration, value, path, result.type))
+        started = result.started
+        self._out.append(
+            Finished(key, task.attempt, nbytes, result.duration, value, path, result.type, started, executor)
+        )
         self._hold(key, StoredValue(nbytes, value, path, task.attempt))
 
-    def _not_finished(self, task: TaskRecord, result: Result) -> None:
+    def _not_finished(self, task: TaskRecord, result: Result, executor: int) -> None:
         if result.not_run:
             self._return(task)
             return
@@ -288,7 +292,8 @@ class WorkerMachine(Attempts):
             else:
                 assert result.failure is not None
                 self.dispatcher.costs.observe(task.function, result.cost)
-                self._out.append(messages.Erred(task.key, task.attempt, result.failure, result.duration))
+                failure, duration, started = result.failure, result.duration, result.started
+                self._out.append(messages.Erred(task.key, task.attempt, failure, duration, started, executor))
         self._end(task)
         if not task.dropped:  # else that was done, and a newer attempt may have others waiting for it
             self._forget_dependents(task.key)

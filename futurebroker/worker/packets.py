@@ -90,6 +90,7 @@ class Result(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     again: Again | None = None
     not_run: bool = False  #: an earlier task of the packet, whose result it needs, has none
     futures: list[Key] | None = None  #: keys of futures inside the value
+    started: int = 0  #: microseconds since 1970 when user code began; 0 if it didn't
 
 
 class Control(msgspec.Struct, array_like=True, tag_field="tag"):

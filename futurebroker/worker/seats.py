@@ -33,6 +33,7 @@ class Slot:
         "key",
         "made",
         "measured",
+        "started",
         "number",
         "results",
         "seats",
@@ -47,6 +48,7 @@ class Slot:
         self.seats = seats
         self.number = number  #: of its breadcrumb
         self.task = 0  #: number of the task it runs, or ran last
+        self.started = 0  #: when its task began in user code, by the same clock as below; 0 if it didn't
         self.key: Key = ""  #: of that task
         self.thread = 0  #: which thread it is, for who looks at what runs
         self.measured = 0  #: nanoseconds at which the time of the last task ended

@@ -18,6 +18,7 @@ from futurebroker.protocol.messages.from_client import (
     Ask,
     Cancel,
     Detach,
+    EndGraph,
     PutFile,
     PutPart,
     PutValue,
@@ -133,6 +134,7 @@ __all__ = [
     "Detach",
     "DetachedEnded",
     "Drop",
+    "EndGraph",
     "Erred",
     "ExecutorDied",
     "ExecutorsAnswered",
@@ -212,8 +214,8 @@ __all__ = [
 ]
 
 FromClient = (
-    AddFunction | Submit | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask | RunOnWorkers
-    | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    AddFunction | Submit | EndGraph | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask
+    | RunOnWorkers | DataWanted | DataPart | Hello | Heartbeat | Goodbye
     | RunOnExecutors | RunOnScheduler | ParcelPart | ToPeer
     | OnFailure | Await
 )  # fmt: skip

@@ -27,6 +27,15 @@ class Submit(Message, tag=11):
     options: TaskOptions | None = None
     parent: Key = ""  #: the task that makes these calls; they end with it if it is cancelled
     conditions: list[Conditions | None] | None = None  #: one a call; None when no call has any
+    graph: str = ""  #: the client wants none of them for itself, but the whole graph of this name, until EndGraph
+
+
+class EndGraph(Message, tag=173):
+    """All calls of a graph were submitted: the client wants these keys, and else nothing for itself."""
+
+    graph: str
+    keys: list[Key]
+    parent: Key = ""  #: as in Submit
 
 
 class Release(Message, tag=12):
