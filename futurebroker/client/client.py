@@ -11,6 +11,7 @@ from futurebroker.client.dashboards import Dashboards
 from futurebroker.client.executor import ClientExecutor
 from futurebroker.client.futures import Future
 from futurebroker.client.gathering import gather
+from futurebroker.client.holdings import Holdings
 from futurebroker.client.inquiries import Inquiries
 from futurebroker.client.insight import Insight
 from futurebroker.client.options import Options
@@ -24,7 +25,7 @@ from futurebroker.protocol.serialize import dumps, name_of
 from futurebroker.types import Key
 
 
-class Client(Collections, Inquiries, Insight, Tending, Dashboards):
+class Client(Collections, Inquiries, Insight, Tending, Holdings, Dashboards):
     """A program's connection to a cluster: it submits calls and holds their futures.
 
     Without an address it starts a `LocalCluster`, unless a broker is set in the environment or the settings file, and

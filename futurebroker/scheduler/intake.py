@@ -358,9 +358,10 @@ def put_file(state: SchedulerState, client: ClientRecord, message: PutFile) -> N
     task = _new_data(state, client, message)
     if task is None:
         return
-    worker = _storing_worker(state, task.pool)
+    worker = state.workers.get(message.worker) if message.worker else _storing_worker(state, task.pool)
     if worker is None:
-        _refuse_data(state, task, "no worker is connected that could hold it")
+        reason = "the worker it was sent to is gone" if message.worker else "no worker is connected that could hold it"
+        _refuse_data(state, task, reason)
         return
     recording.said_data(state, client, message, kept=False)
     transitions.store_on(state, task, worker)

@@ -14,6 +14,7 @@ from futurebroker.protocol import messages as m
 from futurebroker.scheduler import (
     claims,
     continuing,
+    copying,
     dispatch,
     families,
     intake,
@@ -221,6 +222,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     reports.worker_leaves_calls(state, worker)
     tending.worker_lost(state, worker)
     relay.holder_lost(state, worker)
+    copying.taker_lost(state, worker)
     claims.claimant_lost(state, worker)
     for other in state.workers.values():
         if other.status is WorkerStatus.CLOSING:
@@ -270,6 +272,7 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
     if worker is None:
         return
     worker.metrics = event.metrics
+    placement.measure_bandwidth(state, worker, event.metrics.get("bandwidth"))
     if event.round_trip is not None:
         trip = min(event.round_trip, LATENCY_MAX)
         worker.latency += LATENCY_NEWEST * (trip - worker.latency)

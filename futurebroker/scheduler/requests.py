@@ -10,6 +10,7 @@ from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
 from futurebroker.scheduler import (
+    copying,
     families,
     leases,
     mailboxes,
@@ -28,6 +29,7 @@ QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **observe.TOPICS,
     **revoking.TOPICS,
     **viewing.TOPICS,
+    **copying.QUESTIONS,
     **families.QUESTIONS,
     **stories.QUESTIONS,
     **tending.QUESTIONS,
@@ -38,6 +40,7 @@ QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
 #: topic -> what takes the request up; it sends the Answer itself, now or after a later event
 REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "wait_for_workers": observe.wait_for_workers,
+    **copying.REQUESTS,
     **rounds.REQUESTS,
     **tending.REQUESTS,
     **leases.REQUESTS,

@@ -21,6 +21,7 @@ from futurebroker.scheduler.records import (
     ORDER_MASK,
     PRIORITY_MAX,
     ClientRecord,
+    Copying,
     FunctionRecord,
     Kind,
     Pool,
@@ -136,6 +137,10 @@ class SchedulerState:
         self.shared = Shared()
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
+        #: (key, worker that is to have a copy) -> who asked for that
+        self.copying: dict[tuple[Key, WorkerId], list[Copying]] = {}
+        #: bytes a second between hosts, as measured by workers lately
+        self.bandwidth = policy.bandwidth
         #: new tasks that are to be computed before this event ends
         self.begun: list[TaskRecord] = []
         #: scattered data on its way to one worker, to be copied to all others from there
