@@ -22,10 +22,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from futurebroker.adaptive import Adaptive
+from futurebroker.amounts import parse_duration, show_bytes
 from futurebroker.client.client import Client, Executor
-from futurebroker.config import load_settings, parse_duration, scheduler_conduct, worker_memory
+from futurebroker.config import load_settings, scheduler_conduct, storage_orders
 from futurebroker.exceptions import FuturebrokerError
 from futurebroker.launch import ClusterPlan, ClusterProcesses, LocalWorker, Machinery, cores
+from futurebroker.orders import worker_data
+from futurebroker.worker.limits import resolve_limit
 
 __all__ = ["Client", "Executor", "LocalCluster", "LocalWorker"]
 
@@ -47,6 +50,8 @@ class LocalCluster:
         memory_limit: of each worker with its executors and results: bytes, ``"4GB"``, a part of the machine's memory
             like ``0.5``, ``"auto"`` (an equal share of it, the default), or ``"none"``. Near it results go to disk.
         local_folder: where results that go to disk are kept; by default where temporary files are.
+        journal: what survives the end of the scheduler: ``"none"``, or ``"process"`` and ``"full"`` as of
+            `futurebroker scheduler --journal`, in the database at ``database_url`` or a file.
         silence_logs: False shows what scheduler and workers log from INFO on, a level's name from that level on.
         allow_run_on_scheduler: let `Client.run_on_scheduler`, scheduler plugins and an IPython kernel run code in the
             scheduler's process.
@@ -66,6 +71,8 @@ class LocalCluster:
         host: str = "127.0.0.1",
         port: int = 0,
         silence_logs: bool | str = True,
+        journal: str = "none",
+        database_url: str | None = None,
         allow_run_on_scheduler: bool | None = None,
         asynchronous: bool = False,
         timeout: float = 30.0,
@@ -76,6 +83,8 @@ class LocalCluster:
             memory_limit=memory_limit,
             local_folder=local_folder,
             cluster=name,
+            journal=journal,
+            database_url=database_url,
             allow_run_on_scheduler=allow_run_on_scheduler,
         )
         count = _at_least(0, "n_workers", 1 if n_workers is None else n_workers)
@@ -86,13 +95,12 @@ class LocalCluster:
             port,
             settings.executors or max(1, cores() // max(1, count)),
             settings.nthreads,
-            worker_memory(settings, 1 / max(1, count)),
+            worker_data(settings, 1 / max(1, count)),
             timeout,
             silence_logs if isinstance(silence_logs, str) else "warning" if silence_logs else "info",
-            scheduler_conduct(settings),
+            {**scheduler_conduct(settings), "storage": storage_orders(settings)},
             web_host=settings.web_host,
             web_port=settings.web_port,
-            database_url=settings.database_url,
         )
         self.asynchronous = asynchronous
         self.processes = processes
@@ -140,8 +148,14 @@ class LocalCluster:
         where = self.scheduler_address or self.status
         plan = self._plan
         return (
-            f"<LocalCluster {where!r}: workers={len(self.workers)} executors={plan.executors} threads={plan.threads}>"
+            f"<LocalCluster {where!r}: workers={len(self.workers)} executors={plan.executors} threads={plan.threads} "
+            f"memory={self._memory_limit()}>"
         )
+
+    def _memory_limit(self) -> str:
+        memory = self._plan.memory
+        limit = resolve_limit(memory["memory_limit"], memory["memory_share"]).nbytes
+        return show_bytes(limit) if limit else "unlimited"
 
     def _repr_html_(self) -> str:
         rows = {
@@ -149,6 +163,7 @@ class LocalCluster:
             "workers": len(self.workers),
             "executors per worker": self._plan.executors,
             "threads per executor": self._plan.threads,
+            "memory limit per worker": self._memory_limit(),
             "processes": "yes" if self.processes else "no",
         }
         cells = "".join(f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows.items())

@@ -7,9 +7,10 @@ import signal
 import click
 
 from futurebroker.adaptive import Adaptive, Command
+from futurebroker.amounts import parse_duration
 from futurebroker.cli.serving import log_options, start_logging, with_options
 from futurebroker.client.client import Client
-from futurebroker.config import load_settings, parse_duration
+from futurebroker.config import load_settings
 from futurebroker.exceptions import ConfigError
 from futurebroker.secret import find_secret
 

@@ -16,7 +16,10 @@ from futurebroker.client.ledger import Ledger
 from futurebroker.client.outbox import Outbox
 from futurebroker.client.replies import Replies, introduce
 from futurebroker.client.threads import LoopThread
+from futurebroker.client.waiters import Countdown
 from futurebroker.config import hide_password
+from futurebroker.data.pool import Pool
+from futurebroker.data.ways import WAYS, credentials_of
 from futurebroker.exceptions import (
     CancelledError,
     ClientClosedError,
@@ -55,6 +58,7 @@ class Connection(Ledger):
         origin: where the secret comes from, for the error when it isn't the scheduler's.
         loop: run on this loop of a cluster in the same process instead of in a thread of our own.
         about: what else to tell the scheduler of this program.
+        transfer: how data may move; see `futurebroker.orders.data_transfer`.
         patience: seconds that `submit` may block because the scheduler takes no more.
     """
 
@@ -71,6 +75,7 @@ class Connection(Ledger):
         origin: str = "",
         loop: asyncio.AbstractEventLoop | None = None,
         about: dict[str, Any] | None = None,
+        transfer: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(name, patience)
         self.name = name
@@ -80,7 +85,15 @@ class Connection(Ledger):
         self.secret = secret
         #: by channel, who takes the frames that come on it, on the I/O thread
         self.channels: dict[str, Callable[[list[bytes]], None]] = {}
+        #: by channel, what stands for a kernel on this machine
+        self.ends: dict[str, Any] = {}
         self.routes: dict[int, Callable[[DataPart], None]] = {}
+        #: by which data may move; see `futurebroker.data.ways`
+        self.ways: frozenset[str] = frozenset((transfer or {}).get("ways", WAYS))
+        #: keys that are being fetched, and who waits for that; see `fetching`
+        self.underway: dict[Key, list[Countdown]] = {}
+        self._credentials = credentials_of(transfer or {}, secret, cluster)
+        self._pool: Pool | None = None
         #: futures of dask keys, as long as anybody holds them
         self.computed: weakref.WeakValueDictionary[Any, Future[Any]] = weakref.WeakValueDictionary()
         #: leases that this client holds, by the name of what they are of, with the most that there may be
@@ -136,11 +149,23 @@ class Connection(Ledger):
         else:
             await self._io.run_async(self._close())
         self.fail(CancelledError("the client was closed"))
+        for end in self.ends.values():
+            end.close()
         self._io.stop()
         self.callbacks.stop()
         self.part()
 
+    @property
+    def pool(self) -> Pool:
+        """Direct connections to workers."""
+        with self.lock:
+            if self._pool is None:
+                self._pool = Pool(self._credentials)
+            return self._pool
+
     async def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
         if self._beating is not None:
             self._beating.cancel()
         self.outbox.stop()

@@ -25,6 +25,7 @@ from futurebroker.client.waiters import run_blocking
 from futurebroker.config import Settings, hide_password, load_settings
 from futurebroker.exceptions import ClientClosedError
 from futurebroker.inside import current_task
+from futurebroker.orders import data_transfer
 from futurebroker.secret import find_secret, normalize_address, secret_origin
 
 _current: ContextVar[ClientCore | None] = ContextVar("futurebroker_client", default=None)
@@ -155,6 +156,7 @@ class ClientCore:
             heartbeat=settings.heartbeat_interval,
             loop=loop,
             about=self._about,
+            transfer=data_transfer(settings),
         )
 
     def close(self) -> Any:
@@ -249,7 +251,11 @@ class ClientCore:
 
     def __repr__(self) -> str:
         held = f" futures={len(self._live[0].states)}" if self._live is not None else ""
-        return f"<Client: {self._name} {self.status} {self.scheduler_address!r}{held}>"
+        return f"<Client: {self._name} {self.status} {self.scheduler_address!r}{held}{self._at_a_glance()}>"
+
+    def _at_a_glance(self) -> str:
+        """What topics add to the client's repr."""
+        return ""
 
     def _repr_html_(self) -> str:
         rows = {

@@ -180,6 +180,9 @@ def _submit_known(
         if fault:
             _reject(state, client, task.key, fault)
             return
+    if pool.options.idempotent and task.pool.options.idempotent:
+        want(state, client, task)  # the key says that it is the same, in whatever words
+        return
     lineage = tuple(dependency.key for dependency in task.dependencies)
     same = task.function is function and task.args == args and (lineage == names or task.value is not None)
     if not same:
@@ -358,9 +361,10 @@ def put_file(state: SchedulerState, client: ClientRecord, message: PutFile) -> N
     task = _new_data(state, client, message)
     if task is None:
         return
-    worker = _storing_worker(state, task.pool)
+    worker = state.workers.get(message.worker) if message.worker else _storing_worker(state, task.pool)
     if worker is None:
-        _refuse_data(state, task, "no worker is connected that could hold it")
+        reason = "the worker it was sent to is gone" if message.worker else "no worker is connected that could hold it"
+        _refuse_data(state, task, reason)
         return
     recording.said_data(state, client, message, kept=False)
     transitions.store_on(state, task, worker)

@@ -111,7 +111,7 @@ def _check_place(state: SchedulerState, task: TaskRecord) -> None:
     worker = task.worker
     if (where is PROCESSING) != (worker is not None):
         _broken(state, "I4", f"{task} has worker {worker}", task)
-    if worker is not None and (state.workers.get(worker.worker_id) is not worker or task not in worker.processing):
+    if worker is not None and (not _is_known(state, worker) or task not in worker.processing):
         _broken(state, "I4", f"{task} and {worker} disagree, or the worker is gone", task)
     if task.attempt > state.attempts or (where is PROCESSING and not task.attempt):
         _broken(state, "I5", f"{task} has attempt {task.attempt} of {state.attempts} that were given", task)
@@ -150,7 +150,7 @@ def _check_result(state: SchedulerState, task: TaskRecord) -> None:
     if task.value is not None and paths:
         _broken(state, "I8", f"{task} is kept by the scheduler and by {list(paths)}", task)
     for worker in paths:
-        if state.workers.get(worker.worker_id) is not worker or task not in worker.holds:
+        if not _is_known(state, worker) or task not in worker.holds:
             _broken(state, "I8", f"{task} and its holder {worker} disagree, or the holder is gone", task)
 
 
@@ -194,6 +194,11 @@ def _check_need(state: SchedulerState, task: TaskRecord) -> None:
         _broken(state, "I11", f"{task} has ended and is still kept for nobody", task)
 
 
+def _is_known(state: SchedulerState, worker: WorkerRecord) -> bool:
+    """Whether the worker is connected, or stands for those of a former scheduler's time."""
+    return state.workers.get(worker.worker_id) is worker or worker is state.nowhere
+
+
 # -- pools and workers ---------------------------------------------------------------------------------------------
 
 
@@ -232,7 +237,7 @@ def _check_ready(state: SchedulerState, pool: Pool, waiting: list[TaskRecord]) -
     if pool.stranded and names:
         task = next(iter(pool.stranded))
         _broken(state, "I25", f"{task} could run on {names}", task)
-    if waiting and all(task.kind.rate is None for task in waiting):
+    if waiting and not state.holding and all(task.kind.rate is None for task in waiting):
         for worker in names:
             if placement.has_room(worker) and placement.has_resources(worker, pool):
                 _broken(state, "I25", f"{waiting[0]} is ready, and {worker} has room", waiting[0])

@@ -14,6 +14,7 @@ from futurebroker.protocol import messages as m
 from futurebroker.scheduler import (
     claims,
     continuing,
+    copying,
     dispatch,
     families,
     intake,
@@ -83,7 +84,9 @@ class SchedulerMachine:
             transitions.compute(state, state.begun.pop(0))
         if state.check or state.ended_parents:
             families.settle(state)
-        if (state.ready or state.touched) and not state.holding:
+        if state.holding:
+            state.touched.clear()  # all are looked at once nothing is held any more
+        elif state.ready or state.touched:
             dispatch.dispatch(state)
         if state.laden and state.roomy and state.policy.stealing:
             stealing.steal(state)
@@ -232,6 +235,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     reports.worker_leaves_calls(state, worker)
     tending.worker_lost(state, worker)
     relay.holder_lost(state, worker)
+    copying.taker_lost(state, worker)
     claims.claimant_lost(state, worker)
     for other in state.workers.values():
         if other.status is WorkerStatus.CLOSING:
@@ -243,7 +247,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
 def _take_from_lost(state: SchedulerState, worker: WorkerRecord, task: TaskRecord, *, blame: bool) -> None:
     if task.function is None:
         transitions.processing_refused(state, task, f"worker {worker.name} was lost on the way")
-    elif blame:
+    elif blame or task.pool.at_most_once:  # which of them had begun nobody can tell
         recording.died(state, worker, task, "WorkerLostError", "")
         reports.count_death(state, task, worker, "WorkerLostError", "")
     else:
@@ -270,6 +274,7 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
     if worker is None:
         return
     worker.metrics = event.metrics
+    placement.measure_bandwidth(state, worker, event.metrics.get("bandwidth"))
     if event.round_trip is not None:
         trip = min(event.round_trip, LATENCY_MAX)
         worker.latency += LATENCY_NEWEST * (trip - worker.latency)

@@ -25,7 +25,7 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import claims, families, recording, revoking, stealing, stories, transitions
+from futurebroker.scheduler import claims, copying, families, recording, revoking, stealing, stories, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
@@ -158,6 +158,12 @@ def inputs_missing(state: SchedulerState, worker: WorkerRecord, report: InputsMi
 def stored(state: SchedulerState, worker: WorkerRecord, report: Stored) -> None:
     """Data has arrived at a worker, or a copy of a result was made."""
     task = state.tasks.get(report.key)
+    _take_in(state, worker, task, report)
+    if state.copying:
+        copying.copied(state, worker, report.key, there=True)
+
+
+def _take_in(state: SchedulerState, worker: WorkerRecord, task: TaskRecord | None, report: Stored) -> None:
     if task is not None and task.function is None and task.worker is worker:
         recording.reported(state, worker, report)
         transitions.processing_stored(state, task, report)
@@ -197,6 +203,8 @@ def happened(state: SchedulerState, worker: WorkerRecord, report: Happened) -> N
 
 def not_stored(state: SchedulerState, worker: WorkerRecord, report: NotStored) -> None:
     """Data can't be kept on that worker: its client must send it in another way."""
+    if state.copying:
+        copying.copied(state, worker, report.key, there=False)
     task = state.tasks.get(report.key)
     if task is None or task.function is not None or task.worker is not worker:
         return

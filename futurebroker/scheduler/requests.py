@@ -11,6 +11,7 @@ from typing import Any
 from futurebroker.protocol.messages import Answer, Ask
 from futurebroker.scheduler import (
     beat,
+    copying,
     families,
     leases,
     mailboxes,
@@ -34,6 +35,7 @@ QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **revoking.TOPICS,
     **steering.TOPICS,
     **viewing.TOPICS,
+    **copying.QUESTIONS,
     **families.QUESTIONS,
     **stories.QUESTIONS,
     **tending.QUESTIONS,
@@ -45,6 +47,7 @@ QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
 REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "wait_for_workers": observe.wait_for_workers,
     **beat.REQUESTS,
+    **copying.REQUESTS,
     **rounds.REQUESTS,
     **tending.REQUESTS,
     **leases.REQUESTS,

@@ -21,6 +21,7 @@ from futurebroker.scheduler.records import (
     ORDER_MASK,
     PRIORITY_MAX,
     ClientRecord,
+    Copying,
     FunctionRecord,
     Kind,
     Pool,
@@ -63,6 +64,7 @@ class Policy:
     client_keys: int = 20_000_000  #: keys a client may want at a time, finished or not
     claim_grace: float = 30.0  #: seconds that clients and workers get to meet again at a restarted scheduler
     client_bytes: int = 1 << 30  #: bytes of arguments a client may have unfinished
+    detached_keep: float = 0.0  #: seconds for which the end is kept of what `fire_and_forget` was called for
 
 
 class Claim:
@@ -145,6 +147,10 @@ class SchedulerState:
         self.shared = Shared()
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
+        #: (key, worker that is to have a copy) -> who asked for that
+        self.copying: dict[tuple[Key, WorkerId], list[Copying]] = {}
+        #: bytes a second between hosts, as measured by workers lately
+        self.bandwidth = policy.bandwidth
         #: new tasks that are to be computed before this event ends
         self.begun: list[TaskRecord] = []
         #: scattered data on its way to one worker, to be copied to all others from there
@@ -163,6 +169,8 @@ class SchedulerState:
         self.chronicle: Chronicle | None = None
         #: what must survive and has not been taken by the journal; None without one
         self.facts: list[AnyFact] | None = None
+        #: tasks of which it has to be written that they were sent before they are
+        self.guarded: set[Key] = set()
         #: stands for workers of a former scheduler's time, while it isn't known which of them are still there
         self.nowhere: WorkerRecord | None = None
         #: who asked for data that the stand-in holds, and for which

@@ -129,6 +129,19 @@ class WriteFailed:
 
 
 @dataclass(slots=True)
+class Pulled:
+    """What `Pull` came to; ``nbytes`` is -1 where it failed, and ``missing`` says that the holder doesn't have it."""
+
+    key: Key
+    transfer: int
+    path: str
+    nbytes: int
+    data: bytes | None = None  #: the value itself, when it is small
+    missing: bool = False
+    reason: str = ""
+
+
+@dataclass(slots=True)
 class Written:
     """All that was to be written to ``path`` is there."""
 
@@ -180,7 +193,7 @@ class Fresh:
 
 Event = (
     Delivered | Reported | ExecutorReady | ExecutorEnded | Recalled | RestReturned | TaskLeft | TaskBack | CallEnded
-    | Probed | Taken | WriteFailed | Written | Measured | Spilled | Damaged | Tick | Drain | Fresh
+    | Probed | Taken | Pulled | WriteFailed | Written | Measured | Spilled | Damaged | Tick | Drain | Fresh
     | Inspected | Retire
 )  # fmt: skip
 
@@ -266,6 +279,17 @@ class Probe:
 
     key: Key
     path: str
+
+
+@dataclass(slots=True)
+class Pull:
+    """Fetch a value of about ``nbytes`` by a connection to its holder, to ``path`` if large; answered by Pulled."""
+
+    key: Key
+    transfer: int
+    address: str
+    path: str
+    nbytes: int
 
 
 @dataclass(slots=True)
@@ -380,7 +404,7 @@ class LeaveNow:
 
 
 Instruction = (
-    Message | SendPacket | Recall | AskRest | CallOut | KeepFunction | Probe | TakeFile | WritePart | SendPart | Unlink
-    | Spill | Relink | SetRoom | SetPaused | TrimExecutor | RecycleExecutor | KillExecutor | Drained | LeaveNow
+    Message | SendPacket | Recall | AskRest | CallOut | KeepFunction | Probe | Pull | TakeFile | WritePart | SendPart
+    | Unlink | Spill | Relink | SetRoom | SetPaused | TrimExecutor | RecycleExecutor | KillExecutor | Drained | LeaveNow
     | InspectOut | InspectAgent | ExecutorIdle | Operate
 )  # fmt: skip

@@ -7,7 +7,7 @@ into what a user sent. Times are monotonic seconds and always given by the calle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from futurebroker.data.objectstore import StoredValue
@@ -35,9 +35,16 @@ class WorkerMachine(Attempts):
         name: of the worker, for failures it reports itself.
         new_path: makes a fresh path in the worker's folder, one nobody can guess; True: on disk, of a sealed file.
         plan: how much memory the worker may have.
+        ways: by which values of others may come, besides the scheduler.
     """
 
-    def __init__(self, name: str, new_path: Callable[[bool], str], plan: MemoryPlan = UNLIMITED) -> None:
+    def __init__(
+        self,
+        name: str,
+        new_path: Callable[[bool], str],
+        plan: MemoryPlan = UNLIMITED,
+        ways: Collection[str] = ("map", "direct"),
+    ) -> None:
         super().__init__()
         self.name = name
         self.executors: dict[int, ExecutorRecord] = {}
@@ -48,7 +55,7 @@ class WorkerMachine(Attempts):
         self._retiring = Retiring(self.executors, self.dispatcher)
         self._bounds = bounds.Bounds(self._emit)
         self.memory = Memory(plan, self.store, self.executors, self._emit, new_path, self._is_occupied)
-        self._arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)))
+        self.arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)), ways)
         self._drained = False
         self.wear = Wear(self._emit, self.memory.executing)
 
@@ -152,7 +159,7 @@ class WorkerMachine(Attempts):
             self._fetch(source, kept=False)
 
     def _fetch(self, source: Held, kept: bool) -> None:
-        self._arrivals.fetch(source, kept, self._now)
+        self.arrivals.fetch(source, kept, self._now)
         self._wake(self._now + PATIENCE)
 
     def _drop(self, message: messages.Drop | messages.Kill) -> None:
@@ -189,7 +196,7 @@ class WorkerMachine(Attempts):
             self._out.append(commands.Recall(number))
 
     def _replicate(self, message: messages.Replicate) -> None:
-        if not self._arrivals.has_copy(message.source.key, self.store):
+        if not self.arrivals.has_copy(message.source.key, self.store):
             self._fetch(message.source, kept=True)
 
     # -- values -----------------------------------------------------------------------------------------------------
@@ -210,7 +217,7 @@ class WorkerMachine(Attempts):
             self._silence(task)
 
     def _write_failed(self, event: commands.WriteFailed) -> None:
-        if self._arrivals.write_failed(event, self._now):
+        if self.arrivals.write_failed(event, self._now):
             return
         for key in [key for key in self.store if self.store[key].path == event.path]:
             self.store.free(key)
@@ -374,8 +381,8 @@ class WorkerMachine(Attempts):
             self._wake(look_at)
         if self._bounds and (at := self._bounds.tick(self.dispatcher.sent, self._now)):
             self._wake(at)
-        if len(self._arrivals):
-            self._arrivals.tick(self._now)
+        if len(self.arrivals):
+            self.arrivals.tick(self._now)
             self._wake(self._now + PATIENCE)
 
     # -- the ends of the worker -------------------------------------------------------------------------------------
@@ -388,7 +395,7 @@ class WorkerMachine(Attempts):
         self.memory.recall_all()
 
     def _fresh(self, event: commands.Fresh) -> None:
-        self._arrivals.clear()
+        self.arrivals.clear()
         self._calls.clear()
         self._orphan_all()
 
@@ -399,9 +406,9 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.Free: lambda machine, message: machine.store.free_all(message.keys),
     messages.Drop: WorkerMachine._drop,
     messages.GiveBack: WorkerMachine._give_back_asked,
-    messages.Store: lambda machine, message: machine._arrivals.store(message),
-    messages.AdoptFile: lambda machine, message: machine._arrivals.adopt(message),
-    messages.StorePart: lambda machine, message: machine._arrivals.store_part(message),
+    messages.Store: lambda machine, message: machine.arrivals.store(message),
+    messages.AdoptFile: lambda machine, message: machine.arrivals.adopt(message),
+    messages.StorePart: lambda machine, message: machine.arrivals.store_part(message),
     messages.Replicate: WorkerMachine._replicate,
     messages.AddFunction: lambda machine, m: machine._emit(commands.KeepFunction(m.digest, m.code)),
     messages.Kill: WorkerMachine._kill,
@@ -413,7 +420,7 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.ParcelPart: lambda machine, message: machine._emit(commands.Operate(message)),
     messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason, message.patience)),
     messages.DataWanted: lambda machine, message: machine._emit(answer(message, machine.store)),
-    messages.DataPart: lambda machine, message: machine._arrivals.part(message, machine._now),
+    messages.DataPart: lambda machine, message: machine.arrivals.part(message, machine._now),
 }
 
 _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
@@ -430,10 +437,11 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     commands.CallEnded: lambda machine, event: machine._calls.ended(event),
     commands.Inspected: lambda machine, event: machine._calls.rounds.inspected(event),
     commands.Retire: lambda machine, event: machine._out.extend(machine._retiring.retire(event.executor)),
-    commands.Probed: lambda machine, event: machine._arrivals.probed(event),
-    commands.Taken: lambda machine, event: machine._arrivals.taken(event),
+    commands.Probed: lambda machine, event: machine.arrivals.probed(event),
+    commands.Taken: lambda machine, event: machine.arrivals.taken(event),
     commands.WriteFailed: WorkerMachine._write_failed,
-    commands.Written: lambda machine, event: machine._arrivals.written(event),
+    commands.Pulled: lambda machine, event: machine.arrivals.pulled(event, machine._now),
+    commands.Written: lambda machine, event: machine.arrivals.written(event),
     commands.Measured: lambda machine, event: machine.memory.measured(event, machine._now),
     commands.Spilled: lambda machine, event: machine.memory.spilled(event, machine._now),
     commands.Damaged: lambda machine, event: machine.memory.damaged(event.key, event.path, event.reason),

@@ -39,6 +39,7 @@ from futurebroker.worker.packets import Call, Called, LinkWanted, Look, Result, 
 from futurebroker.worker.relaying import Relay
 from futurebroker.worker.renewing import Renewal
 from futurebroker.worker.software import Software
+from futurebroker.worker.transfers import Transfers
 from futurebroker.worker.upkeep import PERFORM, Upkeep
 
 logger = logging.getLogger("futurebroker.worker")
@@ -91,6 +92,7 @@ class WorkerService:
         threads: tasks each of them runs at once.
         resources: abstract amounts tasks may ask for.
         memory_limit, memory_share, thresholds: see `Upkeep`.
+        transfer: see `Transfers`.
         processes: False makes the executors threads of this process.
         local_folder: where to make the folder of results on disk.
         make_link: makes the conversation with the scheduler, with `Member`'s arguments.
@@ -109,6 +111,7 @@ class WorkerService:
         memory_limit: int | float | Literal["auto"] | None = "auto",
         memory_share: float = 1.0,
         thresholds: dict[str, float] | None = None,
+        transfer: dict[str, Any] | None = None,
         processes: bool = True,
         local_folder: str | None = None,
         app: AppPlan | None = None,
@@ -119,6 +122,7 @@ class WorkerService:
         self.executors = executors or os.cpu_count() or 1
         self.threads = threads
         self.resources = dict(resources or {})
+        self._transfer = transfer or {}
         self._memory = (memory_limit, memory_share, thresholds or {}, local_folder, processes)
         self.processes = processes
         self._app = AppHost(app or AppPlan(), lambda message: self._link.send(message))
@@ -166,8 +170,10 @@ class WorkerService:
         self._upkeep = Upkeep(*self._memory)
         self._folder = self._upkeep.folder
         self._files = ValueFiles(self._folder.path, self._upkeep.disk.path)
-        self._machine = WorkerMachine(self.name, self._files.new_path, self._upkeep.plan)
+        self._transfers = Transfers(self._transfer, self._where, self._files, self._feed, self._loop)
+        self._machine = WorkerMachine(self.name, self._files.new_path, self._upkeep.plan, self._transfers.ways)
         self._machine.wear.limit(self._app.plan.max_tasks, self._app.plan.max_bytes)
+        self._transfers.start(self._machine.store, self._machine.memory)
         self._all_ready = self._loop.create_future()
         where = self._where
         self._relay = Relay(where["secret"], where["cluster"], self.id, self._loop, lambda: self._link.flush())
@@ -252,6 +258,7 @@ class WorkerService:
         await self._renewal.close()
         await self._stop_executors()
         await self._link.close(reason)
+        await asyncio.to_thread(self._transfers.close)
         self._file_work.close()
         await self._upkeep.close()
         self._finished.set()
@@ -407,6 +414,7 @@ class WorkerService:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "store": str(self._folder.path),
+            "data": self._transfers.address,
         }
 
     def _beat(self) -> None:
@@ -421,6 +429,7 @@ class WorkerService:
             **self._monitor.sample(statuses),
             **task_counts(self._machine),
             **self._upkeep.figures(),
+            **self._transfers.figures(),
             "round_trip": self._round_trip,
         }
 
@@ -528,6 +537,7 @@ _PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {
     commands.Operate: lambda service, instruction: service._renewal.take(instruction.message),
     commands.KeepFunction: lambda service, instruction: service._file_work.keep_function(instruction),
     commands.Probe: lambda service, instruction: service._file_work.probe(instruction),
+    commands.Pull: lambda service, instruction: service._transfers.pull(instruction),
     commands.TakeFile: lambda service, instruction: service._file_work.take(instruction),
     commands.WritePart: lambda service, instruction: service._file_work.write_part(instruction),
     commands.SendPart: lambda service, instruction: service._file_work.send_part(instruction),

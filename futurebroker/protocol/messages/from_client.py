@@ -6,7 +6,7 @@ from typing import Any
 
 from futurebroker.protocol.messages.parts import Message, TaskOptions
 from futurebroker.protocol.messages.terms import Conditions
-from futurebroker.types import Digest, Key
+from futurebroker.types import Digest, Key, WorkerId
 
 
 class AddFunction(Message, tag=10):
@@ -82,13 +82,14 @@ class PutValue(Message, tag=17):
 
 
 class PutFile(Message, tag=18):
-    """Scattered data in a file that the client wrote; a worker on that host takes the file over."""
+    """Scattered data in a file that the client wrote, or sent to a worker; a worker there takes the file over."""
 
     key: Key
     path: str
     nbytes: int
     workers: tuple[str, ...] = ()
     broadcast: bool = False
+    worker: WorkerId = ""  #: that the client sent it to; empty: any on the client's host
 
 
 class PutPart(Message, tag=19):

@@ -21,7 +21,7 @@ DIRECTIONS = {
 }
 EACH = [(direction, kind) for direction, union in DIRECTIONS.items() for kind in get_args(union)]
 
-_HELD = m.Held("k", 5, [("w1", "/path")])
+_HELD = m.Held("k", 5, [("w1", "/path")], ["host:1"])
 _FAILURE = m.Failure("ValueError", "text", "Traceback", "k", "w1", b"payload", ["field", 3])
 
 #: a value other than the default, by the name of the field
@@ -51,7 +51,8 @@ SAMPLES: dict[str, Any] = {
     "running": [("k", b"f" * 16)], "text": "t",
     "given": True, "settings": {"heartbeat": 0.5}, "source": _HELD, "status": "paused", "tasks": [("k", 1)],
     "topic": "who_has",
-    "transfer": 12, "type": "int", "value": b"value", "values": [("k", b"v")], "wait": False, "workers": ("w1", "w2"),
+    "transfer": 12, "type": "int", "value": b"value", "values": [("k", b"v")], "wait": False,
+    "workers": ("w1", "w2"),
 }  # fmt: skip
 
 
