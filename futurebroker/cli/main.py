@@ -20,6 +20,7 @@ _COMMANDS = {
     "top": ("futurebroker.cli.top:top", "Watch progress, memory and backlog of a cluster."),
     "status": ("futurebroker.cli.status:status", "Show workers, tasks and queues of a cluster."),
     "doctor": ("futurebroker.cli.doctor:doctor", "Check a deployment and say what to change."),
+    "datasets": ("futurebroker.cli.datasets:datasets", "List, describe and remove published datasets."),
     "db": ("futurebroker.cli.db:db", "Make, upgrade and check the database that keeps what must survive."),
     "demo": ("futurebroker.cli.demo:demo", "Run a real computation and check its result."),
     "config": ("futurebroker.cli.config:config", "Show every setting and where its value came from."),

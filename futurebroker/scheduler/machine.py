@@ -27,6 +27,7 @@ from futurebroker.scheduler import (
     requests,
     resuming,
     stealing,
+    storing,
     terms,
     transitions,
 )
@@ -73,6 +74,8 @@ class SchedulerMachine:
             recording.ticked(state)
         while state.begun:
             transitions.compute(state, state.begun.pop(0))
+        if state.published.ended:
+            storing.look(state)
         if state.check or state.ended_parents:
             families.settle(state)
         if (state.ready or state.touched) and not state.holding:
@@ -240,6 +243,9 @@ def _refresh(state: SchedulerState, pool: Pool) -> None:
 def worker_said(state: SchedulerState, event: WorkerSaid) -> None:
     """Apply a worker's messages, in order."""
     worker = state.workers.get(event.worker)
+    if worker is None and event.worker in state.archives:
+        storing.said(state, state.archives[event.worker], event)
+        return
     if worker is None:
         state.counters["stranger"] += sum(1 for _ in event.messages)
         return

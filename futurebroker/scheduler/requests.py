@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler import families, leases, mailboxes, observe, revoking, viewing
+from futurebroker.scheduler import datasets, families, leases, mailboxes, observe, revoking, viewing
 from futurebroker.scheduler.records import ClientRecord
 from futurebroker.scheduler.state import SchedulerState
 
@@ -21,6 +21,7 @@ QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **families.QUESTIONS,
     **leases.QUESTIONS,
     **mailboxes.QUESTIONS,
+    **datasets.QUESTIONS,
 }
 
 #: topic -> what takes the request up; it sends the Answer itself, now or after a later event
@@ -28,6 +29,7 @@ REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "wait_for_workers": observe.wait_for_workers,
     **leases.REQUESTS,
     **mailboxes.REQUESTS,
+    **datasets.REQUESTS,
 }
 
 

@@ -13,6 +13,7 @@ from futurebroker.protocol.messages import DataWanted, Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.moments import Moments
+from futurebroker.scheduler.published import Published
 from futurebroker.scheduler.recent import Recent
 from futurebroker.scheduler.records import (
     ORDER_BITS,
@@ -131,6 +132,10 @@ class SchedulerState:
         self.touched: dict[WorkerRecord, None] = {}
         #: what clients and tasks share by name; see `leases` and `mailboxes`
         self.shared = Shared()
+        #: published datasets; see `datasets`
+        self.published = Published()
+        #: holders of results in this process that run nothing, by name; see `storing`
+        self.archives: dict[str, WorkerRecord] = {}
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
         #: new tasks that are to be computed before this event ends
@@ -180,6 +185,10 @@ class SchedulerState:
             if name.startswith(FAMILY):
                 self.families[name.removeprefix(FAMILY)] = holder
         return holder
+
+    def holder_named(self, name: str) -> WorkerRecord | None:
+        """The worker or archive of this name; the empty one is that of `nowhere`."""
+        return self.workers.get(name) or self.archives.get(name) or (self.nowhere if not name else None)
 
     def drop_holder(self, name: str) -> None:
         """Nothing is held for ``name`` any more; what only it wanted is let go."""
