@@ -14,7 +14,7 @@ from bench import report, runner, workloads
 from bench.peers.entries import BY_NAME, ENTRIES, OURS, PeerEntry
 
 #: One colour a peer in every panel; ours stands out.
-COLOURS = ("#d1495b", "#30638e", "#5b8fb9", "#7a8b99", "#edae49", "#00798c", "#8cb369")
+COLOURS = ("#d1495b", "#e07a5f", "#30638e", "#5b8fb9", "#7a8b99", "#edae49", "#00798c", "#8cb369")
 
 QUICK_REPEAT, REPEAT = 1, 5
 

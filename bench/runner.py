@@ -56,6 +56,8 @@ def why_unavailable(entry: PeerEntry) -> str | None:
             return f"{distribution} is not installed"
     if entry.broker and not any(os.environ.get(name) for name in BROKER_VARIABLES):
         return f"needs a broker: set {' or '.join(BROKER_VARIABLES)}"
+    if entry.variable and not os.environ.get(entry.variable):
+        return f"set {entry.variable}"
     # Also compiles the package, so that the first import measured is no slower than the others.
     tried = subprocess.run(
         [sys.executable, "-c", entry.imports_client], cwd=ROOT, env=environment(0), stderr=subprocess.PIPE, text=True

@@ -2,6 +2,7 @@ from builtins import TimeoutError as TimeoutError
 
 from futurebroker.client.client import Client as Client
 from futurebroker.client.client import Executor as Executor
+from futurebroker.client.collections import futures_of as futures_of
 from futurebroker.client.coordination import Event as Event
 from futurebroker.client.coordination import Lock as Lock
 from futurebroker.client.coordination import Semaphore as Semaphore
@@ -14,9 +15,12 @@ from futurebroker.client.inside import worker_client as worker_client
 from futurebroker.client.mailboxes import Queue as Queue
 from futurebroker.client.mailboxes import Variable as Variable
 from futurebroker.client.progress import progress as progress
+from futurebroker.client.tending import SchedulerPlugin as SchedulerPlugin
+from futurebroker.client.tending import WorkerPlugin as WorkerPlugin
 from futurebroker.client.waiting import as_completed as as_completed
 from futurebroker.client.waiting import fire_and_forget as fire_and_forget
 from futurebroker.client.waiting import wait as wait
+from futurebroker.data.environments import pack_environment as pack_environment
 from futurebroker.exceptions import CancelledError as CancelledError
 from futurebroker.local import LocalCluster as LocalCluster
 from futurebroker.reporting import performance_report as performance_report

@@ -16,24 +16,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from futurebroker.amounts import memory_limit, parse_bytes, parse_duration, part
 from futurebroker.exceptions import ConfigError
 
 FILE_NAME = "futurebroker.toml"
 
-_DURATION_UNITS = {
-    **dict.fromkeys(("us", "microsecond", "microseconds"), 1e-6),
-    **dict.fromkeys(("ms", "millisecond", "milliseconds"), 1e-3),
-    **dict.fromkeys(("", "s", "sec", "second", "seconds"), 1.0),
-    **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
-    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
-    **dict.fromkeys(("d", "day", "days"), 86400.0),
-}
-_BYTE_UNITS = {
-    **dict.fromkeys(("", "b", "byte", "bytes"), 1),
-    **{prefix + "b": 1000**power for power, prefix in enumerate("kmgt", start=1)},
-    **{prefix + "ib": 1024**power for power, prefix in enumerate("kmgt", start=1)},
-}
-_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LOG_FORMATS = ("text", "json")
 _JOURNALS = ("none", "process", "full")
@@ -42,26 +29,6 @@ _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no
 
 
 # -- values --------------------------------------------------------------------------------------------------------
-
-
-def parse_duration(value: object) -> float:
-    """Seconds of ``5``, ``"5s"``, ``"200ms"`` or ``"1 min"``; anything else is a ValueError."""
-    return _quantity(value, _DURATION_UNITS)
-
-
-def parse_bytes(value: object) -> int:
-    """Bytes of ``4000``, ``"4GB"`` or ``"512 MiB"``; anything else is a ValueError."""
-    return int(_quantity(value, _BYTE_UNITS))
-
-
-def _quantity(value: object, units: Mapping[str, float]) -> float:
-    # The comparison also refuses nan, and infinity is no time to wait for.
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
-        return value
-    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
-    if match is None or match[2].lower() not in units:
-        raise ValueError(value)
-    return float(match[1]) * units[match[2].lower()]
 
 
 def _interval(value: object) -> float:
@@ -144,6 +111,11 @@ def _log_format(value: object) -> str:
     return log_format
 
 
+def _data_address(value: object) -> str:
+    address = _address(value)
+    return address.lower() if address.lower() in ("auto", "none") else address
+
+
 def _journal(value: object) -> str:
     mode = _text(value).lower()
     if mode not in _JOURNALS:
@@ -151,26 +123,20 @@ def _journal(value: object) -> str:
     return mode
 
 
-def _memory_limit(value: object) -> int | float | Literal["auto"] | None:
-    if isinstance(value, str) and value.strip().lower() == "auto":
-        return "auto"
-    if isinstance(value, str) and value.strip().lower() == "none":
-        return None
-    amount = _quantity(value, _BYTE_UNITS)
-    if 0 < amount < 1 or (amount == 1 and "." in str(value)):
-        return float(amount)
-    return int(amount) or None
-
-
-def _part(value: object) -> float:
-    if value is False or (isinstance(value, str) and value.strip().lower() in ("off", "false", "none")):
-        return 0.0
-    if isinstance(value, str) and value.strip().endswith("%"):
-        value = _quantity(value.strip()[:-1].strip(), {"": 0.01})
-    part = _quantity(value, {"": 1.0})
-    if part > 1:
+def _ways(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [part.strip().lower() for part in value.split(",")]
+    if not isinstance(value, (list, tuple)) or not value or not set(value) <= {"map", "direct", "relay"}:
         raise ValueError(value)
-    return part
+    return tuple(value)
+
+
+def _show_list(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _switch(value: object) -> bool | Literal["auto"]:
+    return "auto" if isinstance(value, str) and value.strip().lower() == "auto" else _boolean(value)
 
 
 def _show(value: object) -> str:
@@ -265,6 +231,12 @@ class Settings:
         "the database that keeps what must survive",
         "FUTUREBROKER_DATABASE_URL", "DATABASE_URL", show=_show_url,
     )  # fmt: skip
+    history: bool | Literal["auto"] = _setting(
+        _switch, "auto", "auto, true or false",
+        "keep what people look up later: tasks that ended, events; auto: yes, but for local clusters of a program",
+    )  # fmt: skip
+    history_age: float = _setting(parse_duration, 30 * 86400.0, _DURATION, "how long that is kept; 0 is for ever")
+    history_rows: int = _setting(_count, 10_000_000, "0 or more", "how many tasks and events are kept; 0 is all")
     host: str = _setting(_address, "127.0.0.1", "a host name or an IP address", "where the scheduler listens")
     port: int = _setting(_port, 8786, "0 (any free port) to 65535", "the port the scheduler listens on")
     connect_timeout: float = _setting(
@@ -281,18 +253,35 @@ class Settings:
         parse_duration, 60.0, _DURATION, "how long the futures of a client that disconnected are kept for it"
     )
     memory_limit: int | float | Literal["auto"] | None = _setting(
-        _memory_limit, "auto", f"auto, none or 0, a part of the machine's like 0.5, {_BYTES}",
+        memory_limit, "auto", f"auto, none or 0, a part of the machine's like 0.5, {_BYTES}",
         "the memory of one worker with its executors and results", show=_show_memory_limit,
     )  # fmt: skip
     memory_target: float = _setting(
-        _part, 0.60, _PART, "part of memory_limit that results may take before the least recently used go to disk"
+        part, 0.60, _PART, "part of memory_limit that results may take before the least recently used go to disk"
     )
     memory_spill: float = _setting(
-        _part, 0.70, _PART, "part of memory_limit that all of a worker may take before more results go to disk"
+        part, 0.70, _PART, "part of memory_limit that all of a worker may take before more results go to disk"
     )
-    memory_pause: float = _setting(_part, 0.80, _PART, "part of memory_limit over which a worker starts no task")
+    memory_pause: float = _setting(part, 0.80, _PART, "part of memory_limit over which a worker starts no task")
     memory_terminate: float = _setting(
-        _part, 0.95, _PART, "part of memory_limit over which the largest running executor is killed"
+        part, 0.95, _PART, "part of memory_limit over which the largest running executor is killed"
+    )
+    data_address: str = _setting(
+        _data_address, "auto", "auto, none, host or host:port",
+        "where a worker serves its results to other machines; auto: only where the broker is elsewhere",
+    )  # fmt: skip
+    data_ways: tuple[str, ...] = _setting(
+        _ways, ("map", "direct", "relay"), "some of map, direct and relay, with commas",
+        "how data may move: mapped on one machine, by direct connections, through the broker", show=_show_list,
+    )  # fmt: skip
+    data_tls_cert: Path | None = _setting(  # noqa: RUF009 - as below
+        _path, None, "the path of a PEM file", "certificate of a worker's direct connections, which are TLS with it"
+    )
+    data_tls_key: Path | None = _setting(  # noqa: RUF009 - as below
+        _path, None, "the path of a PEM file", "key of that certificate, if it isn't in the same file"
+    )
+    data_tls_ca: Path | None = _setting(  # noqa: RUF009 - as below
+        _path, None, "the path of a PEM file", "who has signed the certificates of other workers"
     )
     local_folder: Path | None = _setting(  # noqa: RUF009 - it makes a field, as field() does
         _path, None, "the path of a folder", "where results that go to disk are kept; temporary files' when not set"
@@ -310,6 +299,12 @@ class Settings:
     )
     intake_bytes: int = _setting(
         parse_bytes, 2**30, _BYTES, "bytes of functions and arguments the scheduler holds for one client"
+    )
+    allow_run_on_scheduler: bool = _setting(
+        _boolean, False, "true or false", "let operators run code in the scheduler's process"
+    )
+    operator_secret: str | None = _setting(
+        _text, None, "one line of text", "what operators must know to open consoles", show=_show_secret, in_file=False
     )
     journal: str | None = _setting(
         _journal, None, ", ".join(_JOURNALS),
@@ -411,6 +406,18 @@ def database_of(settings: Settings, environ: Mapping[str, str] | None = None) ->
     return f"sqlite:///{folder / f'{settings.cluster}-{place}.db'}"
 
 
+def history_of(settings: Settings) -> str:
+    """The URL of the history: the database's, or beside a SQLite file another, because each has only one writer."""
+    url = database_of(settings)
+    path, suffix, query = url.partition("?")
+    if not path.startswith("sqlite"):
+        return url
+    stem, dot, ending = path.rpartition(".")
+    if not dot or "/" in ending:
+        stem, ending = path, "db"
+    return f"{stem}-history.{ending}{suffix}{query}"
+
+
 def _user_folder(environ: Mapping[str, str], variable: str, usual: str) -> Path:
     # A relative path in such a variable is to be ignored, says the standard that names them.
     named = Path(environ.get(variable, ""))
@@ -478,37 +485,27 @@ def _parse(setting: Setting, raw: object, source: str) -> object:
         raise ConfigError(f"{setting.name}{shown} ({source}) cannot be used; it accepts {setting.accepts}") from None
 
 
-def scheduler_conduct(settings: Settings) -> dict[str, Any]:
-    """What the settings say of a scheduler's conduct, as orders that JSON can carry; `scheduler.main` takes them."""
+def scheduler_conduct(settings: Settings, *, history: bool = False) -> dict[str, Any]:
+    """What the settings say of a scheduler's conduct, as orders that JSON can carry; `scheduler.main` takes them.
+
+    Args:
+        history: whether a history is kept when the setting leaves that open.
+    """
+    wanted = history if settings.history == "auto" else settings.history
+    kept = {"url": history_of(settings), "keep_seconds": settings.history_age, "keep_rows": settings.history_rows}
     return {
+        "history": kept if wanted else None,
         "suspect_grace": settings.suspect_grace,
         "client_grace": settings.client_grace,
         "heartbeat_interval": settings.heartbeat_interval,
         "validate": settings.validate,
+        "allow_run": settings.allow_run_on_scheduler,
+        "operator_secret": settings.operator_secret,
         "policy": {
             "allowed_failures": settings.allowed_failures,
             "client_tasks": settings.intake_tasks,
             "client_bytes": settings.intake_bytes,
         },
-    }
-
-
-def worker_memory(settings: Settings, share: float = 1.0) -> dict[str, Any]:
-    """What the settings say of a worker's memory, as arguments of `WorkerService` that JSON can carry.
-
-    Args:
-        share: of workers on one machine, what each gets of an automatic limit.
-    """
-    return {
-        "memory_limit": settings.memory_limit,
-        "memory_share": share,
-        "thresholds": {
-            "target": settings.memory_target,
-            "spill": settings.memory_spill,
-            "pause": settings.memory_pause,
-            "terminate": settings.memory_terminate,
-        },
-        "local_folder": str(settings.local_folder) if settings.local_folder is not None else None,
     }
 
 

@@ -189,6 +189,22 @@ class TaskError(FuturebrokerError):
     """A task failed for a reason that is not an exception of its own code."""
 
 
+class MissingExtraError(FuturebrokerError, ImportError):
+    """This needs a library that isn't installed; install ``futurebroker[extra]``."""
+
+    def __init__(self, extra: str, what: str) -> None:
+        super().__init__(extra, what)
+        self.extra = extra
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what} need a library that isn't installed; run: pip install 'futurebroker[{self.extra}]'"
+
+
+class GraphError(FuturebrokerError, ValueError):
+    """A graph can't be computed as it is: it has a cycle, or names what isn't in it. The message says which keys."""
+
+
 class LeaseLostError(FuturebrokerError):
     """A lock or semaphore that this client held was given to somebody else, because the client seemed to be gone.
 
@@ -328,6 +344,18 @@ class DatabaseError(FuturebrokerError):
         return f"the database {self.url}: {self.reason}"
 
 
+class QueryError(FuturebrokerError):
+    """A search of the history can't be understood; ``reason`` says what there is instead of ``word``."""
+
+    def __init__(self, word: str, reason: str) -> None:
+        super().__init__(word, reason)
+        self.word = word
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.word!r} can't be searched for: {self.reason}"
+
+
 class DatabaseInUseError(DatabaseError):
     """Another scheduler works with this database; end it, or wait as its standby."""
 
@@ -364,3 +392,22 @@ class InvariantViolation(FuturebrokerError, AssertionError):  # noqa: N818 - it 
 
     def __str__(self) -> str:
         return f"{self.law}: {self.what}" + (f"; story: {self.story}" if self.story else "")
+
+
+# -- environments --------------------------------------------------------------------------------------------------
+
+
+class EnvironmentRefusedError(FuturebrokerError):
+    """Executors can't run in the environment ``name``; ``reason`` says why. What runs now goes on.
+
+    Pack a folder with ``futurebroker.pack_environment``, in which futurebroker is installed at the workers' version,
+    for the workers' minor version of Python.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the environment {self.name} can't be used: {self.reason}"

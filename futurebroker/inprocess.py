@@ -84,7 +84,7 @@ class OneThread:
     async def _remove(self, names: Sequence[str], *, drain: bool) -> None:
         for name in names:
             self.workers.pop(name, None)
-        await asyncio.gather(*(self._services.pop(name).close(drain=drain) for name in names))
+        await asyncio.gather(*(self._services.pop(name).close(drain=drain) for name in names if name in self._services))
 
     def dashboard(self) -> str:
         """As of `ClusterProcesses`; its threads are this process's own, since nobody else can reach this broker."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,11 @@ class LocalWorker:
     executors: int
     threads: int  #: of each executor
 
+    def _repr_html_(self) -> str:
+        rows = {"process": self.pid, "executors": self.executors, "threads per executor": self.threads}
+        cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())
+        return f"<table><caption>Worker {html.escape(self.name)}</caption>{cells}</table>"
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterPlan:
@@ -37,7 +43,7 @@ class ClusterPlan:
     port: int
     executors: int  #: of each worker
     threads: int  #: of each executor
-    memory: Mapping[str, Any]  #: of each worker; see `futurebroker.config.worker_memory`
+    memory: Mapping[str, Any]  #: of each worker; see `futurebroker.orders.worker_data`
     timeout: float  #: seconds within which what is started must serve
     log_level: str
     conduct: Mapping[str, Any]  #: how the scheduler behaves; see `futurebroker.config.scheduler_conduct`
@@ -151,7 +157,7 @@ class ClusterProcesses:
             raise
 
     def remove(self, names: Sequence[str]) -> None:
-        leaving = [self._children.pop(name) for name in names]
+        leaving = [self._children.pop(name) for name in names if name in self._children]
         for child in leaving:
             child.order(DRAIN)
         deadline = time.monotonic() + DRAIN_TIMEOUT

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import html
 import itertools
+import math
 import os
 import secrets
 import threading
@@ -20,10 +21,14 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
+from futurebroker.adaptive import Adaptive
+from futurebroker.amounts import parse_duration, show_bytes
 from futurebroker.client.client import Client, Executor
-from futurebroker.config import load_settings, scheduler_conduct, worker_memory
+from futurebroker.config import load_settings, scheduler_conduct
 from futurebroker.exceptions import FuturebrokerError
 from futurebroker.launch import ClusterPlan, ClusterProcesses, LocalWorker, Machinery, cores
+from futurebroker.orders import worker_data
+from futurebroker.worker.limits import resolve_limit
 
 __all__ = ["Client", "Executor", "LocalCluster", "LocalWorker"]
 
@@ -46,6 +51,8 @@ class LocalCluster:
             like ``0.5``, ``"auto"`` (an equal share of it, the default), or ``"none"``. Near it results go to disk.
         local_folder: where results that go to disk are kept; by default where temporary files are.
         silence_logs: False shows what scheduler and workers log from INFO on, a level's name from that level on.
+        allow_run_on_scheduler: let `Client.run_on_scheduler`, scheduler plugins and an IPython kernel run code in the
+            scheduler's process.
         timeout: seconds within which all must have started.
     """
 
@@ -62,6 +69,7 @@ class LocalCluster:
         host: str = "127.0.0.1",
         port: int = 0,
         silence_logs: bool | str = True,
+        allow_run_on_scheduler: bool | None = None,
         asynchronous: bool = False,
         timeout: float = 30.0,
     ) -> None:
@@ -71,6 +79,7 @@ class LocalCluster:
             memory_limit=memory_limit,
             local_folder=local_folder,
             cluster=name,
+            allow_run_on_scheduler=allow_run_on_scheduler,
         )
         count = _at_least(0, "n_workers", 1 if n_workers is None else n_workers)
         plan = ClusterPlan(
@@ -80,7 +89,7 @@ class LocalCluster:
             port,
             settings.executors or max(1, cores() // max(1, count)),
             settings.nthreads,
-            worker_memory(settings, 1 / max(1, count)),
+            worker_data(settings, 1 / max(1, count)),
             timeout,
             silence_logs if isinstance(silence_logs, str) else "warning" if silence_logs else "info",
             scheduler_conduct(settings),
@@ -99,6 +108,7 @@ class LocalCluster:
         self._changing = threading.Lock()
         self._changed = threading.Condition()
         self._machinery: Machinery | None = None
+        self._adaptive: Adaptive | None = None
         if not asynchronous:
             self._start()
 
@@ -133,8 +143,14 @@ class LocalCluster:
         where = self.scheduler_address or self.status
         plan = self._plan
         return (
-            f"<LocalCluster {where!r}: workers={len(self.workers)} executors={plan.executors} threads={plan.threads}>"
+            f"<LocalCluster {where!r}: workers={len(self.workers)} executors={plan.executors} threads={plan.threads} "
+            f"memory={self._memory_limit()}>"
         )
+
+    def _memory_limit(self) -> str:
+        memory = self._plan.memory
+        limit = resolve_limit(memory["memory_limit"], memory["memory_share"]).nbytes
+        return show_bytes(limit) if limit else "unlimited"
 
     def _repr_html_(self) -> str:
         rows = {
@@ -142,6 +158,7 @@ class LocalCluster:
             "workers": len(self.workers),
             "executors per worker": self._plan.executors,
             "threads per executor": self._plan.threads,
+            "memory limit per worker": self._memory_limit(),
             "processes": "yes" if self.processes else "no",
         }
         cells = "".join(f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows.items())
@@ -173,7 +190,47 @@ class LocalCluster:
 
     def scale(self, n: int) -> Any:
         """Have ``n`` workers: returns when new ones are connected, or superfluous ones have finished and left."""
-        return self._perform(self._scale, _at_least(0, "n", n))
+        return self._perform(self._scale_to, _at_least(0, "n", n))
+
+    def adapt(
+        self,
+        minimum: int = 0,
+        maximum: float = math.inf,
+        target_duration: float | str = 5.0,
+        interval: float | str = 1.0,
+        wait_count: int = 3,
+    ) -> Adaptive:
+        """Have as many workers as there is work for, until `scale` or `close` is called.
+
+        Workers that are not needed any more hand over what only they hold, and leave; none is killed.
+
+        Args:
+            minimum: workers there are at least, and ``maximum`` at most.
+            target_duration: in what time all that is submitted should be done: seconds, or ``"5s"``.
+            interval: the time between looks.
+            wait_count: looks in a row that must want fewer before one leaves.
+        """
+        adaptive = Adaptive(
+            lambda: Client(self, name="adaptive", set_as_default=False),
+            _Workers(self),
+            minimum=minimum,
+            maximum=maximum,
+            target_duration=parse_duration(target_duration),
+            interval=parse_duration(interval),
+            wait_count=wait_count,
+        )
+        self._stop_adapting()
+        self._adaptive = adaptive
+        return adaptive
+
+    def _stop_adapting(self) -> None:
+        adaptive, self._adaptive = self._adaptive, None
+        if adaptive is not None:
+            adaptive.stop()
+
+    def _scale_to(self, n: int) -> None:
+        self._stop_adapting()
+        self._scale(n)
 
     def wait_for_workers(self, n_workers: int = 1, timeout: float | None = None) -> Any:
         """Wait until ``n_workers`` run; TimeoutError after ``timeout`` seconds."""
@@ -250,11 +307,38 @@ class LocalCluster:
             if not self._changed.wait_for(lambda: len(self.workers) >= n_workers, timeout):
                 raise TimeoutError(f"{len(self.workers)} of {n_workers} workers run after {timeout:g} s")
 
+    def _remove(self, names: list[str]) -> None:
+        """These workers have left; their processes end."""
+        with self._changing:
+            if self._machinery is not None and self.status == "running":
+                self._machinery.remove(names)
+
     def _close(self) -> None:
+        self._stop_adapting()
         with self._changing:
             self.status = "closed"
             if self._machinery is not None:
                 self._ending()
+
+
+class _Workers:
+    """The workers of a local cluster, as `Adaptive` sees them."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._cluster = cluster
+        self.slots = cluster._plan.executors * cluster._plan.threads
+
+    def count(self, connected: int) -> int:
+        """See `adaptive.Target`."""
+        return len(self._cluster.workers)
+
+    def scale_up(self, n: int) -> None:
+        """See `adaptive.Target`."""
+        self._cluster._scale(n)
+
+    def left(self, names: list[str], n: int) -> None:
+        """See `adaptive.Target`."""
+        self._cluster._remove(names)
 
 
 def _end(machinery: Machinery, owner: int) -> None:

@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import unquote, urlsplit
 
@@ -88,6 +89,23 @@ class JsonFormatter(_Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+#: the newest lines of this process, for who asks from afar
+KEPT = 1_000
+_recent: deque[tuple[float, str, str]] = deque(maxlen=KEPT)
+
+
+def recent() -> list[tuple[float, str, str]]:
+    """The newest lines that this process logged since `start_logging`: wall time, level, and the line itself."""
+    return list(_recent)
+
+
+class _Keeper(logging.Handler):
+    """Keeps the newest lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _recent.append((record.created, record.levelname.lower(), self.format(record)))
+
+
 def _nothing() -> Mapping[str, str]:
     return {}
 
@@ -121,5 +139,8 @@ def start_logging(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter((JsonFormatter if log_format == "json" else TextFormatter)(hidden, fields))
     root.addHandler(handler)
+    keeper = _Keeper()
+    keeper.setFormatter(TextFormatter(hidden, fields))
+    root.addHandler(keeper)
     root.setLevel(level.upper())
     _started.append((level, log_format))

@@ -21,6 +21,7 @@ class PeerEntry:
     imports: str = ""  #: the statement that imports the package
     imports_client: str = ""  #: the statement a program begins with
     broker: bool = False  #: needs the address of a broker in the environment
+    variable: str = ""  #: of the environment, which it needs
     setup: Mapping[str, str | int] = field(default_factory=dict)  #: how it is configured, for the report
     emulated: Mapping[str, str] = field(default_factory=dict)  #: workload -> how it is done without the peer's support
     skipped: Mapping[str, str] = field(default_factory=dict)  #: workload -> why it is left out
@@ -48,6 +49,12 @@ ENTRIES = (
         OURS, "futurebroker", "bench.peers.ours:FuturebrokerPeer", (),
         "import futurebroker", "from futurebroker import Client",
         setup={"n_workers": 1, "executors_per_worker": 2, "threads_per_worker": 1},
+    ),
+    PeerEntry(
+        "futurebroker-rabbitmq", "futurebroker (RabbitMQ)", "bench.peers.ours_rabbitmq:RabbitMQPeer", (),
+        "import futurebroker", "from futurebroker import Client",
+        variable="FUTUREBROKER_TEST_RABBITMQ_URL",
+        setup={"executors": 2, "threads": 1},
     ),
     PeerEntry(
         "processpool", "ProcessPoolExecutor", "bench.peers.stdlib:ProcessPoolPeer", (),

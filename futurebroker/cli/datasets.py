@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from futurebroker.cli.status import size_of
+from futurebroker.amounts import show_bytes
 from futurebroker.client.client import Client
 from futurebroker.config import load_settings
 from futurebroker.secret import normalize_address
@@ -105,7 +105,7 @@ def _print_list(place: tuple[str | None, ...], as_json: bool) -> None:
 
 def _row(info: dict[str, Any]) -> tuple[str, ...]:
     ready = f"{info['ready']:,} of {info['parts']:,}" if info["parts"] else "-"
-    return info["name"], info["type"], size_of(info["size"]), ready, kept(info), info["who"], moment(info["when"])
+    return info["name"], info["type"], show_bytes(info["size"]), ready, kept(info), info["who"], moment(info["when"])
 
 
 def kept(info: dict[str, Any]) -> str:
@@ -126,7 +126,7 @@ def lines_of(info: dict[str, Any]) -> Iterator[str]:
     """The lines that people read."""
     yield f"name         {info['name']}"
     yield f"type         {info['type']}"
-    yield f"size         {size_of(info['size'])} ({info['size']:,} bytes)"
+    yield f"size         {show_bytes(info['size'])} ({info['size']:,} bytes)"
     yield f"results      {info['ready']:,} of {info['parts']:,} ready, {info['failed']:,} failed"
     yield f"kept         {kept(info)}" + (f": {info['trouble']}" if info["trouble"] else "")
     yield f"published    {moment(info['when'])} by {info['who']}, {info['program']}, client {info['client']}"

@@ -14,6 +14,10 @@ from futurebroker.secret import normalize_address
 validate_option = click.option(
     "--validate/--no-validate", default=None, help="Check the scheduler's invariants after every event; slow."
 )
+run_option = click.option(
+    "--allow-run-on-scheduler/--no-run-on-scheduler", "allow_run_on_scheduler", default=None,
+    help="Let clients run code in this process: run_on_scheduler, plugins, IPython.",
+)  # fmt: skip
 broker_option = click.option(
     "--broker", metavar="URL", help="Meet at this broker, such as RabbitMQ, instead of listening oneself."
 )
@@ -23,10 +27,10 @@ standby_option = click.option("--standby", is_flag=True, help="Wait for the end 
 
 
 @click.command()
-@with_options(scheduler_options, broker_option, validate_option, standby_option)
+@with_options(scheduler_options, broker_option, validate_option, run_option, standby_option)
 def scheduler(
     host: str | None, port: int | None, cluster: str | None, log_level: str | None, log_format: str | None,
-    broker: str | None, validate: bool | None, journal: str | None, standby: bool,
+    broker: str | None, validate: bool | None, allow_run_on_scheduler: bool | None, journal: str | None, standby: bool,
 ) -> None:  # fmt: skip
     """Start a scheduler.
 
@@ -41,6 +45,7 @@ def scheduler(
         log_format=log_format,
         broker_url=broker,
         validate=validate,
+        allow_run_on_scheduler=allow_run_on_scheduler,
         journal=journal,
     )
     secret = secret_for_listening(settings)
@@ -59,7 +64,7 @@ def scheduler(
                 "host": settings.host,
                 "port": settings.port,
                 "storage": storage,
-                **scheduler_conduct(settings),
+                **scheduler_conduct(settings, history=True),
             }
         )
         for line in scheduler_lines(settings, service.url, storage):

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from futurebroker.amounts import show_bytes
 from futurebroker.client.client import Client
 from futurebroker.config import load_settings
 from futurebroker.secret import normalize_address
@@ -17,7 +18,6 @@ from futurebroker.secret import normalize_address
 LOOK = 0.5
 #: kinds of tasks shown
 KINDS = 20
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @click.command()
@@ -86,9 +86,9 @@ def lines_of(info: dict[str, Any]) -> Iterator[str]:
 def _workers(info: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for worker in sorted(info["workers"].values(), key=lambda worker: str(worker["name"])):
         metrics = worker["metrics"]
-        memory = size_of(metrics["memory"]) if "memory" in metrics else "-"
+        memory = show_bytes(metrics["memory"]) if "memory" in metrics else "-"
         if worker["memory_limit"]:
-            memory += f" of {size_of(worker['memory_limit'])}"
+            memory += f" of {show_bytes(worker['memory_limit'])}"
         cpu = f"{metrics['cpu']:.0f}%" if "cpu" in metrics else "-"
         place = (worker["name"], worker["host"], worker["status"], str(worker["nthreads"]), cpu, memory)
         yield *place, str(worker["processing"]), str(worker["holds"])
@@ -119,12 +119,3 @@ def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[s
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
     if len(table) == 1:
         yield "none"
-
-
-def size_of(nbytes: float) -> str:
-    """Bytes as people read them."""
-    unit = 0
-    while nbytes >= 1024 and unit < len(_UNITS) - 1:
-        nbytes /= 1024
-        unit += 1
-    return f"{nbytes:.0f} {_UNITS[unit]}" if nbytes >= 10 or not unit else f"{nbytes:.1f} {_UNITS[unit]}"

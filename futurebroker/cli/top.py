@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import click
 
-from futurebroker.cli.status import size_of
+from futurebroker.amounts import show_bytes
 from futurebroker.client.client import Client
 from futurebroker.config import load_settings
 from futurebroker.exceptions import FuturebrokerError
@@ -75,11 +75,11 @@ def lines_of(snapshot: Snapshot, width: int) -> Iterator[str]:
     for alert in snapshot.alerts:
         yield click.style(f"  {alert.level}: {alert.text}", fg=_LAMPS.get(alert.level)) + f" ({alert.advice})"
     memory = snapshot.memory
-    limit = f" of {size_of(memory['limit'])}" if memory["limit"] else ""
+    limit = f" of {show_bytes(memory['limit'])}" if memory["limit"] else ""
     yield (
         f"{snapshot.done:,} of {snapshot.total:,} done, {snapshot.failed:,} failed, {snapshot.rate:,.1f}/s; "
-        f"memory {size_of(memory['used'])}{limit}, results {size_of(memory['managed'])}, "
-        f"spilled {size_of(memory['spilled'])}"
+        f"memory {show_bytes(memory['used'])}{limit}, results {show_bytes(memory['managed'])}, "
+        f"spilled {show_bytes(memory['spilled'])}"
     )
     if snapshot.kinds:
         yield ""
@@ -124,6 +124,6 @@ def bar(kind: KindView, room: int) -> str:
 
 
 def _worker(worker: WorkerView) -> str:
-    memory = size_of(worker.memory) + (f" of {size_of(worker.limit)}" if worker.limit else "")
+    memory = show_bytes(worker.memory) + (f" of {show_bytes(worker.limit)}" if worker.limit else "")
     running = f"{worker.executing}/{worker.slots}"
     return f"{worker.name[:20]:20} {worker.status:8} {running:>9} {worker.backlog:>8,} {worker.cpu:>5.0f}% {memory:>18}"

@@ -16,9 +16,10 @@ from futurebroker.cli.serving import (
     worker_options,
 )
 from futurebroker.cli.text import scheduler_lines
-from futurebroker.config import Settings, load_settings, scheduler_conduct, storage_orders, worker_memory
+from futurebroker.config import Settings, load_settings, scheduler_conduct, storage_orders
 from futurebroker.exceptions import StartError
 from futurebroker.launch import ClusterPlan, ClusterProcesses, cores
+from futurebroker.orders import worker_data
 from futurebroker.processes import Service
 from futurebroker.secret import normalize_address
 
@@ -85,11 +86,11 @@ def _plan(settings: Settings, secret: bytes) -> ClusterPlan:
         port=settings.port,
         executors=settings.executors or cores(),
         threads=settings.nthreads,
-        memory=worker_memory(settings),
+        memory=worker_data(settings),
         timeout=max(settings.connect_timeout, 30.0),
         log_level=settings.log_level,
         log_format=settings.log_format,
-        conduct={**scheduler_conduct(settings), "storage": storage_orders(settings)},
+        conduct={**scheduler_conduct(settings, history=True), "storage": storage_orders(settings)},
         web_host=settings.web_host,
         web_port=settings.web_port,
         database_url=settings.database_url,

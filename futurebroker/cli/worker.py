@@ -10,9 +10,10 @@ import click
 from futurebroker import surroundings
 from futurebroker.cli.serving import log_options, serve, start_logging, with_options, worker_options
 from futurebroker.cli.text import parse_resources
-from futurebroker.config import Settings, hide_password, load_settings, worker_memory
+from futurebroker.config import Settings, hide_password, load_settings
 from futurebroker.exceptions import ConfigError
 from futurebroker.launch import cores
+from futurebroker.orders import worker_data
 from futurebroker.processes import Service
 from futurebroker.secret import find_secret, normalize_address
 from futurebroker.worker.limits import detect_limit
@@ -73,7 +74,7 @@ def worker(
             executors=settings.executors,
             threads=settings.nthreads,
             resources=amounts or None,
-            **worker_memory(settings),
+            **worker_data(settings),
         )
         services.append(service)
         await service.start(settings.connect_timeout)

@@ -173,6 +173,16 @@ def pack(
     return Packed(data, dependencies, tuple(references.inputs))
 
 
+def pack_values(
+    keeper: Keeper, name: str, values: tuple[Any, ...], keys: tuple[Key, ...], move: Mover, split: Splitter
+) -> Packed:
+    """The arguments of a call in which `TaskRef` stand for ``keys`` already; the large ones are made data."""
+    references = References(keeper, split)
+    references.found = {key: TaskRef(index) for index, key in enumerate(keys)}
+    data = _pack_large(references, name, values, {}, values, {}, move)
+    return Packed(data, tuple(references.found) or None, tuple(references.inputs))
+
+
 def _pack_large(
     references: References,
     name: str,

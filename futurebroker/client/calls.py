@@ -59,7 +59,7 @@ PreparedCall: TypeAlias = tuple[Call, Key, bytes, tuple[Key, ...] | None]
 class PreparedColumn:
     """Calls that are one message, or ready to be: at most `BATCH_MESSAGES` and `BATCH_BYTES` of them."""
 
-    __slots__ = ("arguments", "call", "dependencies", "keys", "size")
+    __slots__ = ("arguments", "call", "dependencies", "graph", "keys", "size")
 
     def __init__(
         self,
@@ -68,7 +68,10 @@ class PreparedColumn:
         arguments: list[bytes],
         size: int,
         dependencies: list[tuple[Key, ...]] | None = None,
+        graph: str = "",
     ) -> None:
+        #: the graph that they belong to, of which the client holds no futures
+        self.graph = graph
         self.call = call
         self.keys = keys
         self.arguments = arguments
@@ -178,12 +181,13 @@ class Coalescer:
             self._send(item)
             return 0
         self._submit(item)
-        return item.size
+        return 0 if item.graph else item.size
 
     def _submit(self, column: PreparedColumn) -> None:
         call = column.call
         self._introduce(call)
-        self._send(Submit(call.digest, column.keys, column.arguments, column.dependencies, call.options, call.parent))
+        calls = (column.keys, column.arguments, column.dependencies)
+        self._send(Submit(call.digest, *calls, call.options, call.parent, graph=column.graph))
         self._remember(column)
 
     def _introduce(self, call: Call) -> None:

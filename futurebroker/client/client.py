@@ -6,14 +6,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from futurebroker.client.calls import FUNCTION_LIMIT, task_options, worker_names
+from futurebroker.client.collections import Collections
 from futurebroker.client.dashboards import Dashboards
 from futurebroker.client.datasets import Datasets
 from futurebroker.client.executor import ClientExecutor
 from futurebroker.client.futures import Future
 from futurebroker.client.gathering import gather
+from futurebroker.client.holdings import Holdings
 from futurebroker.client.inquiries import Inquiries
+from futurebroker.client.insight import Insight
 from futurebroker.client.options import Options
 from futurebroker.client.replies import opened
+from futurebroker.client.tending import Tending
 from futurebroker.client.waiters import run_blocking
 from futurebroker.exceptions import MessageTooLargeError
 from futurebroker.protocol.messages import RunOnWorkers
@@ -21,7 +25,7 @@ from futurebroker.protocol.serialize import dumps, name_of
 from futurebroker.types import Key
 
 
-class Client(Datasets, Inquiries, Dashboards):
+class Client(Datasets, Collections, Inquiries, Insight, Tending, Holdings, Dashboards):
     """A program's connection to a cluster: it submits calls and holds their futures.
 
     Without an address it starts a `LocalCluster`, unless a broker is set in the environment or the settings file, and

@@ -6,16 +6,20 @@ import asyncio
 import copy
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from futurebroker.client import fetching
-from futurebroker.client.futures import CANCELLED, Home, KeyState
+from futurebroker.client.futures import CANCELLED, Future, Home, KeyState
 from futurebroker.client.ledger import Ledger
 from futurebroker.client.outbox import Outbox
 from futurebroker.client.replies import Replies, introduce
 from futurebroker.client.threads import LoopThread
+from futurebroker.client.waiters import Countdown
 from futurebroker.config import hide_password
+from futurebroker.data.pool import Pool
+from futurebroker.data.ways import WAYS, credentials_of
 from futurebroker.exceptions import (
     CancelledError,
     ClientClosedError,
@@ -25,7 +29,19 @@ from futurebroker.exceptions import (
     SecretRefusedError,
 )
 from futurebroker.protocol.member import Member
-from futurebroker.protocol.messages import Answer, Ask, DataPart, Held, Message, RanOnWorkers, Want, Welcome
+from futurebroker.protocol.messages import (
+    Answer,
+    Ask,
+    DataPart,
+    FromPeer,
+    Held,
+    Message,
+    RanOnExecutors,
+    RanOnScheduler,
+    RanOnWorkers,
+    Want,
+    Welcome,
+)
 from futurebroker.types import Key, Role
 
 logger = logging.getLogger("futurebroker.client")
@@ -42,6 +58,7 @@ class Connection(Ledger):
         origin: where the secret comes from, for the error when it isn't the scheduler's.
         loop: run on this loop of a cluster in the same process instead of in a thread of our own.
         about: what else to tell the scheduler of this program.
+        transfer: how data may move; see `futurebroker.orders.data_transfer`.
         patience: seconds that `submit` may block because the scheduler takes no more.
     """
 
@@ -58,13 +75,25 @@ class Connection(Ledger):
         origin: str = "",
         loop: asyncio.AbstractEventLoop | None = None,
         about: dict[str, Any] | None = None,
+        transfer: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(name, patience)
         self.name = name
         self.url: str = url
         self.secret = secret
         self.asynchronous = asynchronous
+        self.secret = secret
+        #: by channel, who takes the frames that come on it, on the I/O thread
+        self.channels: dict[str, Callable[[list[bytes]], None]] = {}
         self.routes: dict[int, Callable[[DataPart], None]] = {}
+        #: by which data may move; see `futurebroker.data.ways`
+        self.ways: frozenset[str] = frozenset((transfer or {}).get("ways", WAYS))
+        #: keys that are being fetched, and who waits for that; see `fetching`
+        self.underway: dict[Key, list[Countdown]] = {}
+        self._credentials = credentials_of(transfer or {}, secret, cluster)
+        self._pool: Pool | None = None
+        #: futures of dask keys, as long as anybody holds them
+        self.computed: weakref.WeakValueDictionary[Any, Future[Any]] = weakref.WeakValueDictionary()
         #: leases that this client holds, by the name of what they are of, with the most that there may be
         self.leases: dict[str, tuple[int, dict[str, None]]] = {}
         #: seconds between a heartbeat and its answer, as of the last one
@@ -122,7 +151,17 @@ class Connection(Ledger):
         self.callbacks.stop()
         self.part()
 
+    @property
+    def pool(self) -> Pool:
+        """Direct connections to workers."""
+        with self.lock:
+            if self._pool is None:
+                self._pool = Pool(self._credentials)
+            return self._pool
+
     async def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
         if self._beating is not None:
             self._beating.cancel()
         self.outbox.stop()
@@ -218,6 +257,14 @@ class Connection(Ledger):
         if isinstance(message, Answer):
             error = FuturebrokerError(message.error) if message.error else None
             self._replies.answer(message.number, message.value, error)
+        elif isinstance(message, RanOnExecutors):
+            self._replies.answer(message.number, message.outcomes, None)
+        elif isinstance(message, RanOnScheduler):
+            self._replies.answer(message.number, message, None)
+        elif isinstance(message, FromPeer):
+            channel = self.channels.get(message.channel)
+            if channel is not None:
+                channel(message.frames)
         elif isinstance(message, RanOnWorkers):
             self._replies.answer(message.number, message.results, None)
         elif isinstance(message, DataPart):

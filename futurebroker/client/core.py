@@ -16,6 +16,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, cast
 
+from futurebroker.client import daskdefault
 from futurebroker.client.connection import Connection
 from futurebroker.client.futures import INSIDE, Keeper, KeyState, find_keeper
 from futurebroker.client.gathering import only_futures_in
@@ -24,6 +25,7 @@ from futurebroker.client.waiters import run_blocking
 from futurebroker.config import Settings, hide_password, load_settings
 from futurebroker.exceptions import ClientClosedError
 from futurebroker.inside import current_task
+from futurebroker.orders import data_transfer
 from futurebroker.secret import find_secret, normalize_address, secret_origin
 
 _current: ContextVar[ClientCore | None] = ContextVar("futurebroker_client", default=None)
@@ -124,6 +126,7 @@ class ClientCore:
         atexit.register(self._at_exit)
         if self._set_as_default:
             _defaults.append(weakref.ref(self))
+            daskdefault.become(self)
         return self
 
     def _start_cluster(self) -> Cluster:
@@ -153,6 +156,7 @@ class ClientCore:
             heartbeat=settings.heartbeat_interval,
             loop=loop,
             about=self._about,
+            transfer=data_transfer(settings),
         )
 
     def close(self) -> Any:
@@ -165,6 +169,7 @@ class ClientCore:
         self.status = "closed"
         atexit.unregister(self._at_exit)
         _defaults[:] = [other for other in _defaults if other() is not None and other() is not self]
+        daskdefault.step_down(self)
         connection, submitter = self._live
         await connection.close(blocking)
         submitter.data.close()
@@ -246,7 +251,11 @@ class ClientCore:
 
     def __repr__(self) -> str:
         held = f" futures={len(self._live[0].states)}" if self._live is not None else ""
-        return f"<Client: {self._name} {self.status} {self.scheduler_address!r}{held}>"
+        return f"<Client: {self._name} {self.status} {self.scheduler_address!r}{held}{self._at_a_glance()}>"
+
+    def _at_a_glance(self) -> str:
+        """What topics add to the client's repr."""
+        return ""
 
     def _repr_html_(self) -> str:
         rows = {

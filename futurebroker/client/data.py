@@ -1,14 +1,15 @@
 """Sends data to the cluster: what users scatter, and what is made of large arguments.
 
 Small data travels in its message. Larger data is written to a file that a worker on the same host takes over; where the
-scheduler is elsewhere, or no worker can open the file, it goes in parts through the broker. The first file is waited
-for, to learn whether files are taken over at all.
+scheduler is elsewhere, or no worker can open the file, it goes over a connection to a worker, and where none can be
+reached, in parts through the broker. The first file is waited for, to learn whether files are taken over at all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import sys
 import threading
 import warnings
@@ -24,10 +25,14 @@ from futurebroker.client.gathering import futures_in
 from futurebroker.client.waiters import run_blocking
 from futurebroker.data.files import write_value
 from futurebroker.data.folders import StoreFolder
+from futurebroker.data.ways import DIRECT, MAP
+from futurebroker.exceptions import FuturebrokerError
 from futurebroker.protocol.messages import INLINE_LIMIT, Message, PutFile, PutPart, PutValue
 from futurebroker.protocol.serialize import Buffer, dump_frames, frames_size, layout
 from futurebroker.secret import is_loopback
 from futurebroker.types import Key
+
+logger = logging.getLogger("futurebroker.client")
 
 #: bytes of data in one message
 PART = 256 * 1024
@@ -46,7 +51,7 @@ class DataSender:
         self._home = home
         self._salt = salt
         self._patience = patience
-        self._files_work: bool | None = None if is_loopback(connection.url) else False
+        self._files_work: bool | None = None if is_loopback(connection.url) and MAP in connection.ways else False
         self._folder: StoreFolder | None = None
         self._making = threading.Lock()
         #: large arguments by the digest of their bytes, as long as a future of them lives
@@ -94,11 +99,7 @@ class DataSender:
     def move(self, what: str, frames: list[Buffer], size: int) -> Future[Any]:
         """A future of a large argument, the same one as long as the same bytes are in use."""
         digest = digest_of(frames)
-        future: Future[Any] | None = self._moved.get(digest)
-        if future is None or future.cancelled() or future.status == ERROR:
-            key = self._new_key("data")
-            future = run_blocking(self._put(key, frames, size, (), False, True))
-            self._moved[digest] = future
+        future = self.keep(frames, size, digest)
         if len(self._repeats) > REMEMBERED:
             self._repeats.clear()
         self._repeats[what, digest] += 1
@@ -109,6 +110,16 @@ class DataSender:
                 "use client.scatter(...) and pass the future it returns",
                 stacklevel=_user_level(),
             )
+        return future
+
+    def keep(self, frames: list[Buffer], size: int, digest: bytes | None = None) -> Future[Any]:
+        """As `move`, of data that needs no explanation when it comes again."""
+        digest = digest or digest_of(frames)
+        future: Future[Any] | None = self._moved.get(digest)
+        if future is None or future.cancelled() or future.status == ERROR:
+            key = self._new_key("data")
+            future = run_blocking(self._put(key, frames, size, (), False, True))
+            self._moved[digest] = future
         return future
 
     def shared(self, what: str, value: Any, limit: int) -> Any:
@@ -156,8 +167,37 @@ class DataSender:
         elif self._files_work is not False:
             await self._put_file(future, frames, workers, broadcast, blocking)
         else:
-            await self._put_parts(state, frames, size, workers, broadcast, blocking)
+            await self._put_elsewhere(state, frames, size, workers, broadcast, blocking)
         return future
+
+    async def _put_directly(
+        self,
+        state: KeyState,
+        frames: list[Buffer],
+        size: int,
+        workers: tuple[str, ...],
+        broadcast: bool,
+        blocking: bool,
+    ) -> bool:
+        """Send the bytes to a worker over a connection; False where that can't be done."""
+        connection = self._connection
+        if DIRECT not in connection.ways:
+            return False
+        place = await connection.ask("storing_place", list(workers), blocking, self._patience)
+        if not place or not connection.pool.may_reach(place["address"]):
+            return False
+
+        def put() -> str:
+            pieces = (memoryview(piece).cast("B") for piece in layout(frames) if len(piece))
+            return connection.pool.put(place["address"], size, pieces)
+
+        try:
+            path = put() if blocking else await asyncio.to_thread(put)
+        except (OSError, FuturebrokerError) as error:
+            logger.info("%s could not be put to %s: %s", state.key, place["address"], error)
+            return False
+        connection.put(PutFile(state.key, path, size, workers, broadcast, place["worker"]))
+        return True
 
     async def _put_file(
         self, future: Future[Any], frames: list[Buffer], workers: tuple[str, ...], broadcast: bool, blocking: bool
@@ -177,7 +217,20 @@ class DataSender:
             if not self._files_work:
                 path.unlink(missing_ok=True)
                 connection.renew(state)
-                await self._put_parts(state, frames, size, workers, broadcast, blocking)
+                await self._put_elsewhere(state, frames, size, workers, broadcast, blocking)
+
+    async def _put_elsewhere(
+        self,
+        state: KeyState,
+        frames: list[Buffer],
+        size: int,
+        workers: tuple[str, ...],
+        broadcast: bool,
+        blocking: bool,
+    ) -> None:
+        """To a worker that can't open our files."""
+        if not await self._put_directly(state, frames, size, workers, broadcast, blocking):
+            await self._put_parts(state, frames, size, workers, broadcast, blocking)
 
     async def _put_parts(
         self,

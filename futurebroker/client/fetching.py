@@ -1,7 +1,8 @@
-"""Gets results that lie in a worker's store: by mapping the file on the same host, else in parts through the broker."""
+"""Gets results that lie in a worker's store: by a map on the same host, a connection, or parts through the broker."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -9,9 +10,12 @@ from typing import Any, Protocol
 from futurebroker.client.futures import FINISHED, UNOPENED, KeyState, opening, unopened
 from futurebroker.client.waiters import Countdown, pause
 from futurebroker.data.files import map_value
-from futurebroker.exceptions import ResultError
+from futurebroker.data.pool import Pool
+from futurebroker.data.ways import DIRECT, MAP
+from futurebroker.exceptions import FuturebrokerError, ResultError
 from futurebroker.protocol.messages import DataPart, DataWanted, Held, Message
 from futurebroker.protocol.serialize import loads
+from futurebroker.types import Key
 
 logger = logging.getLogger("futurebroker.client")
 
@@ -31,7 +35,13 @@ class Channel(Protocol):
     """What a transfer needs of the connection."""
 
     routes: dict[int, Callable[[DataPart], None]]
+    #: by which results may come
+    ways: frozenset[str]
+    #: keys being fetched, and who waits for the end of that
+    underway: dict[Key, list[Countdown]]
 
+    @property
+    def pool(self) -> Pool: ...
     def number(self) -> int: ...
     def put(self, message: Message) -> None: ...
     def flush(self) -> None: ...
@@ -96,10 +106,30 @@ class Transfer:
 async def fetch(channel: Channel, state: KeyState, held: Held, blocking: bool) -> Any:
     """The result that lies at ``held``, kept in ``state``; UNOPENED when it turns out to be lost or moved.
 
+    Threads that ask for one key at the same time share one transfer.
+
     Raises:
         ResultError: it can't be opened here, or can't be had although it is said to be there.
     """
-    data: memoryview | bytearray | None = _mapped(held)
+    ended = Countdown(1)
+    waiting: list[Countdown] = []
+    ours = channel.underway.setdefault(state.key, waiting) is waiting
+    if not ours:
+        channel.underway.get(state.key, []).append(ended)
+        while state.key in channel.underway and not await pause(ended, blocking, AGAIN):
+            pass  # it may have ended before we were on its list
+        return state.result
+    try:
+        return await _fetch(channel, state, held, blocking)
+    finally:
+        del channel.underway[state.key]
+        for other in waiting:
+            other.end()
+
+
+async def _fetch(channel: Channel, state: KeyState, held: Held, blocking: bool) -> Any:
+    near = _near if blocking else _near_aside
+    data: memoryview | bytearray | None = await near(channel, held)
     attempts = 0
     while data is None:
         attempts += 1
@@ -119,6 +149,30 @@ async def fetch(channel: Channel, state: KeyState, held: Held, blocking: bool) -
         opening.keeper = None
     state.result = result
     return result
+
+
+async def _near(channel: Channel, held: Held) -> memoryview | None:
+    return _without_broker(channel, held)
+
+
+async def _near_aside(channel: Channel, held: Held) -> memoryview | None:
+    """As `_near`, without holding up the loop: a file on disk is read and checked, and a connection takes its time."""
+    return await asyncio.to_thread(_without_broker, channel, held)
+
+
+def _without_broker(channel: Channel, held: Held) -> memoryview | None:
+    """The bytes by a map, else by a connection to a holder; None where neither works."""
+    data = _mapped(held) if MAP in channel.ways else None
+    if data is not None or DIRECT not in channel.ways:
+        return data
+    for address in held.addresses:
+        if not channel.pool.may_reach(address):
+            continue
+        try:
+            return channel.pool.fetch(address, held.key)
+        except (OSError, FuturebrokerError) as error:
+            logger.info("%s could not be fetched from %s: %s", held.key, address, error)
+    return None
 
 
 def _mapped(held: Held) -> memoryview | None:

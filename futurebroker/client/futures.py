@@ -17,10 +17,11 @@ from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from importlib import import_module
 from types import TracebackType
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
+from futurebroker.amounts import show_bytes
 from futurebroker.client.waiters import Countdown, Waiter, pause, run_blocking
 from futurebroker.exceptions import CancelledError, ResultError
 from futurebroker.inside import current_task, pickled
@@ -194,6 +195,12 @@ class Future(Generic[T]):
 
     __slots__ = ("__weakref__", "_held", "_state")
 
+    #: tells dask that this stands for a result, wherever it is found in a graph
+    __dask_future__: ClassVar[bool] = True
+
+    def __dask_tokenize__(self) -> tuple[str, Key]:
+        return type(self).__name__, self._state.key
+
     def __init__(self, state: KeyState) -> None:
         self._state = state
         self._held = True
@@ -319,13 +326,21 @@ class Future(Generic[T]):
             pickled.keys.append(self._state.key)
         return unbound, (self._state.key,)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a result that lies in a worker's store, pickled; 0 where none is known to."""
+        held = self._state.held
+        return held.nbytes if held is not None else 0
+
     def __repr__(self) -> str:
         kind = f", type: {self.type}" if self.type else ""
-        return f"<Future: {self.status}{kind}, key: {self.key}>"
+        size = f", {show_bytes(self.nbytes)}" if self.nbytes else ""
+        return f"<Future: {self.status}{kind}{size}, key: {self.key}>"
 
     def _repr_html_(self) -> str:
         kind = f" <b>type:</b> {html.escape(self.type)}" if self.type else ""
-        return f"<b>Future: {html.escape(self.key)}</b> <b>status:</b> {self.status}{kind}"
+        size = f" <b>size:</b> {show_bytes(self.nbytes)}" if self.nbytes else ""
+        return f"<b>Future: {html.escape(self.key)}</b> <b>status:</b> {self.status}{kind}{size}"
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

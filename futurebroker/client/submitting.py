@@ -37,7 +37,7 @@ class Submitter:
 
     def __init__(self, connection: Connection, salt: str, patience: float) -> None:
         self._connection = connection
-        self._salt = salt
+        self.salt = salt
         self._home = Home(connection)
         self.data = DataSender(connection, self._home, salt, patience)
         #: the last function submitted without options; one attribute, so that threads see both or neither
@@ -50,7 +50,7 @@ class Submitter:
         connection = self._connection
         last, call = self._last
         if call is None or last is not function:
-            call = Call.of(function, None, self._salt)
+            call = Call.of(function, None, self.salt)
             self._last = (function, call)
         if kwargs or not SCALARS.issuperset(map(type, args)):
             return self._start(call, self._pack(call, args, kwargs))
@@ -189,12 +189,12 @@ class Submitter:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _call(self, function: Callable[..., Any], options: TaskOptions | None, name: str = "") -> Call:
-        return Call.of(function, options, self._salt, name)
+        return Call.of(function, options, self.salt, name)
 
     def _pack(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
-        return pack(self._connection, call.name, args, kwargs, self.data.move, self._split)
+        return pack(self._connection, call.name, args, kwargs, self.data.move, self.split)
 
-    def _split(self, part: ChunkFuture[Any]) -> Future[Any]:
+    def split(self, part: ChunkFuture[Any]) -> Future[Any]:
         """A task that picks one result out of a chunk, for tasks that need only that."""
         return self.submit(getitem, (_whole(part), part.index), {})
 

@@ -15,6 +15,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 
 from futurebroker.exceptions import DatabaseError
+from futurebroker.persistence import history_tables  # noqa: F401 - its tables belong to the metadata
 from futurebroker.persistence.database import reading, shown, writing
 from futurebroker.persistence.models import metadata
 

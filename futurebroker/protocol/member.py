@@ -14,6 +14,7 @@ import logging
 import random
 import sys
 import uuid
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -54,9 +55,11 @@ HEARTBEAT_INTERVAL = 1.0
 BEATS_UNANSWERED = 5
 #: seconds one attempt to open a link may take
 OPEN_TIMEOUT = 5.0
+#: seconds a scheduler has to answer at one of several brokers before the next is tried
+ANSWER_TIMEOUT = 3.0
 #: seconds before the first and at most before any attempt to reconnect; the pause doubles in between
 RECONNECT_FIRST = 0.1
-RECONNECT_MAX = 5.0
+RECONNECT_MAX = 2.0
 
 
 class MemberEvents(Protocol):
@@ -114,6 +117,8 @@ class Member:
         self._share = share
         me = Peer(role, name, _incarnation())
         self._endpoint = Endpoint(me, cluster, Keyring(secret), self, loop, on_blocked=on_blocked)
+        #: of the brokers, the one to try first at the front
+        self._urls = deque(url.split(";"))
         self._generation = 0
         #: where we read, and where the scheduler does
         self._inbox = ""
@@ -223,13 +228,21 @@ class Member:
             queues = [Queue(name, QueueKind.INBOX)]
             if self._endpoint.me.role is Role.WORKER:
                 queues.append(Queue(token_queue(self._cluster), QueueKind.TOKEN))
-            link = await open_in_thread(self.url, queues, secret=self._secret, timeout=OPEN_TIMEOUT, name=self.name)
+            url = ";".join(self._urls)
+            link = await open_in_thread(url, queues, secret=self._secret, timeout=OPEN_TIMEOUT, name=self.name)
             if self._closed:
                 link.close()
                 raise ClusterConnectionError("it was closed while it connected")
             self._inbox = link.capabilities.inbox or name
             self._endpoint.attach(link if self._share is None else self._share(link, name))
-            await self._greet()
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT if len(self._urls) > 1 else None):
+                    await self._greet()
+            except TimeoutError:
+                # The scheduler may have gone on at another of the brokers.
+                self._urls.rotate(-1)
+                self._endpoint.close()
+                raise ClusterConnectionError("no scheduler answers at the broker that was reached first") from None
         finally:
             self._joining = False
 
@@ -238,6 +251,8 @@ class Member:
         welcome = self._welcome = self._loop.create_future()
         welcome.add_done_callback(_retrieve)
         while not welcome.done():
+            if not self._endpoint.has_link:  # it went before this had begun
+                raise ClusterConnectionError("the connection was closed")
             self._say_hello()
             await asyncio.wait([welcome], timeout=HELLO_EVERY)
         welcome.result()

@@ -100,4 +100,18 @@ class Forget(NamedTuple):
     peer: str
 
 
-Command = Send | Forget
+class Noticed(NamedTuple):
+    """Somebody joined or is gone, for the plugins of a scheduler that has any."""
+
+    what: str  #: the plugin's method
+    who: str
+
+
+class PassOn(NamedTuple):
+    """The process around the machine sees to this message of ``peer``, or to this news."""
+
+    peer: str
+    message: Message | Noticed
+
+
+Command = Send | Forget | PassOn

@@ -12,7 +12,7 @@ from typing import Any
 
 from futurebroker.protocol.messages import KeyCancelled, ResultHolds, TaskAway, TaskReturned
 from futurebroker.scheduler import placement, recording, transitions
-from futurebroker.scheduler.records import TaskRecord, WorkerRecord
+from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import FAMILY, MEMORY, RELEASED, UNFINISHED, SchedulerState
 from futurebroker.types import Key
 
@@ -40,6 +40,18 @@ def gone(state: SchedulerState, parent: Key) -> str:
 def adopt(state: SchedulerState, parent: TaskRecord, child: TaskRecord) -> None:
     """``parent`` submitted ``child``."""
     child.add_client(state.families.get(parent.key) or state.holder(FAMILY + parent.key))
+
+
+def graph_holder(client: ClientRecord, graph: str) -> str:
+    """Name of the holder of a graph that isn't complete."""
+    return f"graph:{client.client_id}:{graph}"
+
+
+def client_gone(state: SchedulerState, client: ClientRecord) -> None:
+    """Graphs that the client didn't complete go with it."""
+    start = graph_holder(client, "")
+    for name in [name for name in state.holders if name.startswith(start)]:
+        state.drop_holder(name)
 
 
 def result_holds(state: SchedulerState, worker: WorkerRecord, message: ResultHolds) -> None:

@@ -48,6 +48,7 @@ def let_go(state: SchedulerState, task: TaskRecord) -> None:
 
 def erred_released(state: SchedulerState, task: TaskRecord) -> None:
     """The failure is forgotten, because the task is to be tried again."""
+    state.note(task, "is tried again after its failure")
     state.move(task, RELEASED)
     task.failure = None
     task.retried = 0

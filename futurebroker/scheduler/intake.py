@@ -11,6 +11,7 @@ from futurebroker.protocol.messages import (
     Cancel,
     Detach,
     DetachedEnded,
+    EndGraph,
     KeyCancelled,
     KeyErred,
     KeyFinished,
@@ -93,6 +94,8 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
         return
     if message.parent:
         parent = families.unfinished(state, message.parent)
+    # What a graph consists of is wanted on its behalf, and its client hears nothing of it.
+    wanter = state.holder(families.graph_holder(client, message.graph)) if message.graph else client
     pool = placement.pool_for(state, message.options)
     tasks = state.tasks
     room = state.policy.client_keys - len(client.wants)
@@ -124,10 +127,10 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
                 continue
             dependencies = tuple(known)  # type: ignore[arg-type]
         task = state.add_task(key, function.kind, function, args, dependencies, pool, parent)
-        task.add_client(client)
+        task.add_client(wanter)
         if keeps:
             keeping.keep(state, task)
-        if parent is not None:
+        if parent is not None and not message.graph:
             families.adopt(state, parent, task)
         if state.claims and claims.claimed(state, task):
             continue
@@ -139,6 +142,21 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             transitions.released_queued(state, task)
     if not pool.tasks:
         state.pools.pop(pool.token, None)
+
+
+def end_graph(state: SchedulerState, client: ClientRecord, message: EndGraph) -> None:
+    """A graph is complete: what the client wants of it is its own from here on, the rest is kept as far as needed."""
+    parent = families.unfinished(state, message.parent) if message.parent else None
+    for key in message.keys:
+        task = state.tasks.get(key)
+        if task is None:
+            reason = "its task was not taken, or what it depends on was not"
+            state.send(client.client_id, KeyCancelled(key, reason, "rejected"))
+            continue
+        want(state, client, task)
+        if parent is not None:
+            families.adopt(state, parent, task)
+    state.drop_holder(families.graph_holder(client, message.graph))
 
 
 def _submit_known(
@@ -339,9 +357,10 @@ def put_file(state: SchedulerState, client: ClientRecord, message: PutFile) -> N
     task = _new_data(state, client, message)
     if task is None:
         return
-    worker = _storing_worker(state, task.pool)
+    worker = state.workers.get(message.worker) if message.worker else _storing_worker(state, task.pool)
     if worker is None:
-        _refuse_data(state, task, "no worker is connected that could hold it")
+        reason = "the worker it was sent to is gone" if message.worker else "no worker is connected that could hold it"
+        _refuse_data(state, task, reason)
         return
     recording.said_data(state, client, message, kept=False)
     transitions.store_on(state, task, worker)

@@ -14,6 +14,7 @@ from futurebroker.protocol import messages as m
 from futurebroker.scheduler import (
     claims,
     continuing,
+    copying,
     dispatch,
     families,
     intake,
@@ -26,11 +27,14 @@ from futurebroker.scheduler import (
     reports,
     requests,
     resuming,
+    rounds,
     stealing,
     storing,
+    tending,
     terms,
     transitions,
 )
+from futurebroker.scheduler.comings import NOTED
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
@@ -68,6 +72,8 @@ class SchedulerMachine:
         """Apply ``event``, which happened at monotonic time ``now``; returns what is to be done, in order."""
         state = self.state
         state.now = now
+        if state.chronicle is not None and type(event) in NOTED:
+            NOTED[type(event)](state, event)
         _APPLY[type(event)](state, event)
         if now >= state.timers.due:
             state.timers.run_due(now)
@@ -97,6 +103,8 @@ def _client(state: SchedulerState, client_id: ClientId) -> ClientRecord:
 
 def client_joined(state: SchedulerState, event: ClientJoined) -> None:
     """A client is there, or there again."""
+    if event.client not in state.clients:
+        tending.notice(state, "add_client", event.client)
     _client(state, event.client).info = event.info
 
 
@@ -116,9 +124,11 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
             function.users.pop(client, None)
             state.drop_function_if_unused(function)
     state.calls = {number: call for number, call in state.calls.items() if call.client != event.client}
+    families.client_gone(state, client)
     leases.client_gone(state, event.client)
     mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
+    tending.client_gone(state, event.client)
     terms.expect_no_more(state, client)
     state.commands.append(Forget(event.client))
 
@@ -149,6 +159,7 @@ def worker_joined(state: SchedulerState, event: WorkerJoined) -> None:
     placement.open_window(state, worker)
     for pool in state.pools.values():
         _refresh(state, pool)
+    tending.worker_joined(state, worker)
     placement.update_room(state, worker)
     observe.answer_counts(state)
 
@@ -210,7 +221,9 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     state.roomy.pop(worker, None)
     state.touched.pop(worker, None)
     reports.worker_leaves_calls(state, worker)
+    tending.worker_lost(state, worker)
     relay.holder_lost(state, worker)
+    copying.taker_lost(state, worker)
     claims.claimant_lost(state, worker)
     for other in state.workers.values():
         if other.status is WorkerStatus.CLOSING:
@@ -263,11 +276,13 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
     if worker is None:
         return
     worker.metrics = event.metrics
+    placement.measure_bandwidth(state, worker, event.metrics.get("bandwidth"))
     if event.round_trip is not None:
         trip = min(event.round_trip, LATENCY_MAX)
         worker.latency += LATENCY_NEWEST * (trip - worker.latency)
         placement.open_window(state, worker)
-    status = WorkerStatus.PAUSED if event.status == WorkerStatus.PAUSED.value else WorkerStatus.RUNNING
+    is_paused = worker.changing or event.status == WorkerStatus.PAUSED.value
+    status = WorkerStatus.PAUSED if is_paused else WorkerStatus.RUNNING
     if event.status == WorkerStatus.CLOSING.value:
         status = WorkerStatus.CLOSING
     _set_status(state, worker, status)
@@ -282,6 +297,7 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
 _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None]] = {
     m.AddFunction: intake.add_function,
     m.Submit: intake.submit,
+    m.EndGraph: intake.end_graph,
     m.Release: intake.release,
     m.Want: intake.want_keys,
     m.Cancel: intake.cancel,
@@ -293,6 +309,10 @@ _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None
     m.OnFailure: terms.plan,
     m.Await: lambda state, client, message: terms.expect(state, client, message, intake.want),
     m.Ask: requests.ask,
+    m.RunOnExecutors: rounds.run_on_executors,
+    m.RunOnScheduler: tending.run_on_scheduler,
+    m.ParcelPart: tending.parcel_part,
+    m.ToPeer: tending.to_peer,
     m.RunOnWorkers: observe.run_on_workers,
     m.DataWanted: relay.client_wants_data,
     m.DataPart: relay.client_gives_data,
@@ -311,6 +331,9 @@ FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]
     m.DataWanted: relay.worker_wants_data,
     m.DataPart: relay.worker_gives_data,
     m.Inventory: claims.inventory,
+    m.ExecutorsAnswered: rounds.executors_answered,
+    m.Settled: rounds.settled,
+    m.ParcelWanted: tending.parcel_wanted,
     m.Continue: continuing.continued,
     m.Said: terms.said,
     m.DataLost: reports.data_lost,

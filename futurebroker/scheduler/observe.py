@@ -124,6 +124,7 @@ def worker_info(worker: WorkerRecord) -> dict[str, Any]:
         "holds": len(worker.holds),
         "occupancy": worker.occupancy,
         "latency": worker.latency,
+        "data": worker.address,
         "metrics": worker.metrics,
         "events": [{"at": at, "kind": kind, "text": text} for at, kind, text in worker.events],
         **{

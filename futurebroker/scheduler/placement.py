@@ -23,6 +23,8 @@ CANDIDATES = 4
 PIPELINE_DEPENDENCIES = 16
 #: seconds one task costs beside its own code
 OVERHEAD = 20e-6
+#: weight of the newest figure in the mean bandwidth of workers to which nothing came yet
+BANDWIDTH_NEWEST = 0.2
 #: what sums of resources may be off by: three tenths are more than 0.3
 DRIFT = 1e-9
 #: the queue of tasks that name none, for workers that take from named ones only
@@ -151,10 +153,17 @@ def move_cost(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> 
     for dependency in task.dependencies:
         holders = dependency.holder_paths()
         if holders and worker not in holders:
-            policy = state.policy
             near = any(holder.host == worker.host for holder in holders)
-            cost += dependency.nbytes / (policy.local_bandwidth if near else policy.bandwidth)
+            speed = state.policy.local_bandwidth if near else worker.bandwidth or state.bandwidth
+            cost += dependency.nbytes / speed
     return cost
+
+
+def measure_bandwidth(state: SchedulerState, worker: WorkerRecord, measured: object) -> None:
+    """A worker tells at how many bytes a second results came to it from other hosts; 0: none came yet."""
+    if isinstance(measured, (int, float)) and measured > 0 and measured != worker.bandwidth:
+        worker.bandwidth = float(measured)
+        state.bandwidth += BANDWIDTH_NEWEST * (worker.bandwidth - state.bandwidth)
 
 
 def _next_roomy(state: SchedulerState) -> WorkerRecord | None:

@@ -15,7 +15,9 @@ from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecor
 from futurebroker.scheduler.state import SchedulerState
 
 #: what clients say that must survive; `said_data` sees to scattered data
-_KEPT_OF_CLIENTS = frozenset((m.AddFunction, m.Submit, m.Release, m.Want, m.Cancel, m.Retry, m.Detach, m.OnFailure))
+_KEPT_OF_CLIENTS = frozenset(
+    (m.AddFunction, m.Submit, m.EndGraph, m.Release, m.Want, m.Cancel, m.Retry, m.Detach, m.OnFailure)
+)
 #: topics of Ask that change what must survive; who answers such a topic adds it here
 KEPT_TOPICS: set[str] = set()
 #: reports that only concern who runs what

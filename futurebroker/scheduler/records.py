@@ -190,8 +190,10 @@ class TaskRecord:
 
     def held(self) -> Held:
         """Where the stored result lies."""
-        holders = [(worker.worker_id, path) for worker, path in self.holder_paths().items() if worker.worker_id]
-        return Held(self.key, self.nbytes, holders)
+        paths = {worker: path for worker, path in self.holder_paths().items() if worker.worker_id}
+        holders = [(worker.worker_id, path) for worker, path in paths.items()]
+        addresses = [worker.address for worker in paths]
+        return Held(self.key, self.nbytes, holders, addresses if any(addresses) else [])
 
     @property
     def needed(self) -> bool:
@@ -356,7 +358,10 @@ class WorkerRecord:
     """One connected worker: what it offers, does and holds."""
 
     __slots__ = (
+        "address",
         "asked",
+        "bandwidth",
+        "changing",
         "events",
         "functions",
         "holds",
@@ -385,6 +390,7 @@ class WorkerRecord:
         self.worker_id = worker_id
         self.name = str(info.get("name") or worker_id)
         self.host = str(info.get("host") or "")
+        self.address = str(info.get("data") or "")  #: where it serves its values
         self.slots = max(1, int(info.get("slots") or 1))  #: tasks it runs at a time
         self.resources = {str(name): float(amount) for name, amount in (info.get("resources") or {}).items()}
         self.used: dict[str, float] = {}  #: resources taken by what is processing
@@ -401,9 +407,11 @@ class WorkerRecord:
         self.pipeline: deque[TaskRecord] = deque()  #: tasks that may follow what is processing here, when there is room
         #: parts of results that were asked of it and have not come: (asker, transfer, offset) -> key
         self.asked: dict[tuple[str, int, int], Key] = {}
+        self.bandwidth = 0.0  #: bytes a second at which results come to it from other hosts; 0: not measured
         self.latency = 0.001  #: seconds of a round trip
         self.window = 0.0  #: seconds of work it may have in all; see `placement.open_window`
         self.limit = 0  #: tasks it may have in all
+        self.changing = False  #: whether its executors are about to be replaced: it gets no task before that is done
         self.metrics: dict[str, Any] = {}  #: of its last heartbeat
         #: what it told of its memory: (seconds since 1970, kind, text)
         self.events: deque[tuple[float, str, str]] = deque(maxlen=EVENTS_KEPT)
@@ -416,6 +424,19 @@ class WorkerRecord:
     def answers_to(self, name: str) -> bool:
         """Whether ``workers=name`` means this worker: its name, its id or its host."""
         return name in (self.name, self.worker_id, self.host)
+
+
+class Copying:
+    """A client's request for copies of results, and those that are still to come."""
+
+    __slots__ = ("client", "failed", "missing", "number")
+
+    def __init__(self, client: ClientId, number: int) -> None:
+        self.client = client
+        self.number = number
+        #: (key, worker that is to have it) -> the worker that needs it no longer then; empty: none
+        self.missing: dict[tuple[Key, WorkerId], WorkerId] = {}
+        self.failed = 0
 
 
 class ClientRecord:

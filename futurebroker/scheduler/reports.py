@@ -25,7 +25,7 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import claims, families, recording, revoking, stealing, transitions
+from futurebroker.scheduler import claims, copying, families, recording, revoking, stealing, stories, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
@@ -58,6 +58,8 @@ def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> N
         return
     if state.facts is not None:
         recording.reported(state, worker, report)
+    if state.operations.stream is not None:
+        stories.ended(state, task, report.duration, report.nbytes, report.type)
     if state.recent.active:
         state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, False, task.key)
     transitions.processing_memory(state, task, report)
@@ -70,14 +72,25 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
         return
     task.kind.observe(report.duration * 1e-6)
     task.kind.errors += 1
+    chronicle = state.chronicle
+    if state.operations.stream is not None:
+        stories.ended(state, task, report.duration, -1, report.failure.type)
     if state.recent.active:
         state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, True, task.key)
     if task.retried < task.pool.options.retries:
         task.retried += 1
+        state.note(task, f"raised {report.failure.type}, retry {task.retried}: {report.failure.message[:200]}", worker)
+        if chronicle is not None:
+            text = f"{report.failure.type}: {report.failure.message}"
+            chronicle.note(state.now, "task-retried", worker=worker.name, key=task.key, text=text)
         families.end(state, task)
         transitions.pull_back(state, task, tell=False)
-    else:
-        transitions.fail(state, task, report.failure, tell=False)
+        return
+    if chronicle is not None:
+        chronicle.erring(report)
+    transitions.fail(state, task, report.failure, tell=False)
+    if chronicle is not None:
+        chronicle.erring(None)
 
 
 def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorDied) -> None:
@@ -90,6 +103,10 @@ def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorD
 def count_death(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, kind: str, how: str) -> None:
     """An executor or worker was lost while it ran ``task``; after too many the task fails and says so."""
     task.deaths += 1
+    if state.chronicle is not None:
+        event = "worker-lost-with-task" if kind == "WorkerLostError" else "executor-died"
+        state.chronicle.note(state.now, event, worker=worker.name, key=task.key, text=how)
+    state.note(task, f"its executor or worker was lost while it ran: {how or kind}", worker)
     options = task.pool.options
     if how == TIME_LIMIT:
         message = f"task {task.key} ran longer than its time limit of {options.time_limit:g} s"
@@ -141,6 +158,12 @@ def inputs_missing(state: SchedulerState, worker: WorkerRecord, report: InputsMi
 def stored(state: SchedulerState, worker: WorkerRecord, report: Stored) -> None:
     """Data has arrived at a worker, or a copy of a result was made."""
     task = state.tasks.get(report.key)
+    _take_in(state, worker, task, report)
+    if state.copying:
+        copying.copied(state, worker, report.key, there=True)
+
+
+def _take_in(state: SchedulerState, worker: WorkerRecord, task: TaskRecord | None, report: Stored) -> None:
     if task is not None and task.function is None and task.worker is worker:
         recording.reported(state, worker, report)
         transitions.processing_stored(state, task, report)
@@ -180,6 +203,8 @@ def happened(state: SchedulerState, worker: WorkerRecord, report: Happened) -> N
 
 def not_stored(state: SchedulerState, worker: WorkerRecord, report: NotStored) -> None:
     """Data can't be kept on that worker: its client must send it in another way."""
+    if state.copying:
+        copying.copied(state, worker, report.key, there=False)
     task = state.tasks.get(report.key)
     if task is None or task.function is not None or task.worker is not worker:
         return

@@ -9,7 +9,19 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler import datasets, families, leases, mailboxes, observe, revoking, viewing
+from futurebroker.scheduler import (
+    copying,
+    datasets,
+    families,
+    leases,
+    mailboxes,
+    observe,
+    revoking,
+    rounds,
+    stories,
+    tending,
+    viewing,
+)
 from futurebroker.scheduler.records import ClientRecord
 from futurebroker.scheduler.state import SchedulerState
 
@@ -18,7 +30,10 @@ QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **observe.TOPICS,
     **revoking.TOPICS,
     **viewing.TOPICS,
+    **copying.QUESTIONS,
     **families.QUESTIONS,
+    **stories.QUESTIONS,
+    **tending.QUESTIONS,
     **leases.QUESTIONS,
     **mailboxes.QUESTIONS,
     **datasets.QUESTIONS,
@@ -27,6 +42,9 @@ QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
 #: topic -> what takes the request up; it sends the Answer itself, now or after a later event
 REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "wait_for_workers": observe.wait_for_workers,
+    **copying.REQUESTS,
+    **rounds.REQUESTS,
+    **tending.REQUESTS,
     **leases.REQUESTS,
     **mailboxes.REQUESTS,
     **datasets.REQUESTS,
@@ -47,7 +65,7 @@ def ask(state: SchedulerState, client: ClientRecord, message: Ask) -> None:
         return
     try:
         value = question(state, message.about)
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, LookupError) as error:
         state.send(client.client_id, Answer(message.number, None, f"{message.topic} of {message.about!r}: {error}"))
     else:
         state.send(client.client_id, Answer(message.number, value))

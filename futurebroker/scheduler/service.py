@@ -14,6 +14,7 @@ import socket
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 from math import inf
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from futurebroker import __version__
 from futurebroker.broker_adapters.embedded.server import EmbeddedBroker
 from futurebroker.processes import has_ended
 from futurebroker.protocol.endpoint import Endpoint
+from futurebroker.protocol.history import HistoryOrders
 from futurebroker.protocol.member import OPEN_TIMEOUT, RECONNECT_MAX, SCHEDULER
 from futurebroker.protocol.messages import (
     PROTOCOL,
@@ -46,6 +48,7 @@ from futurebroker.scheduler.commands import (
     ClientSaid,
     Command,
     Event,
+    PassOn,
     Send,
     Tick,
     WorkerBeat,
@@ -55,13 +58,17 @@ from futurebroker.scheduler.commands import (
     WorkerSaid,
     WorkerSuspected,
 )
+from futurebroker.scheduler.errands import Errands
 from futurebroker.scheduler.health import Health
+from futurebroker.scheduler.historian import Historian
 from futurebroker.scheduler.machine import SchedulerMachine
 from futurebroker.scheduler.presence import Contact, Contacts, Rhythm
 from futurebroker.scheduler.state import Policy
+from futurebroker.secret import is_loopback
 from futurebroker.transport.base import Link, Queue, QueueKind
 from futurebroker.transport.opening import open_in_thread
 from futurebroker.types import Peer, Role
+from futurebroker.versions import versions
 
 logger = logging.getLogger("futurebroker.scheduler")
 
@@ -82,6 +89,9 @@ class SchedulerService:
         client_grace: seconds the futures of a client that is cut off are kept for it.
         heartbeat_interval: seconds between heartbeats of workers and clients while there is work.
         validate: check the machine's laws after every event; slow.
+        history: where and how long a history is kept: ``url``, ``keep_seconds`` and ``keep_rows``; None keeps none.
+        allow_run: whether operators may run code in this process.
+        operator_secret: what they have to know for that.
     """
 
     def __init__(
@@ -97,6 +107,9 @@ class SchedulerService:
         client_grace: float = 60.0,
         heartbeat_interval: float = 1.0,
         validate: bool = False,
+        history: Mapping[str, Any] | None = None,
+        allow_run: bool = False,
+        operator_secret: str | None = None,
     ) -> None:
         self.cluster = cluster
         self.machine = SchedulerMachine(policy)
@@ -104,10 +117,20 @@ class SchedulerService:
         self._broker_url = broker_url
         self._host = host
         self._port = port
+        is_local = is_loopback(broker_url or host)
+        self._errands = Errands(
+            self.machine.state,
+            lambda peer, message: self._endpoint.send_all(peer, [message]),
+            secret=operator_secret.encode() if operator_secret else None,
+            is_local=is_local,
+            allow_run=allow_run,
+        )
         self._suspect_grace = suspect_grace
         self._client_grace = client_grace
         self._rhythm = Rhythm(heartbeat_interval)
         self._validate = validate
+        self._history = history
+        self._historian: Historian | None = None
         self._me = Peer(Role.SCHEDULER, SCHEDULER, uuid.uuid4().hex[:12])
         self._queues = [
             Queue(command_queue(cluster), QueueKind.COMMAND),
@@ -143,7 +166,7 @@ class SchedulerService:
         self._done = asyncio.Event()
         self.machine.state.clock_offset = time.time() - self._loop.time()
         await self._prepare()
-        self.machine.state.about = {**_introduce(), **self._about_storage()}
+        self.machine.state.about = {**_introduce(), **self._about_storage(), "moment": self._loop.time()}
         self.machine.state.rejected = self._endpoint.rejected
         if self._broker_url is None:
             self._broker = EmbeddedBroker(self._secret, self._host, self._port)
@@ -151,6 +174,12 @@ class SchedulerService:
             self._endpoint.attach(self._broker.local_link(self._queues))
         else:
             self._endpoint.attach(await self._open(self._broker_url))
+        if self._history is not None:
+            orders = HistoryOrders(
+                **self._history, cluster=self.cluster, host=socket.gethostname(), version=__version__,
+                started_at=time.time(),
+            )  # fmt: skip
+            self._historian = Historian(self.machine.state, self._loop, orders)
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
 
     async def _prepare(self) -> None:
@@ -177,8 +206,11 @@ class SchedulerService:
             self._reconnecting.cancel()
             await asyncio.gather(self._reconnecting, return_exceptions=True)
         self._endpoint.close()
+        self._errands.close()
         if self._broker is not None:
             await self._broker.close()
+        if self._historian is not None:
+            await self._historian.close()
         self._done.set()
 
     async def _open(self, url: str) -> Link:
@@ -240,6 +272,8 @@ class SchedulerService:
             together = []
             if type(command) is Send:
                 endpoint.send_lazily(command.peer, command.message)
+            elif type(command) is PassOn:
+                self._errands.take(command.peer, command.message)
             else:
                 self._forget(command.peer)
         endpoint.send_all(peer, together)
@@ -385,8 +419,10 @@ class SchedulerService:
         """Suspect who is silent, and give up who stays suspected."""
         now = self._loop.time()
         self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
+        if self._historian is not None:
+            self._historian.look()
         self._rhythm.look(self.machine.state, now)
-        self.machine.state.about.update(self._health.look(now), time=time.time())
+        self.machine.state.about.update(self._health.look(now), time=time.time(), moment=now)
         if not self._endpoint.hears:
             # without the broker everybody is silent, which says nothing about them
             for contact in self._contacts.values():
@@ -448,4 +484,5 @@ def _introduce() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "time": time.time(),
+        "packages": versions(),
     }

@@ -11,8 +11,10 @@ from futurebroker.exceptions import InvalidTransition
 from futurebroker.protocol.facts import AnyFact
 from futurebroker.protocol.messages import DataWanted, Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
+from futurebroker.scheduler.chronicle import Chronicle
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.moments import Moments
+from futurebroker.scheduler.operations import Note, Operations
 from futurebroker.scheduler.published import Published
 from futurebroker.scheduler.recent import Recent
 from futurebroker.scheduler.records import (
@@ -20,6 +22,7 @@ from futurebroker.scheduler.records import (
     ORDER_MASK,
     PRIORITY_MAX,
     ClientRecord,
+    Copying,
     FunctionRecord,
     Kind,
     Pool,
@@ -138,6 +141,10 @@ class SchedulerState:
         self.archives: dict[str, WorkerRecord] = {}
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
+        #: (key, worker that is to have a copy) -> who asked for that
+        self.copying: dict[tuple[Key, WorkerId], list[Copying]] = {}
+        #: bytes a second between hosts, as measured by workers lately
+        self.bandwidth = policy.bandwidth
         #: new tasks that are to be computed before this event ends
         self.begun: list[TaskRecord] = []
         #: scattered data on its way to one worker, to be copied to all others from there
@@ -152,6 +159,8 @@ class SchedulerState:
         self.claims_timer: Timer | None = None
         #: what is to happen at a later time
         self.timers = Timers()
+        #: notes what people will look up; None without a history
+        self.chronicle: Chronicle | None = None
         #: what must survive and has not been taken by the journal; None without one
         self.facts: list[AnyFact] | None = None
         #: stands for workers of a former scheduler's time, while it isn't known which of them are still there
@@ -162,6 +171,8 @@ class SchedulerState:
         self.replaying = False
         #: nothing is sent to workers yet, because some of them may run it already
         self.holding = False
+        #: for who looks after the cluster
+        self.operations = Operations()
         self.commands: list[Command] = []
         self.frees: dict[WorkerRecord, list[Key]] = {}
         self.calls: dict[int, PendingCall] = {}
@@ -312,6 +323,11 @@ class SchedulerState:
         task.state = finish
         if self.families and finish not in UNFINISHED and task.key in self.families:
             self.ended_parents.append((task, start, finish))
+
+    def note(self, task: TaskRecord, what: str, worker: WorkerRecord | None = None) -> None:
+        """Remember something unusual for `Client.story`."""
+        name = worker.name if worker is not None else ""
+        self.operations.notes.append(Note(self.now, task.key, what, name, task.attempt))
 
     def story(self, task: TaskRecord) -> str:
         """What is known of a task, for an error about it."""

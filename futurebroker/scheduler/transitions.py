@@ -148,6 +148,8 @@ def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished)
     """The task's result is there: tell who wants it, let dependents go on, release inputs nobody needs any more."""
     worker = task.worker
     assert worker is not None
+    if state.chronicle is not None:
+        state.chronicle.finished(state.now, task, worker, report)
     _leave_worker(state, task)
     task.kind.observe(report.duration * 1e-6)
     state.move(task, MEMORY)
@@ -259,7 +261,10 @@ def fail(state: SchedulerState, task: TaskRecord, failure: Failure, *, tell: boo
 
 def unfinished_erred(state: SchedulerState, task: TaskRecord, failure: Failure, *, tell: bool) -> None:
     """This task won't have a result; who wants it is told why."""
+    if state.chronicle is not None:
+        state.chronicle.failed(state.now, task, failure)
     _leave_unfinished(state, task, tell=tell)
+    state.note(task, f"failed: {failure.type} of {failure.key}: {failure.message[:200]}", task.worker)
     state.move(task, ERRED)
     task.failure = failure
     _free_inputs(state, task)
@@ -342,6 +347,7 @@ def processing_waiting(state: SchedulerState, task: TaskRecord, *, tell: bool) -
     assert worker is not None
     if tell:
         state.send(worker.worker_id, Drop(task.key, task.attempt))
+    state.note(task, "was taken back from its worker, and waits for another run", worker)
     _leave_worker(state, task)
     state.move(task, WAITING)
 
@@ -354,6 +360,7 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None, how
     Args:
         again: whether to compute it, when that was decided before.
     """
+    state.note(task, "its result was lost with the last worker that held it")
     memory_released(state, task)
     if task.function is None or task.pool.options.keep:
         recording.lost(state, task, again=False)
@@ -438,6 +445,8 @@ def settle(state: SchedulerState) -> None:
 
 def unfinished_released(state: SchedulerState, task: TaskRecord) -> None:
     """Nobody needs the result any more: don't run the task."""
+    if state.chronicle is not None and task.function is not None:
+        state.chronicle.cancelled(state.now, task)
     _leave_unfinished(state, task, tell=True)
     state.move(task, RELEASED)
     _free_inputs(state, task)

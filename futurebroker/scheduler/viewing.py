@@ -27,6 +27,8 @@ GRAPH_TASKS = 400
 GRAPH_SCAN = 50_000
 #: tasks a search lists
 FOUND = 200
+#: keys that one answer of `keys` names
+KEYS = 10_000
 #: keys a worker's page lists
 WORKER_TASKS = 200
 
@@ -188,6 +190,29 @@ def find(state: SchedulerState, about: dict[str, Any]) -> dict[str, Any]:
     return {"rows": rows, "matches": matches, "scanned": scanned, "known": len(state.tasks)}
 
 
+def keys(state: SchedulerState, about: dict[str, Any]) -> list[str]:
+    """Keys of tasks that are in one of the given states now.
+
+    Args:
+        about: ``states``, and either ``keys`` to choose from, or ``type``, ``worker`` and ``text`` as of `find`.
+    """
+    states = frozenset(about.get("states") or ())
+    kind, worker, text = (str(about.get(name) or "") for name in ("type", "worker", "text"))
+    if about.get("keys") is not None:
+        records: Iterable[TaskRecord] = filter(None, map(state.tasks.get, about["keys"]))
+    else:
+        records = state.tasks.values()
+    found = (
+        record.key
+        for record in records
+        if record.state.value in states
+        and (not kind or record.kind.name == kind)
+        and text in record.key
+        and (not worker or (record.worker is not None and record.worker.answers_to(worker)))
+    )
+    return list(islice(found, KEYS))
+
+
 def recent(state: SchedulerState, about: dict[str, Any] | None) -> dict[str, Any]:
     """Runs that ended after the one numbered ``since``."""
     state.asked_at = state.now
@@ -234,6 +259,7 @@ TOPICS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     "overview": overview,
     "task": task,
     "find": find,
+    "keys": keys,
     "worker_tasks": worker_tasks,
     "graph": graph,
     "recent": recent,

@@ -2,13 +2,13 @@
 
 What others ask of this store is answered here too.
 
-Of a fetch's holders each is tried once, in order: first its file, where that can be opened on this host, else in pieces
-that the scheduler passes on.
+Of a fetch's holders each is tried once, in order: first its file, where that can be opened on this host, then by a
+connection to it, else in pieces that the scheduler passes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Protocol
 
@@ -19,6 +19,8 @@ from futurebroker.worker.commands import (
     Instruction,
     Probe,
     Probed,
+    Pull,
+    Pulled,
     SendPart,
     TakeFile,
     Taken,
@@ -31,6 +33,9 @@ from futurebroker.worker.commands import (
 #: bytes asked for at a time, and how many such pieces ahead
 PART_BYTES = 256 * 1024
 PARTS_AHEAD = 4
+#: bytes a value must have for its time to tell of the network, and weight of the newest in the mean
+WORTH_MEASURING = 256 * 1024
+NEWEST = 0.3
 #: seconds without a piece after which the next holder is tried
 PATIENCE = 30.0
 
@@ -47,14 +52,15 @@ class ArrivalEvents(Protocol):
 
 class _Fetch:
     __slots__ = (
-        "asked", "got", "heard", "holder", "holders", "kept", "key", "nbytes", "path", "reason", "seen", "size",
-        "transfer", "tried",
+        "addresses", "asked", "begun", "got", "heard", "holder", "holders", "kept", "key", "nbytes", "path", "reason",
+        "seen", "size", "transfer", "tried",
     )  # fmt: skip
 
     def __init__(self, source: Held, kept: bool, now: float) -> None:
         self.key = source.key
         self.size = source.nbytes  #: as we were told
         self.holders = list(source.holders)
+        self.addresses = addresses_of(source)
         self.kept = kept
         self.tried: list[tuple[Key, WorkerId]] = []
         self.holder = ""
@@ -64,8 +70,13 @@ class _Fetch:
         self.asked = 0
         self.got = 0
         self.seen: set[int] = set()
-        self.heard = now
+        self.heard = self.begun = now
         self.reason = "no holder has it"
+
+
+def addresses_of(source: Held) -> dict[WorkerId, str]:
+    """Where each holder serves its values, as far as it does."""
+    return {worker: address for (worker, _), address in zip(source.holders, source.addresses) if address}
 
 
 class _Pieces:
@@ -82,21 +93,30 @@ class Arrivals:
 
     Args:
         new_path: a fresh path for a value of so many bytes, one nobody can guess.
+        ways: by which values may come; see `futurebroker.data.ways`.
     """
 
     def __init__(
-        self, events: ArrivalEvents, emit: Callable[[Instruction], None], new_path: Callable[[int], str]
+        self,
+        events: ArrivalEvents,
+        emit: Callable[[Instruction], None],
+        new_path: Callable[[int], str],
+        ways: Collection[str],
     ) -> None:
+        self._may_map, self._may_connect = "map" in ways, "direct" in ways
         self._events = events
         self._emit = emit
         self._new_path = new_path
         self._fetches: dict[Key, _Fetch] = {}
         self._transfers: dict[int, _Fetch] = {}
+        self._pulls: dict[int, _Fetch] = {}
         self._pieces: dict[Key, _Pieces] = {}
         self._taking: dict[Key, int] = {}
         #: paths all of whose bytes are on their way to their file -> what is to be done once they are there
         self._writing: dict[str, Callable[[], None]] = {}
         self._last_transfer = 0
+        #: bytes a second of what came otherwise than by a map; 0: nothing did yet
+        self.bandwidth = 0.0
 
     def __len__(self) -> int:
         return len(self._fetches) + len(self._pieces) + len(self._taking) + len(self._writing)
@@ -109,6 +129,7 @@ class Arrivals:
         if fetch is not None:
             fetch.kept |= kept
             tried = {holder for _, holder in fetch.tried}
+            fetch.addresses |= addresses_of(source)
             fetch.holders += [pair for pair in source.holders if pair not in fetch.holders and pair[0] not in tried]
             return
         fetch = self._fetches[source.key] = _Fetch(source, kept, now)
@@ -132,10 +153,37 @@ class Arrivals:
         fetch.holder, path = fetch.holders.pop(0)
         fetch.tried.append((fetch.key, fetch.holder))
         fetch.heard = now
-        if path:
+        if path and self._may_map:
             self._emit(Probe(fetch.key, path))
         else:
+            self._ask_holder(fetch)
+
+    def _ask_holder(self, fetch: _Fetch) -> None:
+        """By a connection to it, if it can be had that way."""
+        address = fetch.addresses.get(fetch.holder)
+        if not address or not self._may_connect:
             self._ask_parts(fetch)
+            return
+        self._last_transfer += 1
+        transfer = self._last_transfer
+        self._pulls[transfer] = fetch
+        self._emit(Pull(fetch.key, transfer, address, self._new_path(fetch.size), fetch.size))
+
+    def pulled(self, event: Pulled, now: float) -> None:
+        """A value came by a connection, or didn't."""
+        fetch = self._pulls.pop(event.transfer, None)
+        if fetch is None:
+            if event.nbytes >= 0 and event.data is None:
+                self._emit(Unlink(event.path))
+        elif event.missing:
+            self._try_next(fetch, now)
+        elif event.nbytes < 0:
+            fetch.heard = now
+            self._ask_parts(fetch)
+        else:
+            self._observe(event.nbytes, now - fetch.begun)
+            path = "" if event.data is not None else event.path
+            self._fetched(fetch, StoredValue(event.nbytes, event.data, path, freed=not fetch.kept))
 
     def _abandon(self, fetch: _Fetch) -> None:
         self._transfers.pop(fetch.transfer, None)
@@ -153,7 +201,7 @@ class Arrivals:
         if fetch is None:
             return
         if not event.ok:
-            self._ask_parts(fetch)
+            self._ask_holder(fetch)
         elif fetch.kept:
             self._taking[fetch.key] = fetch.size
             self._emit(TakeFile(fetch.key, event.path, self._new_path(fetch.size), move=False))
@@ -195,6 +243,7 @@ class Arrivals:
         complete = fetch.got >= fetch.nbytes
         self._emit(WritePart(fetch.path, message.offset, message.data, message.nbytes, complete))
         if complete:
+            self._observe(fetch.nbytes, now - fetch.begun)
             self._transfers.pop(fetch.transfer, None)
             fetch.transfer = 0
             self._writing[fetch.path] = partial(self._complete, fetch)
@@ -205,6 +254,11 @@ class Arrivals:
     def _complete(self, fetch: _Fetch) -> None:
         path, fetch.path = fetch.path, ""
         self._fetched(fetch, StoredValue(fetch.nbytes, None, path, freed=not fetch.kept))
+
+    def _observe(self, nbytes: int, seconds: float) -> None:
+        if nbytes >= WORTH_MEASURING and seconds > 0:
+            speed = nbytes / seconds
+            self.bandwidth = speed if not self.bandwidth else self.bandwidth + NEWEST * (speed - self.bandwidth)
 
     def _fetched(self, fetch: _Fetch, value: StoredValue) -> None:
         del self._fetches[fetch.key]
@@ -226,7 +280,7 @@ class Arrivals:
             return
         fetch = self._fetches.get(event.key)
         if event.reason and fetch is not None:
-            self._ask_parts(fetch)
+            self._ask_holder(fetch)
         elif event.reason:
             self._events.value_failed(event.key, [], True, event.reason)
         else:
@@ -300,6 +354,7 @@ class Arrivals:
             self._emit(Unlink(pieces.path))
         self._fetches.clear()
         self._writing.clear()
+        self._pulls.clear()
         self._transfers.clear()
         self._pieces.clear()
         self._taking.clear()

@@ -18,8 +18,9 @@ import socket
 import sys
 import threading
 from contextvars import copy_context
+from importlib import import_module
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, time_ns
 from types import CoroutineType, FrameType
 from typing import Any
 
@@ -28,7 +29,7 @@ from futurebroker.inside import NO_TASK, Host, Place, current_task, noting_futur
 from futurebroker.logs import start_logging
 from futurebroker.protocol.messages import INLINE_LIMIT
 from futurebroker.protocol.serialize import Buffer, dump_frames, frames_size, layout, loads, loads_writable
-from futurebroker.worker import tasklink
+from futurebroker.worker import inspecting, standing, tasklink
 from futurebroker.worker.coroutines import CoroutineRunner
 from futurebroker.worker.failures import failure_of
 from futurebroker.worker.later import RunAgain, current_terms, say
@@ -46,12 +47,14 @@ from futurebroker.worker.packets import (
     Called,
     Control,
     LinkWanted,
+    Look,
     Ready,
     Rest,
     Result,
     Returning,
     ReturnRest,
     Saying,
+    Seen,
     Setup,
     Stop,
     Task,
@@ -62,6 +65,7 @@ from futurebroker.worker.packets import (
     encode_results,
     take_controls,
 )
+from futurebroker.worker.profiling import Profiler
 from futurebroker.worker.relaying import EXECUTOR_SECRET
 from futurebroker.worker.results import ResultWriter, trim
 from futurebroker.worker.seats import Seats, Slot
@@ -78,6 +82,8 @@ _PLAIN = frozenset({int, float, bool, complex, type(None)})
 _TEXT = frozenset({str, bytes})
 
 
+#: module that has dask compute by the clients of tasks; loaded by name, because clients are none of a worker's business
+DASK = "futurebroker.client.daskdefault"
 #: numbers executors of this process, which with ``processes=False`` may be several
 _numbers = itertools.count(1)
 
@@ -108,6 +114,7 @@ class Executor:
         crumbs = _map_crumbs(setup.crumbs, size) if setup.crumbs else bytearray(size)
         self._crumbs = memoryview(crumbs).cast(CRUMB)
         self._stopping = False
+        self._profiler = Profiler(self._seats, Executor._run.__code__)
 
     def run(self) -> None:
         """Run tasks in this thread and, for more than one slot, in others; returns when the data socket has closed."""
@@ -119,10 +126,14 @@ class Executor:
         listener = threading.Thread(target=self._listen, name="control", daemon=True)
         for thread in (*threads, listener):
             thread.start()
+        standing.begin(self._place, self._setup.store)
         tasklink.register(self._host.address, self._offer_link)
+        self._profiler.start()
         self._tell(Ready(os.getpid()))
         self._read(first)
         self._seats.close()
+        self._profiler.stop()
+        standing.end(self._place)
         self._host.close()
         tasklink.unregister(self._host.address)
         for thread in (*threads, *self._seats.threads):
@@ -136,6 +147,7 @@ class Executor:
     def _read(self, slot: Slot) -> None:
         say.set(self._say)
         receive, seats = self._data.recv, self._seats
+        slot.thread = threading.get_ident()
         while True:
             try:
                 data = receive(PACKET_BYTES)
@@ -166,12 +178,16 @@ class Executor:
         done: dict[int, bytes | ValueFile] = {}
         unsent = 0
         before = since = slot.measured = perf_counter_ns()
+        epoch = time_ns() - before
         while True:
             try:
                 task = todo.popleft()
             except IndexError:  # all are run, or were handed back just now
                 break
+            slot.started = 0
             result = run(slot, task, done)
+            if slot.started:
+                result.started = (slot.started + epoch) // 1000
             end = slot.measured
             if end == before:
                 end = slot.measured = perf_counter_ns()
@@ -239,6 +255,7 @@ class Executor:
 
     def _run(self, slot: Slot, task: Task, done: dict[int, bytes | ValueFile]) -> Result:
         self._crumbs[slot.number] = slot.task = task.number
+        slot.key = task.key
         if slot.made:
             slot.made = {}
         current_task.set((self._place, task.key, slot, task.number))
@@ -256,7 +273,7 @@ class Executor:
         if task.terms is not None:
             current_terms.set((task.key, task.terms))
         call = copy_context().run
-        start = perf_counter_ns()
+        start = slot.started = perf_counter_ns()
         try:
             value = call(function, *args, **keywords) if keywords else call(function, *args)
             kind = type(value)
@@ -348,6 +365,8 @@ class Executor:
             self._return_rest()
         elif isinstance(record, Call):
             threading.Thread(target=self._call, args=(record,), name="call", daemon=True).start()
+        elif isinstance(record, Look):
+            self._tell(Seen(record.number, inspecting.look(record, self._seats, self._profiler)))
         elif isinstance(record, Trim):
             trim()
         elif isinstance(record, Stop):
@@ -470,6 +489,7 @@ def main() -> None:
     sys.path.extend(entry for entry in places if entry not in sys.path)
     if setup.log_level:
         start_logging(setup.log_level, setup.log_format, fields=lambda: _log_fields(setup.worker))
+    import_module(DASK).serve_tasks()
     # What is imported by now stays: the user's collections needn't walk it.
     gc.freeze()
     Executor(data, control, setup, owns_process=True).run()

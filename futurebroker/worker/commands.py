@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from futurebroker.protocol.messages import Failure, Message
+from futurebroker.protocol.messages import Failure, Message, ParcelPart, Prepare, RestartExecutors
 from futurebroker.types import Digest, Key
 from futurebroker.worker.packets import Packet, Result
 
@@ -83,6 +83,23 @@ class CallEnded:
     number: int
     value: bytes | None
     failure: Failure | None
+    executor: int = 0
+
+
+@dataclass(slots=True)
+class Inspected:
+    """What an executor saw that was asked to look; the agent is number 0."""
+
+    executor: int
+    number: int
+    view: Any
+
+
+@dataclass(slots=True)
+class Retire:
+    """This executor gets nothing more; once it has nothing to do, `ExecutorIdle` says so."""
+
+    executor: int
 
 
 @dataclass(slots=True)
@@ -109,6 +126,19 @@ class WriteFailed:
 
     path: str
     reason: str
+
+
+@dataclass(slots=True)
+class Pulled:
+    """What `Pull` came to; ``nbytes`` is -1 where it failed, and ``missing`` says that the holder doesn't have it."""
+
+    key: Key
+    transfer: int
+    path: str
+    nbytes: int
+    data: bytes | None = None  #: the value itself, when it is small
+    missing: bool = False
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -163,7 +193,8 @@ class Fresh:
 
 Event = (
     Delivered | Reported | ExecutorReady | ExecutorEnded | Recalled | RestReturned | TaskLeft | TaskBack | CallEnded
-    | Probed | Taken | WriteFailed | Written | Measured | Spilled | Damaged | Tick | Drain | Fresh
+    | Probed | Taken | Pulled | WriteFailed | Written | Measured | Spilled | Damaged | Tick | Drain | Fresh
+    | Inspected | Retire
 )  # fmt: skip
 
 # -- instructions --------------------------------------------------------------------------------------------------
@@ -202,6 +233,39 @@ class CallOut:
 
 
 @dataclass(slots=True)
+class InspectOut:
+    """Have the executor look; answered by Inspected."""
+
+    executor: int
+    number: int
+    topic: str
+    about: Any
+
+
+@dataclass(slots=True)
+class InspectAgent:
+    """Look into the agent itself; answered by Inspected."""
+
+    number: int
+    topic: str
+    about: Any
+
+
+@dataclass(slots=True)
+class ExecutorIdle:
+    """An executor that was retired has nothing to do any more."""
+
+    executor: int
+
+
+@dataclass(slots=True)
+class Operate:
+    """A message about the executors' software, for the agent; answered by Settled, where it asks for that."""
+
+    message: RestartExecutors | Prepare | ParcelPart
+
+
+@dataclass(slots=True)
 class KeepFunction:
     """Write a function to where executors look for it."""
 
@@ -215,6 +279,17 @@ class Probe:
 
     key: Key
     path: str
+
+
+@dataclass(slots=True)
+class Pull:
+    """Fetch a value of about ``nbytes`` by a connection to its holder, to ``path`` if large; answered by Pulled."""
+
+    key: Key
+    transfer: int
+    address: str
+    path: str
+    nbytes: int
 
 
 @dataclass(slots=True)
@@ -325,9 +400,11 @@ class LeaveNow:
     """The scheduler asked us to leave."""
 
     reason: str
+    patience: float = 0.0
 
 
 Instruction = (
-    Message | SendPacket | Recall | AskRest | CallOut | KeepFunction | Probe | TakeFile | WritePart | SendPart | Unlink
-    | Spill | Relink | SetRoom | SetPaused | TrimExecutor | RecycleExecutor | KillExecutor | Drained | LeaveNow
+    Message | SendPacket | Recall | AskRest | CallOut | KeepFunction | Probe | Pull | TakeFile | WritePart | SendPart
+    | Unlink | Spill | Relink | SetRoom | SetPaused | TrimExecutor | RecycleExecutor | KillExecutor | Drained | LeaveNow
+    | InspectOut | InspectAgent | ExecutorIdle | Operate
 )  # fmt: skip

@@ -43,6 +43,7 @@ from futurebroker.worker.packets import (
     Result,
     Returning,
     Saying,
+    Seen,
     Setup,
     Stop,
     Task,
@@ -59,7 +60,7 @@ logger = logging.getLogger("futurebroker.worker")
 CHILD = "futurebroker.worker.child"
 #: an executor's program; ours is found where the agent found it, after all else, so that it shadows nothing. For the
 #: same reason -P keeps the current folder out of its import path at first.
-_PROGRAM = f"import sys; sys.path.append(sys.argv.pop()); from {CHILD} import main; main()"
+_PROGRAM = f"import sys; sys.path += filter(None, [sys.argv.pop()]); from {CHILD} import main; main()"
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(futurebroker.__file__)))
 #: reports read at a time before other executors get their turn
 _REPORTS = 16
@@ -93,6 +94,9 @@ class ExecutorEvents(Protocol):
 
     def link_wanted(self, executor: Executor, wanted: LinkWanted, sock: socket.socket) -> None:
         """A client in it wants to reach the scheduler."""
+
+    def seen(self, executor: Executor, seen: Seen) -> None:
+        """It has looked."""
 
     def ended(self, executor: Executor, how: str) -> None:
         """It is gone; what it could still report has been reported."""
@@ -139,15 +143,15 @@ class Executor:
 
     # -- starting ---------------------------------------------------------------------------------------------------
 
-    def start_process(self, environment: dict[str, str]) -> None:
-        """Start it as a process; `ExecutorEvents.ready` follows.
+    def start_process(self, environment: dict[str, str], python: str = "") -> None:
+        """Start it as a process, of our own interpreter or of ``python``; `ExecutorEvents.ready` follows.
 
         Call this on a thread that lives as long as the executor may: the kernel ends it with the thread that made it.
         """
         self._crumbs.write_bytes(bytes(CRUMB_BYTES * (self.threads + AWAY_MAX)))
         data, control = self._theirs.fileno(), self._their_control.fileno()
         self._process = subprocess.Popen(
-            [sys.executable, "-u", "-P", "-c", _PROGRAM, str(data), str(control), _ROOT],
+            [python or sys.executable, "-u", "-P", "-c", _PROGRAM, str(data), str(control), "" if python else _ROOT],
             stdin=subprocess.DEVNULL,
             pass_fds=(data, control),
             env=without_secret(environment),
@@ -295,6 +299,8 @@ class Executor:
                 self._events.rest_returned(self, record.numbers)
             elif isinstance(record, Called):
                 self._events.called(self, record)
+            elif isinstance(record, Seen):
+                self._events.seen(self, record)
             elif isinstance(record, Saying):
                 self._events.said(record)
             elif isinstance(record, Away | Returning):

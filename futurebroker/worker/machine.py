@@ -7,7 +7,7 @@ into what a user sent. Times are monotonic seconds and always given by the calle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from futurebroker.data.objectstore import StoredValue
@@ -24,6 +24,7 @@ from futurebroker.worker.inventory import answer_from_stock
 from futurebroker.worker.memory import UNLIMITED, Memory, MemoryPlan
 from futurebroker.worker.packets import Result
 from futurebroker.worker.records import GONE, READY, SENT, WAITING, ExecutorRecord, TaskRecord
+from futurebroker.worker.retiring import Retiring
 
 
 class WorkerMachine(Attempts):
@@ -33,19 +34,27 @@ class WorkerMachine(Attempts):
         name: of the worker, for failures it reports itself.
         new_path: makes a fresh path in the worker's folder, one nobody can guess; True: on disk, of a sealed file.
         plan: how much memory the worker may have.
+        ways: by which values of others may come, besides the scheduler.
     """
 
-    def __init__(self, name: str, new_path: Callable[[bool], str], plan: MemoryPlan = UNLIMITED) -> None:
+    def __init__(
+        self,
+        name: str,
+        new_path: Callable[[bool], str],
+        plan: MemoryPlan = UNLIMITED,
+        ways: Collection[str] = ("map", "direct"),
+    ) -> None:
         super().__init__()
         self.name = name
         self.executors: dict[int, ExecutorRecord] = {}
         #: when `Tick` is due; None: never
         self.wake_at: float | None = None
         self._now = 0.0
-        self._calls = Calls(name, self._emit)
+        self._calls = Calls(name, self.executors, self._emit)
+        self._retiring = Retiring(self.executors, self.dispatcher)
         self._bounds = bounds.Bounds(self._emit)
         self.memory = Memory(plan, self.store, self.executors, self._emit, new_path, self._is_occupied)
-        self._arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)))
+        self.arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)), ways)
         self._drained = False
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -57,6 +66,8 @@ class WorkerMachine(Attempts):
             self._dispatch()
         elif self.dispatcher.sent:
             self._rebalance()
+        if self._retiring:
+            out.extend(self._retiring.idle())
         self.memory.look(now)
         if self.store.doomed:
             out.extend(commands.Unlink(path) for path in self.store.doomed)
@@ -146,7 +157,7 @@ class WorkerMachine(Attempts):
             self._fetch(source, kept=False)
 
     def _fetch(self, source: Held, kept: bool) -> None:
-        self._arrivals.fetch(source, kept, self._now)
+        self.arrivals.fetch(source, kept, self._now)
         self._wake(self._now + PATIENCE)
 
     def _drop(self, message: messages.Drop | messages.Kill) -> None:
@@ -183,7 +194,7 @@ class WorkerMachine(Attempts):
             self._out.append(commands.Recall(number))
 
     def _replicate(self, message: messages.Replicate) -> None:
-        if not self._arrivals.has_copy(message.source.key, self.store):
+        if not self.arrivals.has_copy(message.source.key, self.store):
             self._fetch(message.source, kept=True)
 
     # -- values -----------------------------------------------------------------------------------------------------
@@ -204,7 +215,7 @@ class WorkerMachine(Attempts):
             self._silence(task)
 
     def _write_failed(self, event: commands.WriteFailed) -> None:
-        if self._arrivals.write_failed(event, self._now):
+        if self.arrivals.write_failed(event, self._now):
             return
         for key in [key for key in self.store if self.store[key].path == event.path]:
             self.store.free(key)
@@ -223,12 +234,13 @@ class WorkerMachine(Attempts):
         for result, task in zip(event.results, self.dispatcher.take_reported(event.results)):
             value = result.value
             if task is None or value is None or task.inputs or task.dropped or task.silent or result.futures:
-                self._reported_otherwise(task, result)
+                self._reported_otherwise(task, result, event.executor)
                 continue
             # The usual end, in as few steps as it takes.
             key, attempt, nbytes = task.key, task.attempt, result.nbytes
             del tasks[key]
-            out.append(Finished(key, attempt, nbytes, result.duration, value, "", result.type))
+            started = result.started
+            out.append(Finished(key, attempt, nbytes, result.duration, value, "", result.type, started, event.executor))
             if key in dependents:
                 self._hold(key, StoredValue(nbytes, value, "", attempt))
             else:
@@ -242,7 +254,7 @@ class WorkerMachine(Attempts):
         if count:
             costs.observe(function, cost / count, count)
 
-    def _reported_otherwise(self, task: TaskRecord | None, result: Result) -> None:
+    def _reported_otherwise(self, task: TaskRecord | None, result: Result, executor: int) -> None:
         """A result of a task with inputs, one that isn't wanted, one in a file, or none."""
         if task is None or task.silent:
             if task is not None and self.orphans.discard(task) and (result.value is not None or result.path):
@@ -253,11 +265,11 @@ class WorkerMachine(Attempts):
                 self._end(task)
         elif result.value is not None or result.path:
             self.dispatcher.costs.observe(task.function, result.cost)
-            self._finished(task, result)
+            self._finished(task, result, executor)
         else:
-            self._not_finished(task, result)
+            self._not_finished(task, result, executor)
 
-    def _finished(self, task: TaskRecord, result: Result) -> None:
+    def _finished(self, task: TaskRecord, result: Result, executor: int) -> None:
         self._end(task)
         if task.dropped:
             if result.path:
@@ -266,10 +278,13 @@ class WorkerMachine(Attempts):
         key, nbytes, value, path = task.key, result.nbytes, result.value, result.path
         if result.futures:
             self._out.append(messages.ResultHolds(key, task.attempt, result.futures))
-        self._out.append(Finished(key, task.attempt, nbytes, result.duration, value, path, result.type))
+        started = result.started
+        self._out.append(
+            Finished(key, task.attempt, nbytes, result.duration, value, path, result.type, started, executor)
+        )
         self._hold(key, StoredValue(nbytes, value, path, task.attempt))
 
-    def _not_finished(self, task: TaskRecord, result: Result) -> None:
+    def _not_finished(self, task: TaskRecord, result: Result, executor: int) -> None:
         if result.not_run:
             self._return(task)
             return
@@ -284,7 +299,8 @@ class WorkerMachine(Attempts):
             else:
                 assert result.failure is not None
                 self.dispatcher.costs.observe(task.function, result.cost)
-                self._out.append(messages.Erred(task.key, task.attempt, result.failure, result.duration))
+                failure, duration, started = result.failure, result.duration, result.started
+                self._out.append(messages.Erred(task.key, task.attempt, failure, duration, started, executor))
         self._end(task)
         if not task.dropped:  # else that was done, and a newer attempt may have others waiting for it
             self._forget_dependents(task.key)
@@ -293,10 +309,11 @@ class WorkerMachine(Attempts):
 
     def _executor_ready(self, event: commands.ExecutorReady) -> None:
         self.executors[event.executor] = ExecutorRecord(event.executor, event.threads, self._now)
-        self._calls.executor_ready(event.executor)
+        self._calls.executor_ready(self.executors[event.executor])
 
     def _executor_ended(self, event: commands.ExecutorEnded) -> None:
-        executor = self.executors.pop(event.executor, None)
+        self._calls.executor_ended(event.executor, event.how)
+        executor = self.executors.pop(event.executor, None) or self._retiring.pop(event.executor)
         if executor is None:
             return
         for packet in list(executor.packets.values()):
@@ -316,10 +333,11 @@ class WorkerMachine(Attempts):
             self._end(task)
             if message is not None:
                 self._forget_dependents(task.key)
-        self._calls.executor_ended(event.executor, event.how)
 
     def _recalled(self, event: commands.Recalled) -> None:
-        executor = self.executors[event.executor]
+        executor = self.executors.get(event.executor) or self._retiring.get(event.executor)
+        if executor is None:
+            return
         # What is left it has read; asking again before it gets more would go on for ever.
         executor.unread = False
         for packet in [executor.packets[number] for number in event.packets if number in executor.packets]:
@@ -359,8 +377,8 @@ class WorkerMachine(Attempts):
             self._wake(look_at)
         if self._bounds and (at := self._bounds.tick(self.dispatcher.sent, self._now)):
             self._wake(at)
-        if len(self._arrivals):
-            self._arrivals.tick(self._now)
+        if len(self.arrivals):
+            self.arrivals.tick(self._now)
             self._wake(self._now + PATIENCE)
 
     # -- the ends of the worker -------------------------------------------------------------------------------------
@@ -373,7 +391,7 @@ class WorkerMachine(Attempts):
         self.memory.recall_all()
 
     def _fresh(self, event: commands.Fresh) -> None:
-        self._arrivals.clear()
+        self.arrivals.clear()
         self._calls.clear()
         self._orphan_all()
 
@@ -384,16 +402,21 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.Free: lambda machine, message: machine.store.free_all(message.keys),
     messages.Drop: WorkerMachine._drop,
     messages.GiveBack: WorkerMachine._give_back_asked,
-    messages.Store: lambda machine, message: machine._arrivals.store(message),
-    messages.AdoptFile: lambda machine, message: machine._arrivals.adopt(message),
-    messages.StorePart: lambda machine, message: machine._arrivals.store_part(message),
+    messages.Store: lambda machine, message: machine.arrivals.store(message),
+    messages.AdoptFile: lambda machine, message: machine.arrivals.adopt(message),
+    messages.StorePart: lambda machine, message: machine.arrivals.store_part(message),
     messages.Replicate: WorkerMachine._replicate,
     messages.AddFunction: lambda machine, m: machine._emit(commands.KeepFunction(m.digest, m.code)),
     messages.Kill: WorkerMachine._kill,
     messages.CallFunction: lambda machine, message: machine._calls.make(message, machine.staying()),
-    messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason)),
+    messages.CallExecutors: lambda machine, message: machine._calls.rounds.call(message),
+    messages.Inspect: lambda machine, message: machine._calls.rounds.look(message),
+    messages.RestartExecutors: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.Prepare: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.ParcelPart: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason, message.patience)),
     messages.DataWanted: lambda machine, message: machine._emit(answer(message, machine.store)),
-    messages.DataPart: lambda machine, message: machine._arrivals.part(message, machine._now),
+    messages.DataPart: lambda machine, message: machine.arrivals.part(message, machine._now),
 }
 
 _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
@@ -408,10 +431,13 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
         absences.task_back(machine.dispatcher, event, machine._now)
     ),
     commands.CallEnded: lambda machine, event: machine._calls.ended(event),
-    commands.Probed: lambda machine, event: machine._arrivals.probed(event),
-    commands.Taken: lambda machine, event: machine._arrivals.taken(event),
+    commands.Inspected: lambda machine, event: machine._calls.rounds.inspected(event),
+    commands.Retire: lambda machine, event: machine._out.extend(machine._retiring.retire(event.executor)),
+    commands.Probed: lambda machine, event: machine.arrivals.probed(event),
+    commands.Taken: lambda machine, event: machine.arrivals.taken(event),
     commands.WriteFailed: WorkerMachine._write_failed,
-    commands.Written: lambda machine, event: machine._arrivals.written(event),
+    commands.Pulled: lambda machine, event: machine.arrivals.pulled(event, machine._now),
+    commands.Written: lambda machine, event: machine.arrivals.written(event),
     commands.Measured: lambda machine, event: machine.memory.measured(event, machine._now),
     commands.Spilled: lambda machine, event: machine.memory.spilled(event, machine._now),
     commands.Damaged: lambda machine, event: machine.memory.damaged(event.key, event.path, event.reason),

@@ -90,6 +90,7 @@ class Result(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     again: Again | None = None
     not_run: bool = False  #: an earlier task of the packet, whose result it needs, has none
     futures: list[Key] | None = None  #: keys of futures inside the value
+    started: int = 0  #: microseconds since 1970 when user code began; 0 if it didn't
 
 
 class Control(msgspec.Struct, array_like=True, tag_field="tag"):
@@ -209,6 +210,21 @@ class Called(Control, tag=12):
     failure: Failure | None = None
 
 
+class Look(Control, tag=30):
+    """To an executor: say what it sees; answered by Seen."""
+
+    number: int
+    topic: str
+    about: Any = None
+
+
+class Seen(Control, tag=31):
+    """From an executor: plain data, that anybody may open."""
+
+    number: int
+    view: Any = None
+
+
 class Saying(Control, tag=40):
     """From an executor: for the scheduler, as in `Said`."""
 
@@ -225,7 +241,7 @@ decode_packet = msgspec.msgpack.Decoder(Packet).decode
 decode_results = msgspec.msgpack.Decoder(list[Result] | str).decode
 _decode_control = msgspec.msgpack.Decoder(
     Setup | ReturnRest | Call | Stop | Trim | Ready | Rest | Called | Away | Returning | Saying
-    | LinkWanted | LinkOpened | LinkBody | LinkReturned | LinkBlocked | LinkSend
+    | LinkWanted | LinkOpened | LinkBody | LinkReturned | LinkBlocked | LinkSend | Look | Seen
 ).decode  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from futurebroker.exceptions import TaskError
+from futurebroker.types import Key
 from futurebroker.worker.packets import AWAY_MAX, Result, Task
 
 #: seconds a thread that nobody needs is kept for the next task that waits
@@ -29,12 +30,15 @@ class Slot:
     __slots__ = (
         "is_away",
         "is_extra",
+        "key",
         "made",
         "measured",
+        "started",
         "number",
         "results",
         "seats",
         "seceded",
+        "thread",
         "task",
         "todo",
         "waits",
@@ -44,6 +48,9 @@ class Slot:
         self.seats = seats
         self.number = number  #: of its breadcrumb
         self.task = 0  #: number of the task it runs, or ran last
+        self.started = 0  #: when its task began in user code, by the same clock as below; 0 if it didn't
+        self.key: Key = ""  #: of that task
+        self.thread = 0  #: which thread it is, for who looks at what runs
         self.measured = 0  #: nanoseconds at which the time of the last task ended
         self.todo: deque[Task] = deque()
         self.results: deque[Result] = deque()

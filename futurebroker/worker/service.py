@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, Protocol
 
+from futurebroker import logs
 from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.exceptions import FuturebrokerError, RefusedError
 from futurebroker.processes import process_mark
@@ -33,8 +34,11 @@ from futurebroker.worker.filework import FileWork
 from futurebroker.worker.importing import handed_down_path
 from futurebroker.worker.machine import WorkerMachine
 from futurebroker.worker.monitor import Monitor
-from futurebroker.worker.packets import Call, Called, LinkWanted, Result, ReturnRest, Saying, Setup
+from futurebroker.worker.packets import Call, Called, LinkWanted, Look, Result, ReturnRest, Saying, Seen, Setup
 from futurebroker.worker.relaying import Relay
+from futurebroker.worker.renewing import Renewal
+from futurebroker.worker.software import Software
+from futurebroker.worker.transfers import Transfers
 from futurebroker.worker.upkeep import PERFORM, Upkeep
 
 logger = logging.getLogger("futurebroker.worker")
@@ -87,6 +91,7 @@ class WorkerService:
         threads: tasks each of them runs at once.
         resources: abstract amounts tasks may ask for.
         memory_limit, memory_share, thresholds: see `Upkeep`.
+        transfer: see `Transfers`.
         processes: False makes the executors threads of this process.
         local_folder: where to make the folder of results on disk.
         make_link: makes the conversation with the scheduler, with `Member`'s arguments.
@@ -105,6 +110,7 @@ class WorkerService:
         memory_limit: int | float | Literal["auto"] | None = "auto",
         memory_share: float = 1.0,
         thresholds: dict[str, float] | None = None,
+        transfer: dict[str, Any] | None = None,
         processes: bool = True,
         local_folder: str | None = None,
         make_link: LinkFactory = Member,
@@ -114,6 +120,7 @@ class WorkerService:
         self.executors = executors or os.cpu_count() or 1
         self.threads = threads
         self.resources = dict(resources or {})
+        self._transfer = transfer or {}
         self._memory = (memory_limit, memory_share, thresholds or {}, local_folder, processes)
         self.processes = processes
         self._where: dict[str, Any] = {"url": url, "cluster": cluster, "secret": secret}
@@ -125,6 +132,7 @@ class WorkerService:
         self._events: deque[Event] = deque()
         self._busy = False
         self._timers: set[asyncio.TimerHandle] = set()
+        self._renewal: Renewal
         self._tick_timer: asyncio.TimerHandle | None = None
         self._heartbeat_timer: asyncio.TimerHandle | None = None
         self._interval = HEARTBEAT_INTERVAL
@@ -134,6 +142,7 @@ class WorkerService:
         self._finished = asyncio.Event()
         self._drained = asyncio.Event()
         self._may_go = asyncio.Event()
+        self._patience = DRAIN_TIMEOUT
         #: whether executors are ended by us, so that what they run isn't to blame
         self._is_ending = False
         self._all_ready: asyncio.Future[None] | None = None
@@ -158,7 +167,9 @@ class WorkerService:
         self._upkeep = Upkeep(*self._memory)
         self._folder = self._upkeep.folder
         self._files = ValueFiles(self._folder.path, self._upkeep.disk.path)
-        self._machine = WorkerMachine(self.name, self._files.new_path, self._upkeep.plan)
+        self._transfers = Transfers(self._transfer, self._where, self._files, self._feed, self._loop)
+        self._machine = WorkerMachine(self.name, self._files.new_path, self._upkeep.plan, self._transfers.ways)
+        self._transfers.start(self._machine.store, self._machine.memory)
         self._all_ready = self._loop.create_future()
         where = self._where
         self._relay = Relay(where["secret"], where["cluster"], self.id, self._loop, lambda: self._link.flush())
@@ -166,10 +177,19 @@ class WorkerService:
             Role.WORKER, self.id, **where, events=self, loop=self._loop, info=self._info, share=self._relay.share
         )
         self._file_work = FileWork(self._files, self._feed, self._link.send, self._loop)
+        self._renewal = Renewal(
+            Software(self._where["secret"], self._link.send, self._memory[3]),
+            self._start_executor,
+            lambda number: self._feed(commands.Retire(number)),
+            self._running,
+            self._link.send,
+            self._loop,
+            processes=self.processes,
+        )
         self._upkeep.start(self, self._machine, self._loop)
         try:
             for _ in range(self.executors):
-                self._start_executor()
+                self._start_executor("")
             await self._link.connect(timeout)
             timeout = max(timeout, EXECUTORS_TIMEOUT)
             async with asyncio.timeout(timeout):
@@ -202,7 +222,7 @@ class WorkerService:
         self._feed(commands.Drain())
         if drain:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._drained.wait(), DRAIN_TIMEOUT)
+                await asyncio.wait_for(self._drained.wait(), self._patience)
             await self._stop_executors()
             await self._hand_over()
         await self._end(reason)
@@ -230,28 +250,31 @@ class WorkerService:
             if timer is not None:
                 timer.cancel()
         self._heartbeat_timer = None
+        await self._renewal.close()
         await self._stop_executors()
         await self._link.close(reason)
+        await asyncio.to_thread(self._transfers.close)
         self._file_work.close()
         await self._upkeep.close()
         self._finished.set()
 
     # -- executors --------------------------------------------------------------------------------------------------
 
-    def _start_executor(self) -> None:
+    def _start_executor(self, python: str) -> Executor:
         self._last_executor += 1
         number = self._last_executor
         setup = Setup(
-            self.name, self.id, str(self._folder.path), self.threads, "", "", self.resources, handed_down_path()
+            self.name, self.id, str(self._folder.path), self.threads, "", "", self.resources, handed_down_path(python)
         )
         self._upkeep.set_up(setup)
         setup.cluster, setup.broker_is_local = self._where["cluster"], is_loopback(self._where["url"])
         executor = self._running[number] = Executor(number, setup, self, self._loop)
         if self.processes:
-            executor.start_process(self._environment())
+            executor.start_process(self._environment(), python)
             self._upkeep.begun(executor)
         else:
             executor.start_threads()
+        return executor
 
     def _environment(self) -> dict[str, str]:
         """As ours; native libraries share the CPUs among the tasks that can run at once."""
@@ -262,6 +285,7 @@ class WorkerService:
         """See `ExecutorEvents`."""
         self._restart_pause = RESTART_FIRST
         self._feed(commands.ExecutorReady(executor.number, executor.threads))
+        self._renewal.ready(executor)
         if self._all_ready is not None and not self._all_ready.done():
             if sum(other.is_ready for other in self._running.values()) == self.executors:
                 self._all_ready.set_result(None)
@@ -288,7 +312,13 @@ class WorkerService:
 
     def called(self, executor: Executor, called: Called) -> None:
         """See `ExecutorEvents`."""
-        self._feed(commands.CallEnded(called.number, called.value, called.failure))
+        self._feed(commands.CallEnded(called.number, called.value, called.failure, executor.number))
+        self._link.flush()
+
+    def seen(self, executor: Executor, seen: Seen) -> None:
+        """See `ExecutorEvents`."""
+        self._feed(commands.Inspected(executor.number, seen.number, seen.view))
+        self._link.flush()
 
     def said(self, saying: Saying) -> None:
         """See `ExecutorEvents`."""
@@ -300,23 +330,26 @@ class WorkerService:
         self._relay.executor_ended(executor.number)
         task = ""
         if executor.is_ready:
-            running = [] if self._is_ending else executor.running()
+            running = [] if self._is_ending or executor.number in self._renewal.leaving else executor.running()
             sent = self._machine.dispatcher.sent
             task = ", ".join(sent[number].key for number in running if number in sent)
             self._feed(commands.ExecutorEnded(executor.number, running, how))
         self._file_work.sweep(executor.folder.name, self._machine.store.paths())
-        if self._status is WorkerStatus.CLOSING:
+        if self._renewal.ended(executor, how) or self._status is WorkerStatus.CLOSING:
             return
         about = {"worker": self.name, "task": task}
         logger.warning("executor %d ended with %s; starting another", executor.pid, how, extra=about)
         if executor.is_ready:
-            self._start_executor()
+            self._start_executor(self._renewal.python)
             return
         if self._all_ready is not None and not self._all_ready.done():
             self._all_ready.set_exception(FuturebrokerError(f"an executor can't start: it ended with {how}"))
             return
-        self._later(self._restart_pause, self._start_executor)
+        self._later(self._restart_pause, self._start_another)
         self._restart_pause = min(self._restart_pause * 2, RESTART_MAX)
+
+    def _start_another(self) -> None:
+        self._start_executor(self._renewal.python)
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         def run() -> None:
@@ -373,6 +406,7 @@ class WorkerService:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "store": str(self._folder.path),
+            "data": self._transfers.address,
         }
 
     def _beat(self) -> None:
@@ -387,6 +421,7 @@ class WorkerService:
             **self._monitor.sample(statuses),
             **task_counts(self._machine),
             **self._upkeep.figures(),
+            **self._transfers.figures(),
             "round_trip": self._round_trip,
         }
 
@@ -462,11 +497,18 @@ class WorkerService:
     def _call_out(self, instruction: commands.CallOut) -> None:
         self._running[instruction.executor].tell(Call(instruction.number, instruction.code, instruction.args))
 
+    def _look(self, instruction: commands.InspectOut) -> None:
+        self._running[instruction.executor].tell(Look(instruction.number, instruction.topic, instruction.about))
+
+    def _look_into_agent(self, instruction: commands.InspectAgent) -> None:
+        self._events.append(commands.Inspected(0, instruction.number, logs.recent()))
+
     def _has_drained(self, instruction: commands.Drained) -> None:
         self._drained.set()
 
     def _leave_now(self, instruction: commands.LeaveNow) -> None:
         if self._closing is None:
+            self._patience = instruction.patience or DRAIN_TIMEOUT
             self._closing = self._loop.create_task(self._close(True, instruction.reason))
         else:
             self._may_go.set()
@@ -481,8 +523,13 @@ _PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {
     commands.Recall: WorkerService._recall,
     commands.AskRest: WorkerService._ask_rest,
     commands.CallOut: WorkerService._call_out,
+    commands.InspectOut: WorkerService._look,
+    commands.InspectAgent: WorkerService._look_into_agent,
+    commands.ExecutorIdle: lambda service, instruction: service._renewal.idle(instruction.executor),
+    commands.Operate: lambda service, instruction: service._renewal.take(instruction.message),
     commands.KeepFunction: lambda service, instruction: service._file_work.keep_function(instruction),
     commands.Probe: lambda service, instruction: service._file_work.probe(instruction),
+    commands.Pull: lambda service, instruction: service._transfers.pull(instruction),
     commands.TakeFile: lambda service, instruction: service._file_work.take(instruction),
     commands.WritePart: lambda service, instruction: service._file_work.write_part(instruction),
     commands.SendPart: lambda service, instruction: service._file_work.send_part(instruction),

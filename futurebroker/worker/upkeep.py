@@ -141,6 +141,7 @@ class Upkeep:
             "task_memory": executing,
             "overhead": max(0, memory.process - managed - executing),
             "mapped": self._machine.dispatcher.mapped_bytes(),
+            "bandwidth": self._machine.arrivals.bandwidth,
             "limit": memory.plan.limit,
             "paused": memory.paused,
             "spill_error": memory.fault,

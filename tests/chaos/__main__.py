@@ -20,7 +20,23 @@ def main() -> int:
     parser.add_argument("--executors", type=int, default=1, help="of each worker")
     parser.add_argument("--pace", type=float, default=1.0, help="seconds between faults, on average")
     parser.add_argument("--broker", help="an AMQP broker that runs already, in place of the scheduler's own")
-    parser.add_argument("--with-scheduler", action="store_true", help="kill the scheduler as well")
+    parser.add_argument("--rabbitmq", action="store_true", help="start a RabbitMQ, use it, and kill it as well")
+    parser.add_argument(
+        "--scheduler",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether the scheduler is killed and stopped as well",
+    )
+    parser.add_argument(
+        "--client",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether the client's link is cut and held as well",
+    )
+    parser.add_argument("--journal", action="store_true", help="have the scheduler keep a journal, in a SQLite file")
+    parser.add_argument(
+        "--peer", choices=("dask", "celery"), default="", help="another system under the same graphs and faults"
+    )
     parser.add_argument("--json", type=Path, help="write the report to this file as well")
     options = parser.parse_args()
     plan = Plan(
@@ -31,7 +47,11 @@ def main() -> int:
         executors=options.executors,
         pace=options.pace,
         broker=options.broker,
-        with_scheduler=options.with_scheduler,
+        own_rabbitmq=options.rabbitmq,
+        with_scheduler=options.scheduler and options.peer != "celery",
+        with_client=options.client,
+        journal=options.journal,
+        peer=options.peer,
     )
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         report = run(plan, Path(folder))

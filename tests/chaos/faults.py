@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from heapq import heappop, heappush
 from typing import Any
 
+from tests.chaos.proxy import Wire
 from tests.chaos.rig import Outpost, Rig
 
 #: kinds, and how often each is drawn
@@ -23,8 +24,12 @@ WEIGHTS = {
     "stop worker": 2,
     "hold worker": 2,
     "cut client": 2,
+    "hold client": 1,
 }
-KILL_SCHEDULER = "kill scheduler"
+#: what befalls the scheduler, and with it its own broker
+OF_SCHEDULER = {"kill scheduler": 2, "stop scheduler": 1}
+#: what befalls a broker of its own process, and the way to it
+OF_BROKER = {"kill broker": 1, "cut scheduler": 1}
 #: seconds that what can be undone lasts: usually shorter than a grace of a second or so, sometimes much longer
 SHORT = (0.05, 0.8)
 LONG = (1.5, 3.0)
@@ -41,10 +46,9 @@ class Fault:
     seconds: float  #: until it is undone
 
 
-def drawn(seed: int, pace: float, with_scheduler: bool) -> Iterator[Fault]:
+def drawn(seed: int, pace: float, weights: dict[str, int]) -> Iterator[Fault]:
     """Faults without end, ``pace`` seconds apart on average; the same for the same seed."""
     choose = random.Random(f"faults {seed}")
-    weights = {**WEIGHTS, KILL_SCHEDULER: 1} if with_scheduler else WEIGHTS
     while True:
         (kind,) = choose.choices(list(weights), list(weights.values()))
         span = LONG if choose.random() < LONG_SHARE else SHORT
@@ -110,17 +114,32 @@ class Injector:
     def _inflict(self, fault: Fault) -> None:
         rig = self._rig
         well = [outpost for outpost in rig.outposts if outpost.name not in self._ill]
-        if fault.kind == KILL_SCHEDULER:
-            self._note(fault, "scheduler")
-            rig.kill_scheduler()
-            rig.start_scheduler()
-        elif fault.kind == "cut client":
-            if "client" not in self._ill:
-                self._note(fault, "client")
-                rig.client_wire.cut()
-                self._later(fault, "client", rig.client_wire.mend)
+        victim = fault.kind.split()[1]
+        if victim in ("scheduler", "broker", "client"):
+            if victim not in self._ill:
+                self._note(fault, victim)
+                _HEAVY[fault.kind](self, fault)
         elif len(well) > 1:  # one is left to work
             self._hurt(fault, well[fault.victim % len(well)])
+
+    def _kill_scheduler(self, fault: Fault) -> None:
+        self._rig.kill_scheduler()
+        self._rig.start_scheduler()
+
+    def _stop_scheduler(self, fault: Fault) -> None:
+        self._rig.stop_scheduler(signal.SIGSTOP)
+        self._later(fault, "scheduler", lambda: self._rig.stop_scheduler(signal.SIGCONT))
+
+    def _kill_broker(self, fault: Fault) -> None:
+        assert self._rig.rabbitmq is not None
+        self._rig.rabbitmq.kill()
+        self._rig.rabbitmq.revive()
+
+    def _break(self, fault: Fault, wire: Wire | None) -> None:
+        assert wire is not None
+        how, name = fault.kind.split()
+        (wire.cut if how == "cut" else wire.hold)()
+        self._later(fault, name, wire.mend)
 
     def _hurt(self, fault: Fault, outpost: Outpost) -> None:
         executors = outpost.executors()
@@ -156,3 +175,13 @@ class Injector:
         known = {**asdict(fault), "victim": name, "seconds": round(fault.seconds, 3)}
         del known["pause"]
         self.log.append({"at": round(time.monotonic() - self._began, 3), **known})
+
+
+_HEAVY: dict[str, Callable[[Injector, Fault], None]] = {
+    "kill scheduler": Injector._kill_scheduler,
+    "stop scheduler": Injector._stop_scheduler,
+    "kill broker": Injector._kill_broker,
+    "cut scheduler": lambda injector, fault: injector._break(fault, injector._rig.scheduler_wire),
+    "cut client": lambda injector, fault: injector._break(fault, injector._rig.client_wire),
+    "hold client": lambda injector, fault: injector._break(fault, injector._rig.client_wire),
+}

@@ -15,6 +15,7 @@ import psutil
 from futurebroker import Client
 from futurebroker.processes import SYS_PATH_VARIABLE, Child, import_path
 from tests.chaos.proxy import Switchboard, Wire
+from tests.chaos.rabbitmq import RabbitMQ
 
 #: seconds a process gets to serve
 START_TIMEOUT = 60.0
@@ -108,6 +109,10 @@ class Rig:
         self.outposts: list[Outpost] = []
         self._count = workers
         self._broker = broker
+        #: a broker of our own that may be killed
+        self.rabbitmq: RabbitMQ | None = None
+        #: how the scheduler reaches a broker that isn't its own
+        self.scheduler_wire: Wire | None = None
         self._conduct = conduct
         self._url = ""
         self._port = 0
@@ -119,6 +124,10 @@ class Rig:
         """Start scheduler and workers; returns when all have joined."""
         self._board = Switchboard()
         try:
+            if self._broker is not None:
+                self._url = self._broker
+                self._port = urlsplit(self._url).port or 5672
+                self.scheduler_wire = self.wire()
             self.start_scheduler()
             self.client_wire = self.wire()
             for number in range(self._count):
@@ -137,15 +146,17 @@ class Rig:
             {
                 "cluster": self.cluster,
                 "secret": self.secret,
-                "broker_url": self._broker,
+                "broker_url": self.url_through(self.scheduler_wire) if self.scheduler_wire is not None else None,
                 "host": "127.0.0.1",
                 "port": self._port,
                 "log_level": self.log_level,
                 **self._conduct,
             }
         )
-        self._url = self._scheduler.report(START_TIMEOUT)["url"]
-        self._port = urlsplit(self._url).port or 5672
+        url = self._scheduler.report(START_TIMEOUT)["url"]
+        if self._broker is None:
+            self._url = url
+            self._port = urlsplit(url).port or 5672
 
     def kill_scheduler(self) -> None:
         """SIGKILL to the scheduler, and with it to its embedded broker."""
@@ -153,6 +164,11 @@ class Rig:
         assert child is not None
         os.kill(child.pid, signal.SIGKILL)
         child.wait(START_TIMEOUT)
+
+    def stop_scheduler(self, number: signal.Signals) -> None:
+        """Have it stand still, or go on."""
+        assert self._scheduler is not None
+        os.kill(self._scheduler.pid, number)
 
     def wire(self) -> Wire:
         """A new way to the broker."""
@@ -176,6 +192,7 @@ class Rig:
         for outpost in self.outposts:
             outpost.end()
         if self._scheduler is not None:
+            self.stop_scheduler(signal.SIGCONT)
             self._scheduler.end()
         self._board.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import threading
 import time
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from futurebroker import Client, Future
-from tests.chaos.faults import Injector, drawn
+from tests.chaos.faults import OF_BROKER, OF_SCHEDULER, WEIGHTS, Injector, drawn
 from tests.chaos.graph import Node, answers, layered, work
 from tests.chaos.ledger import Ledger
+from tests.chaos.rabbitmq import RabbitMQ
 from tests.chaos.rig import Rig
 
 #: seconds without an accepted result, while some are missing, that count as hung
@@ -34,10 +36,25 @@ class Plan:
     task_seconds: float = 0.02  #: of a task, on average
     pace: float = 1.0  #: seconds between faults, on average
     broker: str | None = None
-    with_scheduler: bool = False
+    own_rabbitmq: bool = False  #: start one, and kill it as well
+    with_scheduler: bool = True  #: kill and stop the scheduler as well
+    with_client: bool = True  #: cut and hold the client's link as well
+    journal: bool = False  #: have the scheduler keep a journal
+    peer: str = ""  #: another system in place of ours; see `tests.chaos.peers`
     conduct: dict[str, Any] = field(
         default_factory=lambda: {"suspect_grace": 1.0, "heartbeat_interval": 0.5, "client_grace": 60.0}
     )
+
+    def weights(self) -> dict[str, int]:
+        """How often each kind of fault is drawn."""
+        weights = dict(WEIGHTS)
+        if self.with_scheduler:
+            weights |= OF_SCHEDULER
+        if not self.with_client:
+            weights = {kind: weight for kind, weight in weights.items() if not kind.endswith("client")}
+        if self.own_rabbitmq:
+            weights |= OF_BROKER if not self.peer else {"kill broker": OF_BROKER["kill broker"]}
+        return weights
 
 
 class Tally:
@@ -65,7 +82,7 @@ class Tally:
             return True
 
 
-def submit(client: Client, ledger: Ledger, graph: list[Node], tally: Tally) -> list[Future[Any]]:
+def submit(client: Any, ledger: Ledger, graph: list[Node], tally: Tally) -> list[Future[Any]]:
     """All of a graph, without waiting."""
     futures: list[Future[Any]] = []
     for node in graph:
@@ -101,7 +118,7 @@ class Reckoning:
             self.accepted += 1
 
 
-def compute(client: Client, ledger: Ledger, plan: Plan, number: int) -> tuple[Reckoning, Tally]:
+def compute(client: Any, ledger: Ledger, plan: Plan, number: int) -> tuple[Reckoning, Tally]:
     """One graph, and what came of it."""
     graph = layered(plan.seed + number, plan.tasks, plan.task_seconds, f"g{number}")
     tally = Tally()
@@ -110,20 +127,42 @@ def compute(client: Client, ledger: Ledger, plan: Plan, number: int) -> tuple[Re
     reckoning = Reckoning()
     for future, node, answer in zip(futures, graph, answers(graph)):
         reckoning.add(future, node, answer, tally, HUNG_AFTER if finished else 0.0)
-    if not finished:
+    if not finished and isinstance(client, Client):
         missing = next(node.key for node in graph if not tally.ends[node.key])
         reckoning.errors.append(str(client.why(missing)))
     return reckoning, tally
 
 
+def rig_for(plan: Plan, folder: Path, broker: str | None) -> Any:
+    """The cluster that the plan is about."""
+    if plan.peer:
+        return importlib.import_module(f"tests.chaos.peers.{plan.peer}").make_rig(plan.workers, broker, folder)
+    conduct = dict(plan.conduct)
+    if plan.journal:
+        conduct["storage"] = {"mode": "process", "database": f"sqlite:///{folder}/journal.sqlite"}
+    return Rig(plan.workers, executors=plan.executors, broker=broker, **conduct)
+
+
 def run(plan: Plan, folder: Path) -> dict[str, Any]:
     """Carry the plan out; the report, as JSON can hold it. ``folder`` takes the ledger."""
+    if not plan.own_rabbitmq:
+        return _run(plan, folder, plan.broker, None)
+    rabbitmq = RabbitMQ()
+    rabbitmq.start()
+    try:
+        return _run(plan, folder, rabbitmq.url, rabbitmq)
+    finally:
+        rabbitmq.stop()
+
+
+def _run(plan: Plan, folder: Path, broker: str | None, rabbitmq: RabbitMQ | None) -> dict[str, Any]:
     ledger = Ledger(folder)
     rounds: list[Reckoning] = []
     gaps: list[float] = []
     began = time.monotonic()
-    with Rig(plan.workers, executors=plan.executors, broker=plan.broker, **plan.conduct) as rig:
-        injector = Injector(rig, drawn(plan.seed, plan.pace, plan.with_scheduler))
+    with rig_for(plan, folder, broker) as rig:
+        rig.rabbitmq = rabbitmq
+        injector = Injector(rig, drawn(plan.seed, plan.pace, plan.weights()))
         with rig.client() as client:
             injector.start()
             try:
@@ -137,7 +176,7 @@ def run(plan: Plan, folder: Path) -> dict[str, Any]:
                     gaps += [later - earlier for earlier, later in zip(tally.times, tally.times[1:])]
             finally:
                 injector.stop()
-            info = client.scheduler_info()
+            info = client.scheduler_info() if isinstance(client, Client) else {"counters": {}}
     if injector.failure is not None:
         raise injector.failure
     seconds = time.monotonic() - began
@@ -169,6 +208,7 @@ def report(
     passed = counts["accepted"] == submitted and not (counts["lost"] or counts["wrong"] or counts["hung"])
     return {
         "passed": passed,
+        "system": plan.peer or "futurebroker",
         "seed": plan.seed,
         "tasks": plan.tasks,
         "graphs": len(rounds),

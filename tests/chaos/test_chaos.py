@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults import drawn
+from tests.chaos.faults import WEIGHTS, drawn
 from tests.chaos.graph import answers, layered, value_of
 from tests.chaos.ledger import Ledger, write_down
 from tests.chaos.runner import Plan, reruns, run
@@ -21,13 +21,28 @@ def test_nothing_is_lost_wrong_or_hung_whatever_dies(tmp_path: Path) -> None:
     assert report["passed"], report
     assert report["fault_count"] >= 30
     assert report["counts"]["accepted"] == report["counts"]["submitted"]
+    assert report["faults_by_kind"]["kill scheduler"]
+
+
+@pytest.mark.slow
+@pytest.mark.service("rabbitmq")
+@pytest.mark.timeout(400)
+def test_nothing_is_lost_wrong_or_hung_at_rabbitmq_that_dies_as_well(tmp_path: Path) -> None:
+    """Scheduler and broker are killed apart here, and links to the broker are cut for each of them."""
+    report = run(Plan(seed=51, tasks=1_000, faults=30, task_seconds=0.03, pace=0.5, own_rabbitmq=True), tmp_path)
+    assert report["passed"], report
+    assert report["fault_count"] >= 30
+    kinds = report["faults_by_kind"]
+    assert kinds["kill scheduler"]
+    assert kinds["kill broker"]
+    assert kinds["cut scheduler"]
 
 
 def test_a_seed_draws_the_same_graph_and_faults_each_time() -> None:
     """A failure that can't be played again can't be understood."""
     assert layered(3, 200, 0.01, "g") == layered(3, 200, 0.01, "g")
     assert layered(3, 200, 0.01, "g") != layered(4, 200, 0.01, "g")
-    assert [*islice(drawn(3, 1.0, True), 50)] == [*islice(drawn(3, 1.0, True), 50)]
+    assert [*islice(drawn(3, 1.0, WEIGHTS), 50)] == [*islice(drawn(3, 1.0, WEIGHTS), 50)]
 
 
 def test_one_wrong_input_changes_every_answer_after_it() -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from futurebroker import Client, __version__
+from futurebroker.cli.main import _COMMANDS
 from futurebroker.cli.text import parse_resources
 from futurebroker.exceptions import ConfigError
 from tests.integration.programs import FUTUREBROKER, lines_until, run, running
@@ -61,7 +62,7 @@ def test_the_help_lists_every_command_without_loading_any(tmp_path: Path) -> Non
     assert "client" not in done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", ["up", "scheduler", "worker", "status", "doctor", "demo", "config"])
+@pytest.mark.parametrize("name", list(_COMMANDS))
 def test_each_command_explains_itself(name: str, tmp_path: Path) -> None:
     """A listed command that can't be loaded would be found only by the user."""
     done = run([*FUTUREBROKER, name, "--help"], tmp_path)

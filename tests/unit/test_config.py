@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from futurebroker.amounts import parse_bytes, parse_duration
 from futurebroker.config import (
     SETTINGS,
     Settings,
@@ -17,8 +18,6 @@ from futurebroker.config import (
     explain,
     hide_password,
     load_settings,
-    parse_bytes,
-    parse_duration,
     settings_files,
 )
 from futurebroker.exceptions import ConfigError

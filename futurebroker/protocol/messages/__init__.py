@@ -18,6 +18,7 @@ from futurebroker.protocol.messages.from_client import (
     Ask,
     Cancel,
     Detach,
+    EndGraph,
     PutFile,
     PutPart,
     PutValue,
@@ -54,6 +55,23 @@ from futurebroker.protocol.messages.meeting import (
     Welcome,
 )
 from futurebroker.protocol.messages.memory import DataLost, Happened
+from futurebroker.protocol.messages.operating import (
+    CallExecutors,
+    ExecutorsAnswered,
+    FromPeer,
+    Inspect,
+    Parcel,
+    ParcelPart,
+    ParcelWanted,
+    Prepare,
+    RanOnExecutors,
+    RanOnScheduler,
+    RestartExecutors,
+    RunOnExecutors,
+    RunOnScheduler,
+    Settled,
+    ToPeer,
+)
 from futurebroker.protocol.messages.parts import (
     INLINE_LIMIT,
     KEEP_LIMIT,
@@ -104,6 +122,7 @@ __all__ = [
     "Answer",
     "Ask",
     "Await",
+    "CallExecutors",
     "CallFunction",
     "Cancel",
     "Conditions",
@@ -115,12 +134,15 @@ __all__ = [
     "Detach",
     "DetachedEnded",
     "Drop",
+    "EndGraph",
     "Erred",
     "ExecutorDied",
+    "ExecutorsAnswered",
     "Failure",
     "Finished",
     "Free",
     "FromClient",
+    "FromPeer",
     "FromWorker",
     "FunctionCalled",
     "GaveBack",
@@ -134,6 +156,7 @@ __all__ = [
     "Hello",
     "INLINE_LIMIT",
     "InputsMissing",
+    "Inspect",
     "Inventory",
     "KEEP_LIMIT",
     "KeyCancelled",
@@ -149,21 +172,31 @@ __all__ = [
     "NotStored",
     "OnFailure",
     "PROTOCOL",
+    "Parcel",
+    "ParcelPart",
+    "ParcelWanted",
     "Part",
     "PlannedCall",
+    "Prepare",
     "PutFile",
     "PutPart",
     "PutValue",
+    "RanOnExecutors",
+    "RanOnScheduler",
     "RanOnWorkers",
     "Refused",
     "Release",
     "Replicate",
+    "RestartExecutors",
     "ResultHolds",
     "Retry",
     "Run",
+    "RunOnExecutors",
+    "RunOnScheduler",
     "RunOnWorkers",
     "RunTerms",
     "Said",
+    "Settled",
     "Store",
     "StorePart",
     "Stored",
@@ -172,6 +205,7 @@ __all__ = [
     "TaskOptions",
     "TaskReturned",
     "ToClient",
+    "ToPeer",
     "ToWorker",
     "Want",
     "Welcome",
@@ -180,22 +214,26 @@ __all__ = [
 ]
 
 FromClient = (
-    AddFunction | Submit | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask | RunOnWorkers
-    | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    AddFunction | Submit | EndGraph | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask
+    | RunOnWorkers | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    | RunOnExecutors | RunOnScheduler | ParcelPart | ToPeer
     | OnFailure | Await
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
     | TaskAway | TaskReturned | ResultHolds | LookedFor | Continue | Said
     | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
+    | ExecutorsAnswered | Settled | ParcelWanted
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
     | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor | Kill
+    | CallExecutors | Inspect | RestartExecutors | Prepare | ParcelPart
 )  # fmt: skip
 ToClient = (
     KeyFinished | KeyErred | KeyCancelled | KeyLost | DetachedEnded | Answer | RanOnWorkers
     | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
+    | RanOnExecutors | RanOnScheduler | FromPeer
 )  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -6,7 +6,7 @@ from typing import Any
 
 from futurebroker.protocol.messages.parts import Message, TaskOptions
 from futurebroker.protocol.messages.terms import Conditions
-from futurebroker.types import Digest, Key
+from futurebroker.types import Digest, Key, WorkerId
 
 
 class AddFunction(Message, tag=10):
@@ -27,6 +27,15 @@ class Submit(Message, tag=11):
     options: TaskOptions | None = None
     parent: Key = ""  #: the task that makes these calls; they end with it if it is cancelled
     conditions: list[Conditions | None] | None = None  #: one a call; None when no call has any
+    graph: str = ""  #: the client wants none of them for itself, but the whole graph of this name, until EndGraph
+
+
+class EndGraph(Message, tag=173):
+    """All calls of a graph were submitted: the client wants these keys, and else nothing for itself."""
+
+    graph: str
+    keys: list[Key]
+    parent: Key = ""  #: as in Submit
 
 
 class Release(Message, tag=12):
@@ -73,13 +82,14 @@ class PutValue(Message, tag=17):
 
 
 class PutFile(Message, tag=18):
-    """Scattered data in a file that the client wrote; a worker on that host takes the file over."""
+    """Scattered data in a file that the client wrote, or sent to a worker; a worker there takes the file over."""
 
     key: Key
     path: str
     nbytes: int
     workers: tuple[str, ...] = ()
     broadcast: bool = False
+    worker: WorkerId = ""  #: that the client sent it to; empty: any on the client's host
 
 
 class PutPart(Message, tag=19):

@@ -16,6 +16,8 @@ class Finished(Message, tag=60):
     value: bytes | None = None
     path: str = ""
     type: str = ""  #: name of the result's type
+    started: int = 0  #: microseconds since 1970, by the worker's clock, when user code began; 0 if that isn't known
+    executor: int = 0  #: the worker's number of the executor that ran it
 
 
 class Erred(Message, tag=61):
@@ -25,6 +27,8 @@ class Erred(Message, tag=61):
     attempt: int
     failure: Failure
     duration: int = 0
+    started: int = 0  #: these two as of `Finished`
+    executor: int = 0
 
 
 class ExecutorDied(Message, tag=62):

@@ -54,6 +54,7 @@ class Held(Part, frozen=True):
     nbytes: int = 0
     #: who has it, and the path of its file on that worker's host; empty: the worker this is sent to
     holders: list[tuple[WorkerId, str]] = []
+    addresses: list[str] = []  #: where each of them serves its values; may be empty
 
 
 class Failure(Part, frozen=True):

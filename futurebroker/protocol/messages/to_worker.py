@@ -84,6 +84,7 @@ class Leave(Message, tag=49):
     """Finish or hand back what runs, say Goodbye and exit."""
 
     reason: str = ""
+    patience: float = 0.0  #: seconds what runs gets to finish; 0 for what the worker gives by itself
 
 
 class Adopt(Message, tag=100):

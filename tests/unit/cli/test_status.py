@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from futurebroker.cli.status import lines_of, size_of, with_rates
+from futurebroker.amounts import show_bytes
+from futurebroker.cli.status import lines_of, with_rates
 
 KIND = {"states": {"processing": 3, "memory": 1000}, "duration": 0.0123, "ended": 150, "errors": 2}
 
@@ -64,6 +65,6 @@ def test_many_kinds_are_cut() -> None:
 
 def test_sizes_are_short() -> None:
     """Three figures are enough."""
-    assert [size_of(n) for n in (0, 1023, 1536, 20 << 20, 3 << 50)] == [
+    assert [show_bytes(n) for n in (0, 1023, 1536, 20 << 20, 3 << 50)] == [
         "0 B", "1023 B", "1.5 KiB", "20 MiB", "3072 TiB",
     ]  # fmt: skip

@@ -79,8 +79,9 @@ def test_large_data_goes_through_a_file(worker: ScriptedScheduler, client: Clien
 
 
 def test_large_data_goes_in_parts_where_files_dont_work(scheduler: ScriptedScheduler, client: Client) -> None:
-    """The first file shows it; nothing is left of that file."""
-    scheduler.script[m.Ask] = lambda s, ask: s.say(m.Answer(ask.number, 1))
+    """The first file shows it; nothing is left of that file. No worker can be connected to either."""
+    answers = {"wait_for_workers": 1, "storing_place": None}
+    scheduler.script[m.Ask] = lambda s, ask: s.say(m.Answer(ask.number, answers[ask.topic]))
     scheduler.script[m.PutFile] = lambda s, put: s.say(m.KeyCancelled(put.key, "can't open it", "rejected"))
     array = np.arange(200_000)
     future = client.scatter(array)

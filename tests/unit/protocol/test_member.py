@@ -470,6 +470,20 @@ def test_a_scheduler_that_forgot_us_gets_us_as_another() -> None:
     in_a_world(scenario)
 
 
+def test_a_link_that_goes_while_it_is_to_say_hello_again_is_replaced() -> None:
+    """A broker that shuts down first tells that the scheduler's queue has ended, and closes the connection next."""
+
+    async def scenario(world: World) -> None:
+        await world.member.connect(5)
+        world.member.returned(world.member._queue)
+        world.cut()
+        await world.owner.until(lambda: len(world.owner.welcomes) == 2)
+        assert world.member.connected
+        assert len(world.owner.losses) == 1
+
+    in_a_world(scenario)
+
+
 def test_asked_to_meet_again_it_goes_on_with_the_session() -> None:
     """A scheduler whose own link broke keeps our session, but can't know where it stands."""
 

@@ -21,13 +21,13 @@ DIRECTIONS = {
 }
 EACH = [(direction, kind) for direction, union in DIRECTIONS.items() for kind in get_args(union)]
 
-_HELD = m.Held("k", 5, [("w1", "/path")])
+_HELD = m.Held("k", 5, [("w1", "/path")], ["host:1"])
 _FAILURE = m.Failure("ValueError", "text", "Traceback", "k", "w1", b"payload", ["field", 3])
 
 #: a value other than the default, by the name of the field
 SAMPLES: dict[str, Any] = {
     "about": ["k"], "allow_other_workers": True, "args": b"args", "asker": "c1", "at": 1.5, "attempt": 3,
-    "broadcast": True, "calls": [m.PlannedCall(b"f" * 16, "k", b"args")],
+    "broadcast": True, "graph": "g1", "calls": [m.PlannedCall(b"f" * 16, "k", b"args")],
     "conditions": [None, m.Conditions(1.5, 2.5, "p", True, b"r")], "delay": 1.5, "of": "k", "retries": 3,
     "terms": m.RunTerms(1, 2.0, 3.0, True, b"r"),
     "code": b"code", "data": b"data", "dependencies": [("k1", "k2"), ()], "digest": b"d" * 16, "duration": 5,
@@ -37,8 +37,12 @@ SAMPLES: dict[str, Any] = {
     "inputs": (b"value", _HELD), "interval": 10.0, "key": "k", "keys": ["k1", "k2"], "kind": "lost",
     "last": True, "length": 9, "limits": {"t": 1},
     "metrics": {"cpu": 1.5}, "missing": [("k", "w1")], "name": "inc", "nbytes": 7, "number": 4, "offset": 8,
+    "executor": 2, "started": 12,
     "oldest": 5, "resumed": True,
     "parent": "p",
+    "answers": [(b"v", None), (None, _FAILURE)], "change": True, "channel": "c", "drop": "old", "keep": "new",
+    "environment": m.Parcel("e", "00ff", 9, b"s"), "frames": [b"a", b"b"], "patience": 2.5, "views": [{"a": 1}],
+    "outcomes": {"w1": [(b"v", None)]},
     "options": m.TaskOptions(("w1",), True, {"gpu": 1.0}, 2, -1), "order": 6, "path": "/p", "patient": True,
     "process": "boot 1 2 3", "worker": "w1",
     "protocol": 1, "python": "3.11", "reason": "because", "received": 11,
@@ -46,7 +50,8 @@ SAMPLES: dict[str, Any] = {
     "running": [("k", b"f" * 16)], "text": "t",
     "given": True, "settings": {"heartbeat": 0.5}, "source": _HELD, "status": "paused", "tasks": [("k", 1)],
     "topic": "who_has",
-    "transfer": 12, "type": "int", "value": b"value", "values": [("k", b"v")], "wait": False, "workers": ("w1", "w2"),
+    "transfer": 12, "type": "int", "value": b"value", "values": [("k", b"v")], "wait": False,
+    "workers": ("w1", "w2"),
 }  # fmt: skip
 
 
@@ -59,6 +64,8 @@ def full(kind: type[Any]) -> Any:
         values["inputs"] = ["k1", "k2"]
     elif kind is m.Inventory:
         values["held"] = [("k", 5, "/p")]
+    elif kind in (m.ParcelPart, m.ParcelWanted):
+        values["digest"] = "00ff"
     return kind(**values)
 
 

@@ -31,7 +31,7 @@ def world() -> World:
 def test_a_task_runs_and_its_result_is_reported_and_kept(world: World) -> None:
     """The plain case: the value goes with the message and stays for tasks that come."""
     world.deliver(run("a"))
-    assert world.step(1) == [Finished("a", 1, 5, 10, b"value", "", "int")]
+    assert world.step(1) == [Finished("a", 1, 5, 10, b"value", "", "int", 0, 1)]
     assert world.machine.store["a"].data == b"value"
     assert world.machine.tasks == {}
 
@@ -50,7 +50,7 @@ def test_a_newer_attempt_silences_the_older(world: World) -> None:
     world.begin(1)
     world.deliver(run("a", attempt=2))
     assert world.end(1) == []
-    assert world.step(1) == [Finished("a", 2, 5, 10, b"value", "", "int")]
+    assert world.step(1) == [Finished("a", 2, 5, 10, b"value", "", "int", 0, 1)]
 
 
 def test_tasks_of_unknown_length_go_one_at_a_time(world: World) -> None:
@@ -113,7 +113,7 @@ def test_a_failure_is_reported_and_those_that_waited_are_forgotten(world: World)
     """The scheduler fails the dependents itself; two decisions about one task would contradict each other."""
     world.deliver(run("a"), run("b", Held("a")), run("c", Held("b")))
     assert world.begin(1) is not None
-    assert world.end(1, fails=True) == [Erred("a", 1, failure("a"), 10)]
+    assert world.end(1, fails=True) == [Erred("a", 1, failure("a"), 10, 0, 1)]
     assert world.machine.tasks == {}
     assert world.machine.dependents == {}
 
@@ -123,7 +123,7 @@ def test_a_failure_inside_a_packet_reports_only_what_ran(world: World) -> None:
     world.learn()
     world.deliver(run("a"), run("b", Held("a")), run("c", Held("b")))
     world.begin(1)
-    assert world.end(1, fails=True) == [Erred("a", 1, failure("a"), 10)]
+    assert world.end(1, fails=True) == [Erred("a", 1, failure("a"), 10, 0, 1)]
     assert [world.step(1), world.step(1)] == [[], []]
     assert world.machine.dispatcher.sent == {}
 
@@ -237,7 +237,7 @@ def test_tasks_asked_back_are_given_only_if_they_have_not_begun() -> None:
     world.begin(1)
     answers = world.deliver(GiveBack([("t0", 1), ("t70", 1), ("t99", 1)]))
     assert sorted(answers, key=repr) == [GaveBack("t70", 1), GaveBack("t99", 1)]
-    assert world.end(1) == [Finished("t0", 1, 5, 10, b"value", "", "int")]
+    assert world.end(1) == [Finished("t0", 1, 5, 10, b"value", "", "int", 0, 1)]
 
 
 def test_a_freed_value_stays_until_local_tasks_have_used_it(world: World) -> None:

@@ -1,0 +1,264 @@
+"""The process that writes the history: batches come from the scheduler by its standard input, rows leave in bulk.
+
+It is started to take the time that nobody else wants (SCHED_IDLE): where all cores are busy it waits, and what waits
+is bounded by who sends. It ends when its input does, which is also how it learns that the scheduler has died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from struct import Struct
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, Engine, delete, func, insert, update
+from sqlalchemy import select as select_rows
+
+from futurebroker.exceptions import DatabaseError
+from futurebroker.persistence import revisions
+from futurebroker.persistence.database import is_sqlite, open_engine, reading, writing
+from futurebroker.persistence.history_tables import events, runs, snapshots, task_types, tasks
+from futurebroker.protocol.history import Batch, Ended, HistoryOrders, TypeTotals
+
+logger = logging.getLogger("futurebroker.history")
+
+HEAD = Struct(">I")  #: bytes of a frame before its body: how long that is
+#: rows that one transaction takes in, at the least as long as more is there
+ROWS_AT_ONCE = 20_000
+#: seconds between attempts while the database can't be written, and for how long after the input has ended
+RETRY_EVERY = 1.0
+LAST_TRIES = 5.0
+#: seconds between looks at what is too old, and rows deleted in one transaction then
+SWEEP_EVERY = 60.0
+SWEPT_AT_ONCE = 20_000
+
+_COLUMNS = [column.name for column in tasks.columns if column.name != "id"]
+#: characters of a type's name that are kept
+NAME_MOST = 200
+
+_Frame = TypeVar("_Frame")
+
+
+class Writer:
+    """Writes one scheduler's batches; see the top of this file.
+
+    Args:
+        orders: where, of whom, and how much is kept.
+    """
+
+    def __init__(self, orders: HistoryOrders) -> None:
+        self._orders = orders
+        self._engine: Engine = open_engine(orders.url)
+        self._run = 0
+        self._swept_at = time.monotonic()
+
+    def prepare(self) -> None:
+        """Make the tables where they are a file's of our own, and this run's row; may be called again.
+
+        Raises:
+            DatabaseError: it can't be done now.
+        """
+        if is_sqlite(self._engine):
+            with contextlib.suppress(OSError):  # the database's own error says more
+                Path(str(self._engine.url.database)).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            revisions.upgrade(self._engine)
+        else:
+            revisions.require(self._engine)
+        orders = self._orders
+        started = orders.started_at
+        ours = (runs.c.cluster == orders.cluster) & (runs.c.started_at == started)
+        with writing(self._engine) as connection:
+            found = connection.execute(select_rows(runs.c.id).where(ours)).scalar()
+            if found is None:
+                row = {
+                    "cluster": orders.cluster, "started_at": started, "seen_at": started, "host": orders.host,
+                    "version": orders.version, "dropped": 0,
+                }  # fmt: skip
+                found = connection.execute(insert(runs).values(row).returning(runs.c.id)).scalar_one()
+            self._run = int(found)
+
+    def write(self, batches: list[Batch]) -> None:
+        """Write all of ``batches``, or nothing of them.
+
+        Raises:
+            DatabaseError: nothing was written.
+        """
+        if not self._run:
+            self.prepare()
+        run = self._run
+        rows = [_row(run, ended) for batch in batches for ended in batch.rows]
+        happened = [{"run": run, **msgspec.structs.asdict(event)} for batch in batches for event in batch.events]
+        stood = [
+            {"run": run, "at": one.at, "worker": one.worker, "figures": json.dumps(one.figures)}
+            for batch in batches
+            for one in batch.snapshots
+        ]
+        with writing(self._engine) as connection:
+            if rows:
+                self._write_rows(connection, rows)
+            if happened:
+                connection.execute(insert(events), happened)
+            if stood:
+                connection.execute(insert(snapshots), stood)
+            self._add_totals(connection, batches)
+            dropped = sum(batch.dropped for batch in batches)
+            seen = {"seen_at": time.time(), "dropped": runs.c.dropped + dropped}
+            connection.execute(update(runs).where(runs.c.id == run).values(seen))
+
+    def _write_rows(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+        names = ", ".join(_COLUMNS)
+        if is_sqlite(self._engine):
+            marks = ", ".join("?" for _ in _COLUMNS)
+            connection.exec_driver_sql(f"INSERT INTO tasks ({names}) VALUES ({marks})", rows)
+            return
+        driver: Any = connection.connection.driver_connection
+        with driver.cursor() as cursor, cursor.copy(f"COPY tasks ({names}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row([value.replace("\0", "") if isinstance(value, str) else value for value in row])
+
+    def _add_totals(self, connection: Connection, batches: list[Batch]) -> None:
+        sums: dict[str, TypeTotals] = {}
+        for batch in batches:
+            for name, totals in batch.totals.items():
+                sums.setdefault(name, TypeTotals()).add(totals)
+        now = time.time()
+        for name, totals in sums.items():
+            figures = {
+                "finished": totals.finished, "failed": totals.failed, "cancelled": totals.cancelled,
+                "seconds": totals.micros * 1e-6, "nbytes": totals.nbytes,
+            }  # fmt: skip
+            mine = (task_types.c.run == self._run) & (task_types.c.type == name)
+            grown = {column: task_types.c[column] + value for column, value in figures.items()}
+            if not connection.execute(update(task_types).where(mine).values(**grown, last_at=now)).rowcount:
+                row = {"run": self._run, "type": name, **figures, "first_at": now, "last_at": now}
+                connection.execute(insert(task_types).values(row))
+
+    def sweep(self, *, now: bool = False) -> None:
+        """Delete what is older or more than is kept, if it is time for that.
+
+        Raises:
+            DatabaseError: it can't be done now.
+        """
+        if not now and time.monotonic() - self._swept_at < SWEEP_EVERY:
+            return
+        self._swept_at = time.monotonic()
+        keep_seconds, keep_rows = self._orders.keep_seconds, self._orders.keep_rows
+        before = time.time() - keep_seconds if keep_seconds else 0.0
+        for table, at in ((tasks, tasks.c.ended_at), (events, events.c.at), (snapshots, snapshots.c.at)):
+            with reading(self._engine) as connection:
+                last = connection.execute(select_rows(func.max(table.c.id))).scalar() or 0
+                aged = connection.execute(select_rows(func.max(table.c.id)).where(at < before)).scalar() or 0
+                first = connection.execute(select_rows(func.min(table.c.id))).scalar() or 0
+            until = max(aged, last - keep_rows if keep_rows else 0)
+            while first <= until:
+                first = min(first + SWEPT_AT_ONCE, until + 1)
+                with writing(self._engine) as connection:
+                    connection.execute(delete(table).where(table.c.id < first))
+        with writing(self._engine) as connection:
+            old = select_rows(runs.c.id).where((runs.c.seen_at < before) & (runs.c.id != self._run))
+            connection.execute(delete(task_types).where(task_types.c.run.in_(old)))
+            connection.execute(delete(runs).where((runs.c.seen_at < before) & (runs.c.id != self._run)))
+
+    def end(self) -> None:
+        """The scheduler has ended.
+
+        Raises:
+            DatabaseError: that could not be written.
+        """
+        if self._run:
+            with writing(self._engine) as connection:
+                ended = {"ended_at": time.time(), "seen_at": time.time()}
+                connection.execute(update(runs).where(runs.c.id == self._run).values(ended))
+        self._engine.dispose()
+
+
+def _row(run: int, ended: Ended) -> tuple[Any, ...]:
+    """In the order of `_COLUMNS`."""
+    return (
+        run, ended.key, ended.type[:NAME_MOST], ended.outcome, ended.worker, ended.executor, ended.client,
+        ended.attempts, ended.submitted, ended.started, ended.ended, ended.duration, ended.nbytes,
+        ended.result_type[:NAME_MOST], ended.error_type[:NAME_MOST], ended.error, ended.traceback,
+        json.dumps(ended.inputs) if ended.inputs else "",
+    )  # fmt: skip
+
+
+class Input:
+    """Frames from a file descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._buffer = bytearray()
+        self.ended = False
+
+    def next(self, kind: type[_Frame], timeout: float | None) -> _Frame | None:
+        """The next frame; None when none comes within ``timeout`` seconds (None: ever), or the input has ended."""
+        while (body := self._take()) is None:
+            if self.ended or not select.select([self._descriptor], [], [], timeout)[0]:
+                return None
+            data = os.read(self._descriptor, 1 << 20)
+            self.ended = not data
+            self._buffer += data
+        return msgspec.msgpack.decode(body, type=kind)
+
+    def _take(self) -> bytes | None:
+        buffer = self._buffer
+        if len(buffer) < HEAD.size:
+            return None
+        end = HEAD.size + HEAD.unpack_from(buffer)[0]
+        if len(buffer) < end:
+            return None
+        body = bytes(buffer[HEAD.size : end])
+        del buffer[:end]
+        return body
+
+
+def serve(source: Input, writer: Writer) -> None:
+    """Write what comes until nothing comes any more."""
+    trouble = ""
+    batches: list[Batch] = []
+    given_up_at: float | None = None
+    while not source.ended or batches:
+        if not batches:
+            batch = source.next(Batch, SWEEP_EVERY)
+            while batch is not None:
+                batches.append(batch)
+                batch = source.next(Batch, 0.0) if sum(len(one.rows) for one in batches) < ROWS_AT_ONCE else None
+        try:
+            if batches:
+                writer.write(batches)
+                batches = []
+            writer.sweep()
+        except DatabaseError as error:
+            if str(error) != trouble:
+                logger.error("the history can't be written: %s", error)
+            trouble = str(error)
+            if source.ended:
+                given_up_at = given_up_at or time.monotonic() + LAST_TRIES
+                if time.monotonic() > given_up_at:
+                    return
+            time.sleep(RETRY_EVERY)
+        else:
+            if trouble:
+                logger.warning("the history is written again")
+            trouble = ""
+    with contextlib.suppress(DatabaseError):
+        writer.end()
+
+
+def main() -> None:
+    """Serve standard input, whose first frame holds the orders."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the end of the input says when
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    source = Input(0)
+    orders = source.next(HistoryOrders, None)
+    if orders is not None:
+        serve(source, Writer(orders))

@@ -1,0 +1,92 @@
+"""What the scheduler hands to the process that writes the history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from futurebroker.types import Key
+
+FINISHED, FAILED, CANCELLED = "finished", "failed", "cancelled"
+
+
+class Ended(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
+    """A task that ended; times are seconds since 1970. Fields that few tasks have stand last."""
+
+    key: Key
+    type: str  #: its kind's name
+    outcome: str
+    worker: str  #: its name
+    executor: int
+    client: str  #: one that wanted it
+    attempts: int
+    submitted: float | None
+    started: float | None  #: by the worker's clock
+    ended: float
+    duration: float | None  #: seconds in user code
+    nbytes: int  #: of the result
+    result_type: str = ""
+    inputs: tuple[Key, ...] = ()
+    error_type: str = ""
+    error: str = ""
+    traceback: str = ""
+
+
+class Happened(msgspec.Struct, array_like=True, gc=False):
+    """Something that happened to a worker, to a client or to one run of a task; what doesn't apply is empty."""
+
+    at: float
+    kind: str
+    worker: str
+    key: Key
+    client: str
+    text: str
+
+
+class Stood(msgspec.Struct, array_like=True, gc=False):
+    """How a worker, or the whole cluster (empty), stood at a moment."""
+
+    at: float
+    worker: str
+    figures: dict[str, Any]
+
+
+class TypeTotals(msgspec.Struct, array_like=True):
+    """What the tasks of one type came to; grows where rows are left out as well."""
+
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    micros: int = 0  #: in user code
+    nbytes: int = 0  #: of results
+
+    def add(self, other: TypeTotals) -> None:
+        """Both together."""
+        self.finished += other.finished
+        self.failed += other.failed
+        self.cancelled += other.cancelled
+        self.micros += other.micros
+        self.nbytes += other.nbytes
+
+
+class Batch(msgspec.Struct, array_like=True):
+    """What was noted in a fraction of a second."""
+
+    rows: list[Ended] = []
+    events: list[Happened] = []
+    totals: dict[str, TypeTotals] = {}
+    dropped: int = 0  #: rows and events left out
+    snapshots: list[Stood] = []
+
+
+class HistoryOrders(msgspec.Struct):
+    """What the writer is told first of all."""
+
+    url: str
+    keep_seconds: float  #: 0: for ever
+    keep_rows: int  #: of each table; 0: all
+    cluster: str
+    host: str
+    version: str
+    started_at: float

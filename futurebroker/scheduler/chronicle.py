@@ -1,0 +1,158 @@
+"""Notes what people will look up later: tasks that ended, and what happened to tasks and workers (sans-IO).
+
+What must survive is the journal's, see `recording`; this may be left out under overload. Without a history
+`SchedulerState.chronicle` is None and nothing is noted. Rows collect until somebody takes them; beyond `ROWS_MOST` they
+are only counted. The totals of each kind are right in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from futurebroker.protocol.history import CANCELLED, FAILED, FINISHED, Batch, Ended, Happened, TypeTotals
+from futurebroker.protocol.messages import Erred, Failure, Finished
+from futurebroker.scheduler.records import ORDER_MASK, ClientRecord, TaskRecord, WorkerRecord
+from futurebroker.types import Key
+
+#: rows and events that wait to be taken, at the most
+ROWS_MOST = 100_000
+EVENTS_MOST = 10_000
+#: inputs that are named of a task
+INPUTS_MOST = 50
+#: characters of an error's message and of a traceback
+MESSAGE_MOST = 1_000
+TRACEBACK_MOST = 20_000
+#: running numbers that are taken to be submitted together, to within what `moments` can tell
+_TOGETHER = 64
+
+
+class Chronicle:
+    """See the top of this file.
+
+    Args:
+        when: the machine's time at which a running number was submitted; None when nobody knows.
+    """
+
+    __slots__ = ("_batch", "_erred", "_numbers", "_submitted", "_when", "offset")
+
+    def __init__(self, when: Callable[[int], float | None]) -> None:
+        self.offset = 0.0  #: seconds from the machine's time to that since 1970; kept right by whoever drives it
+        self._when = when
+        self._batch = Batch()
+        #: the last range of running numbers that was asked for, and when it was submitted
+        self._numbers = range(0)
+        self._submitted: float | None = None
+        #: the report that makes a task fail, while that goes on
+        self._erred: Erred | None = None
+
+    # -- tasks ------------------------------------------------------------------------------------------------------
+
+    def finished(self, now: float, task: TaskRecord, worker: WorkerRecord, report: Finished) -> None:
+        """A task's result is there; its record still tells of the run."""
+        kind, duration, nbytes, started = task.kind.name, report.duration, report.nbytes, report.started
+        totals = self._totals(kind)
+        totals.finished += 1
+        totals.micros += duration
+        totals.nbytes += nbytes
+        rows = self._batch.rows
+        if len(rows) >= ROWS_MOST:
+            self._batch.dropped += 1
+            return
+        wanted = task.wanted_by
+        client = wanted.client_id if type(wanted) is ClientRecord else _client(task)
+        offset = self.offset
+        row = Ended(
+            task.key, kind, FINISHED, worker.name, report.executor, client, 1 + task.retried + task.deaths,
+            self._submission(task), started * 1e-6 if started else None, now + offset, duration * 1e-6, nbytes,
+            report.type,
+        )  # fmt: skip
+        if task.dependencies:
+            row.inputs = tuple([one.key for one in task.dependencies[:INPUTS_MOST]])
+        rows.append(row)
+
+    def erring(self, report: Erred | None) -> None:
+        """A worker's report is about to make its task fail; None: that is over."""
+        self._erred = report
+
+    def failed(self, now: float, task: TaskRecord, failure: Failure) -> None:
+        """A task failed for good, by itself or with another."""
+        totals = self._totals(task.kind.name)
+        totals.failed += 1
+        report = self._erred if self._erred is not None and self._erred.key == task.key else None
+        if report is not None:
+            totals.micros += report.duration
+        row = self._unfinished(now, task, FAILED)
+        if row is None:
+            return
+        if report is not None and report.started:
+            row.executor = report.executor
+            row.started, row.duration = report.started * 1e-6, report.duration * 1e-6
+        row.worker = row.worker or failure.worker
+        row.error_type = failure.type
+        row.error = failure.message[:MESSAGE_MOST]
+        if failure.key == task.key:  # of those that failed with another, that one's row has it
+            row.traceback = failure.traceback[-TRACEBACK_MOST:]
+
+    def cancelled(self, now: float, task: TaskRecord) -> None:
+        """Nobody needs a task any more that has not ended."""
+        self._totals(task.kind.name).cancelled += 1
+        self._unfinished(now, task, CANCELLED)
+
+    def _unfinished(self, now: float, task: TaskRecord, outcome: str) -> Ended | None:
+        if len(self._batch.rows) >= ROWS_MOST:
+            self._batch.dropped += 1
+            return None
+        worker = task.worker.name if task.worker is not None else ""
+        attempts = (1 if task.attempt else 0) + task.retried + task.deaths
+        row = Ended(
+            task.key, task.kind.name, outcome, worker, 0, _client(task), attempts, self._submission(task), None,
+            now + self.offset, None, 0,
+        )  # fmt: skip
+        row.inputs = tuple([one.key for one in task.dependencies[:INPUTS_MOST]])
+        self._batch.rows.append(row)
+        return row
+
+    def _totals(self, kind: str) -> TypeTotals:
+        totals = self._batch.totals.get(kind)
+        if totals is None:
+            totals = self._batch.totals[kind] = TypeTotals()
+        return totals
+
+    def _submission(self, task: TaskRecord) -> float | None:
+        number = task.order & ORDER_MASK
+        if number not in self._numbers:
+            first = number - number % _TOGETHER
+            self._numbers = range(first, first + _TOGETHER)
+            when = self._when(number)
+            self._submitted = None if when is None else when + self.offset
+        return self._submitted
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def note(self, now: float, kind: str, *, worker: str = "", key: Key = "", client: str = "", text: str = "") -> None:
+        """Something happened that is worth a line: to a worker, a client, or one run of a task."""
+        events = self._batch.events
+        if len(events) >= EVENTS_MOST:
+            self._batch.dropped += 1
+            return
+        events.append(Happened(now + self.offset, kind, worker, key, client, text[:MESSAGE_MOST]))
+
+    # -- taking -----------------------------------------------------------------------------------------------------
+
+    def take(self) -> Batch | None:
+        """All that was noted since the last call; None when nothing was."""
+        batch = self._batch
+        if not (batch.rows or batch.events or batch.totals):
+            return None
+        self._batch = Batch()
+        return batch
+
+
+def _client(task: TaskRecord) -> str:
+    wanted: Any = task.wanted_by
+    if wanted is None:
+        return ""
+    if type(wanted) is ClientRecord:
+        return wanted.client_id
+    return str(next(iter(wanted)).client_id)

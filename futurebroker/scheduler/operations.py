@@ -1,0 +1,96 @@
+"""What the scheduler remembers for who looks after the cluster: open rounds, standing calls, environments, events."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from futurebroker.protocol.messages import Failure, Parcel, RunOnExecutors
+from futurebroker.types import ClientId, Key, WorkerId
+
+#: what happened to tasks that isn't usual, and is kept for `Client.story`: so many entries in all
+STORIES = 10_000
+#: events kept of each topic, and topics; the topic that is written first goes first
+EVENTS = 1_000
+TOPICS = 1_000
+#: ends of tasks kept while somebody records the task stream
+STREAM = 100_000
+
+#: of one executor each: (returned value, why there is none)
+Answers = list[tuple[bytes | None, Failure | None]]
+
+
+@dataclass(slots=True)
+class Round:
+    """A question to several workers; `finish` is called when all have answered, or are gone."""
+
+    client: ClientId
+    missing: set[WorkerId]
+    finish: Callable[[Round], None]
+    answers: dict[WorkerId, Answers] = field(default_factory=dict)
+    views: dict[WorkerId, list[Any]] = field(default_factory=dict)
+    #: by worker, why it could not do what it was asked; empty if it did
+    reasons: dict[WorkerId, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Leaving:
+    """A client waits until these workers have left."""
+
+    client: ClientId
+    number: int
+    missing: set[WorkerId]
+    answer: Any
+
+
+@dataclass(slots=True)
+class Environment:
+    """An environment that was uploaded, or is being."""
+
+    parcel: Parcel
+    python: str
+    is_complete: bool = False
+
+
+@dataclass(slots=True)
+class Note:
+    """Something unusual that happened to a task."""
+
+    at: float  #: monotonic seconds
+    key: Key
+    what: str
+    worker: str
+    attempt: int
+
+
+@dataclass(slots=True)
+class Operations:
+    """See the top of this file; belongs to `SchedulerState`."""
+
+    rounds: dict[int, Round] = field(default_factory=dict)
+    leaving: list[Leaving] = field(default_factory=list)
+    #: by name, calls that every executor makes before its first task
+    standing: dict[str, RunOnExecutors] = field(default_factory=dict)
+    environments: dict[str, Environment] = field(default_factory=dict)
+    #: what executors run in; None: their workers' own Python
+    environment: Parcel | None = None
+    events: dict[str, deque[tuple[float, Any]]] = field(default_factory=dict)
+    notes: deque[Note] = field(default_factory=lambda: deque(maxlen=STORIES))
+    #: the ends of tasks, while somebody records them: key, worker, wall time, microseconds, bytes, type of the result
+    stream: deque[tuple[Key, WorkerId, float, int, int, str]] | None = None
+    #: whether to say who joins and goes, by `Noticed`
+    is_watched: bool = False
+    #: by channel, the client that opened it and its other end
+    channels: dict[str, tuple[ClientId, ClientId]] = field(default_factory=dict)
+
+    def log_event(self, topics: Iterable[str], now: float, event: Any) -> None:
+        """Remember ``event`` under each of ``topics``, and under "all"."""
+        for topic in (*topics, "all"):
+            events = self.events.get(topic)
+            if events is None:
+                if len(self.events) >= TOPICS:
+                    del self.events[next(iter(self.events))]
+                events = self.events[topic] = deque(maxlen=EVENTS)
+            events.append((now, event))

@@ -1,0 +1,141 @@
+"""What became of tasks, and what was noted: stories, the task stream, events, and a dump of all (sans-IO).
+
+The usual way of a task is in its record and costs nothing more; the unusual is noted when it happens (`note`): pulled
+back, lost, failed, given up. The newest `STORIES` notes of all tasks are kept. Ends of tasks are kept only while
+somebody records the stream.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from futurebroker.scheduler import placement
+from futurebroker.scheduler.observe import scheduler_info
+from futurebroker.scheduler.operations import STREAM
+from futurebroker.scheduler.records import TaskRecord
+from futurebroker.scheduler.state import SchedulerState
+
+#: records that one answer of a dump has at most
+PAGE = 2_000
+
+
+def wall(state: SchedulerState, at: float) -> float:
+    """Seconds since 1970 of a monotonic moment."""
+    about = state.about
+    return float(about.get("time", 0.0)) + at - float(about.get("moment", 0.0))
+
+
+def story(state: SchedulerState, keys: list[str]) -> list[list[Any]]:
+    """What is known of these tasks, oldest first: [wall time, key, what happened, worker, attempt]."""
+    wanted = set(keys)
+    lines: list[list[Any]] = [
+        [wall(state, note.at), note.key, note.what, note.worker, note.attempt]
+        for note in state.operations.notes
+        if note.key in wanted
+    ]
+    for key in keys:
+        task = state.tasks.get(key)
+        if task is not None:
+            where = task.worker.name if task.worker is not None else ", ".join(w.name for w in task.holder_paths())
+            lines.append([wall(state, state.now), key, placement.explain(state, task), where, task.attempt])
+    return lines
+
+
+def record_stream(state: SchedulerState, on: bool) -> bool:
+    """Keep the ends of tasks from now on, or no more; whether that was done before."""
+    before = state.operations.stream is not None
+    if on and not before:
+        state.operations.stream = deque(maxlen=STREAM)
+    elif not on:
+        state.operations.stream = None
+    return before
+
+
+def task_stream(state: SchedulerState, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """The ends of tasks between two wall times, oldest first, the newest ``count`` of them."""
+    start, stop = about.get("start") or 0.0, about.get("stop") or float("inf")
+    ends = [
+        {
+            "key": key,
+            "worker": worker,
+            "start": at - duration * 1e-6,
+            "stop": at,
+            "nbytes": nbytes,
+            "type": kind,
+            "status": "error" if nbytes < 0 else "finished",
+        }
+        for key, worker, at, duration, nbytes, kind in state.operations.stream or ()
+        if start <= at <= stop
+    ]
+    count = about.get("count")
+    return ends[-count:] if count else ends
+
+
+def ended(state: SchedulerState, task: TaskRecord, duration: int, nbytes: int, kind: str) -> None:
+    """A task has ended, while the stream is recorded; of one that failed the bytes are -1."""
+    stream = state.operations.stream
+    if stream is not None and task.worker is not None:
+        stream.append((task.key, task.worker.worker_id, wall(state, state.now), duration, nbytes, kind))
+
+
+def log_event(state: SchedulerState, about: dict[str, Any]) -> None:
+    """Remember what a client, or a task, says."""
+    topics = about["topics"]
+    state.operations.log_event([topics] if isinstance(topics, str) else topics, wall(state, state.now), about["event"])
+
+
+def get_events(state: SchedulerState, topic: str | None) -> Any:
+    """The events of a topic, as (wall time, event), or of all by topic."""
+    events = state.operations.events
+    if topic is not None:
+        return list(events.get(topic, ()))
+    return {name: list(kept) for name, kept in events.items()}
+
+
+def dump(state: SchedulerState, offset: int) -> dict[str, Any]:
+    """A page of everything: the cluster as a whole with the first, then `PAGE` task records each."""
+    keys = list(state.tasks)[offset : offset + PAGE]
+    page: dict[str, Any] = {"tasks": {key: _record(state.tasks[key]) for key in keys}}
+    if offset + PAGE < len(state.tasks):
+        page["next"] = offset + PAGE
+    if not offset:
+        page |= {
+            "info": scheduler_info(state, None),
+            "events": get_events(state, None),
+            "environment": state.operations.environment.name if state.operations.environment else None,
+            "standing": list(state.operations.standing),
+        }
+    return page
+
+
+def _record(task: TaskRecord) -> dict[str, Any]:
+    return {
+        "state": task.state.value,
+        "kind": task.kind.name,
+        "dependencies": [dependency.key for dependency in task.dependencies],
+        "dependents": [dependent.key for dependent in task.each_dependent()],
+        "waiting_on": task.waiting_on,
+        "needed_by": task.needed_by,
+        "wanted_by": [client.client_id or client.holds_for for client in task.each_client()],
+        "worker": task.worker.worker_id if task.worker is not None else None,
+        "attempt": task.attempt,
+        "holders": [worker.worker_id for worker in task.holder_paths()],
+        "nbytes": task.nbytes,
+        "failure": task.failure.message if task.failure is not None else None,
+        "retried": task.retried,
+        "deaths": task.deaths,
+        "order": task.order,
+    }
+
+
+#: see `requests.QUESTIONS`
+QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
+    "story": story,
+    "record_stream": record_stream,
+    "task_stream": task_stream,
+    "log_event": log_event,
+    "get_events": get_events,
+    "dump": dump,
+}
