@@ -310,6 +310,10 @@ class Settings:
         _journal, None, ", ".join(_JOURNALS),
         "what survives: nothing, the end of the scheduler's process, or (with PostgreSQL) that of its machine too",
     )  # fmt: skip
+    detached_keep: float = _setting(
+        parse_duration, 600.0, _DURATION,
+        "how long the result of what ran for nobody (fire_and_forget) is kept for who asks by its key, with a journal",
+    )  # fmt: skip
     journal_limit: int = _setting(
         parse_bytes, 64 * 2**20, _BYTES, "bytes of journal after which it is folded into a checkpoint"
     )
@@ -388,6 +392,7 @@ def storage_orders(settings: Settings, *, standby: bool = False) -> dict[str, An
         "database": url,
         "standby": standby,
         "journal_limit": settings.journal_limit,
+        "detached_keep": settings.detached_keep,
         "store": str(settings.store) if settings.store is not None else None,
     }
 

@@ -90,10 +90,12 @@ class OneThread:
         """As of `ClusterProcesses`; its threads are this process's own, since nobody else can reach this broker."""
         if self._site is None:
             plan = self._plan
-            settings = load_settings(cluster=plan.name, database_url=plan.database_url)
+            kept = (plan.conduct.get("history") or {}).get("url")
+            settings = load_settings(cluster=plan.name, history=kept is not None)
             self._site = import_module(SITE).SiteServer(
                 settings, host=plan.web_host, port=plan.web_port, spare=True, url=self.url,
                 secret=plan.secret.encode(), loop=self.loop,
+                history_url=kept,
             )  # fmt: skip
             self._site.start()
         return str(self._site.link)

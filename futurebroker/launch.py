@@ -51,7 +51,6 @@ class ClusterPlan:
     log_format: str = "text"
     web_host: str = "127.0.0.1"
     web_port: int = 8787  #: tried first; any free one when it is taken
-    database_url: str | None = None
 
 
 class Machinery(Protocol):
@@ -118,7 +117,7 @@ class ClusterProcesses:
                     "secret": plan.secret,
                     "host": plan.web_host,
                     "port": plan.web_port,
-                    "database_url": plan.database_url,
+                    "history": (plan.conduct.get("history") or {}).get("url"),
                     "log_level": plan.log_level,
                     "log_format": plan.log_format,
                 }

@@ -16,7 +16,9 @@ from werkzeug.wrappers import Response as AnyResponse
 from futurebroker.protocol.messages import Cancel, Message, Retry
 from futurebroker.web import api
 from futurebroker.web.collector import UnansweredError
+from futurebroker.web.queries import BadQueryError, HistoryAwayError
 from futurebroker.web.site import Action, Site
+from futurebroker.web.views import tasks
 
 audit = logging.getLogger("futurebroker.web.audit")
 
@@ -34,13 +36,15 @@ def register(blueprint: Blueprint) -> None:
 
 def act(what: str) -> Response | AnyResponse:
     """An action of a page's form; goes back to the page."""
-    keys = [key for key in request.form.getlist("key") if key]
-    if not keys:
+    query = request.form.get("query")
+    keys = _found(what, query) if query else [key for key in request.form.getlist("key") if key]
+    if not keys and not query:
         raise BadRequest("No task was named.")
     target = request.form.get("next", "")
     if not target.startswith("/") or target.startswith(("//", "/\\")):
         target = url_for(".overview")
-    _perform(what, keys)
+    if keys:
+        _perform(what, keys, query)
     return redirect(target, 303)
 
 
@@ -53,7 +57,7 @@ def api_act(what: str) -> Response:
     if query is not None:
         if not isinstance(query, str):
             raise BadRequest("query is text, as in the search of tasks.")
-        keys = Site.current().history.keys(query, MOST)
+        keys = _found(what, query)
     if not isinstance(keys, list) or not all(isinstance(key, str) and key for key in keys):
         raise BadRequest("keys is a list of text.")
     if len(keys) > MOST:
@@ -62,6 +66,24 @@ def api_act(what: str) -> Response:
     if not dry and keys:
         _perform(what, keys, query)
     return api.reply({"action": what, "count": len(keys), "dry_run": dry})
+
+
+def _found(what: str, query: str) -> list[str]:
+    """The tasks that a search finds and an action can be about: failed ones to retry, unfinished ones to cancel."""
+    site = Site.current()
+    try:
+        if what == "cancel":
+            return tasks.keys_of(site, query, tasks.UNFINISHED)
+        if not site.history.available:
+            return tasks.keys_of(site, query, ("erred",))
+        failed = site.history.keys(f"{query} state:failed", MOST)
+        # Of those in the history only what the scheduler still knows can be run again.
+        known: list[str] = site.collector.ask("keys", {"keys": failed, "states": ["erred"]})
+        return known
+    except BadQueryError as error:
+        raise BadRequest(str(error)) from error
+    except (HistoryAwayError, UnansweredError) as error:
+        raise ServiceAway(str(error)) from error
 
 
 def _perform(what: str, keys: list[str], query: str | None = None) -> None:

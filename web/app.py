@@ -12,13 +12,14 @@ from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Request, Response, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from futurebroker.config import Settings, load_settings
-from futurebroker.secret import find_secret, normalize_address
+from futurebroker.config import Settings, history_of, load_settings
+from futurebroker.secret import find_secret, is_loopback, normalize_address
 from futurebroker.web import actions, api, contents, exporting, live, metrics, pages
 from futurebroker.web.auth import OPERATOR, Guard, RefusedRequestError, door_for
 from futurebroker.web.broker import BrokerProbe
@@ -70,6 +71,7 @@ def make_site(
     secret: bytes | None = None,
     link: str = "",
     loop: Any = None,
+    history_url: str | None = None,
     streams: int = 26,
     host_role: Callable[[Request], str | None] | None = None,
 ) -> Site:
@@ -79,6 +81,7 @@ def make_site(
         url: of the cluster, when it isn't that of the settings.
         link: where the site can be found, for who asks the scheduler for its dashboard.
         loop: of a cluster in this process.
+        history_url: of the database, when it isn't that of the settings.
         streams: live streams served at a time; keep some threads of the server free for pages.
         host_role: see `Guard`.
     """
@@ -88,9 +91,20 @@ def make_site(
     guard = Guard(door_for(settings, secret, os.environ), host_role)
     token_set = settings.web_token is not None
     collector = Collector(address, settings.cluster, secret, link=link, token_set=token_set, loop=loop)
-    history = History(settings.database_url, settings.cluster)
+    history = History(history_url or history_url_for(settings, address), settings.cluster)
     probe = BrokerProbe(address, settings.cluster, secret)
     return Site(collector, guard, history, settings.cluster, streams, probes={"broker": probe.figures})
+
+
+def history_url_for(settings: Settings, address: str) -> str | None:
+    """Where the scheduler at ``address`` keeps its history, as far as settings tell; None: it keeps none."""
+    if settings.history is False:
+        return None
+    place = urlsplit(address)
+    if settings.database_url is None and is_loopback(address) and place.port and place.scheme == "amqp":
+        # One that listens itself, on this machine: its file is named after its port.
+        settings = dataclasses.replace(settings, broker_url=None, port=place.port)
+    return history_of(settings)
 
 
 def create_blueprint(

@@ -28,6 +28,7 @@ VIEWS: dict[str, View] = {
     "events": happenings.events,
     "profile": happenings.profile,
     "runs": happenings.runs,
+    "run": happenings.run,
     "workers": cluster.workers,
     "memory": cluster.memory,
     "backlog": cluster.backlog,
@@ -38,6 +39,7 @@ VIEWS: dict[str, View] = {
 #: pages about one thing, which the navigation doesn't list
 DETAILS = {
     "task": Page("task", "Task", "/task", "", every=2.0, under="tasks"),
+    "run": Page("run", "Run", "/run", "", every=10.0, figures=("throughput",), live=False, under="runs"),
     "worker": Page("worker", "Worker", "/worker", "", figures=("worker",), under="workers"),
 }
 
@@ -97,7 +99,7 @@ def tick(site: Site, page: Page, args: Mapping[str, str], role: str, since: int,
     drawing = drawings.draw(site, page, args, role)
     # The number first: a point that comes in between is then sent twice, and not never.
     latest = site.collector.latest()
-    added = cluster.series(site, page.figures, since)
+    added = cluster.series(site, page.figures, since) if page.live else {}
     return {
         "id": latest.number if latest is not None else 0,
         "html": drawing["html"],

@@ -27,7 +27,8 @@ class _Served:
 
 async def start(orders: dict[str, Any]) -> tuple[Service, dict[str, Any]]:
     """Begin the site; its parent needs the link."""
-    settings = load_settings(cluster=orders["cluster"], database_url=orders.get("database_url"))
+    kept = orders.get("history")
+    settings = load_settings(cluster=orders["cluster"], history=kept is not None)
     server = SiteServer(
         settings,
         host=orders["host"],
@@ -35,6 +36,7 @@ async def start(orders: dict[str, Any]) -> tuple[Service, dict[str, Any]]:
         spare=True,
         url=orders["url"],
         secret=orders["secret"].encode(),
+        history_url=kept,
     )
     server.start()
     return _Served(server), {"link": server.link}

@@ -33,7 +33,7 @@ def show(called: str) -> Response:
     args = arguments()
     data = contents.VIEWS[called](site, args)
     columns = data.pop("columns", {})
-    added = cluster.series(site, page.figures, 0)
+    added = cluster.series(site, page.figures, 0) if page.live else {}
     latest = site.collector.latest()
     boot = {
         "page": page.name,

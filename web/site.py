@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from futurebroker.snapshot import Snapshot
 from futurebroker.web.auth import Guard
-from futurebroker.web.collector import Collector
+from futurebroker.web.collector import Collector, UnansweredError
 from futurebroker.web.queries import History
 
 #: where `Site.current` finds itself in an application
@@ -41,6 +42,7 @@ class Page:
     key: str  #: after ``g`` it goes there
     every: float = 1.0  #: seconds between two drawings while it is open
     figures: tuple[str, ...] = ()
+    live: bool = True  #: whether its figures over time are the cluster's own
     under: str = ""  #: the entry of the navigation that it belongs to
 
 
@@ -53,6 +55,11 @@ class Action:
     address: str
     what: str
     about: str
+
+    @property
+    def who(self) -> str:
+        """Role and address, as far as the site knows people."""
+        return f"{self.role} at {self.address}"
 
 
 @dataclass(eq=False)
@@ -114,7 +121,9 @@ class Site:
     def note(self, action: Action) -> None:
         """Remember who changed what."""
         self.actions.appendleft(action)
-        self.history.note_action(action)
+        # Also in the database, by who writes that anyway; the log has it in any case.
+        with contextlib.suppress(UnansweredError):
+            self.collector.ask("note_action", {"what": action.what, "who": action.who, "about": action.about})
 
     def close(self) -> None:
         """End what the site holds."""

@@ -32,6 +32,7 @@ class Run:
     lane: str  #: worker and executor
     failed: bool
     key: str
+    count: int = 1  #: how many runs it stands for
 
 
 class Packing:
@@ -75,10 +76,10 @@ def lay_out(runs: Iterable[Run], since: float, until: float, *, pixels: int = PI
         columns[column] = _column(marks.get(column, []), shorten(titles.get(column, ""), 32))
     return {
         "columns": columns,
-        "runs": len(seen),
+        "runs": sum(run.count for run in seen),
         "lanes": len(lanes),
         "lanes_hidden": max(0, len(lanes) - LANES),
-        "joined": sum(map(len, marks.values())) < len(seen),
+        "joined": sum(map(len, marks.values())) < sum(run.count for run in seen),
         "types": [{"name": name, "seconds": seconds} for name, seconds in spent.most_common(len(SERIES_LIGHT))],
     }
 
@@ -99,10 +100,10 @@ def _joined(
             lane, start, end, count, first = row[place]
             small = run.end - run.start < grain or end - start < grain
             if run.start < end or (small and run.start - end < grain):
-                row[place] = (lane, start, max(end, run.end), count + 1, first)
+                row[place] = (lane, start, max(end, run.end), count + run.count, first)
                 continue
         last[column, run.lane] = len(row)
-        row.append((run.lane, run.start, run.end, 1, run))
+        row.append((run.lane, run.start, run.end, run.count, run))
     return marks
 
 

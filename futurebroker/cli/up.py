@@ -93,7 +93,6 @@ def _plan(settings: Settings, secret: bytes) -> ClusterPlan:
         conduct={**scheduler_conduct(settings, history=True), "storage": storage_orders(settings)},
         web_host=settings.web_host,
         web_port=settings.web_port,
-        database_url=settings.database_url,
     )
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from futurebroker.scheduler.folding import Folding
 from futurebroker.scheduler.presence import Contact
 from futurebroker.scheduler.restoring import Restored, restore
 from futurebroker.scheduler.service import SchedulerService
+from futurebroker.scheduler.state import Policy
 from futurebroker.types import Peer, Role
 
 logger = logging.getLogger("futurebroker.scheduler")
@@ -56,6 +57,7 @@ class Storage:
     standby: bool = False  #: wait for the end of who leads
     journal_limit: int = JOURNAL_LIMIT
     come_back: float = COME_BACK
+    detached_keep: float = 0.0  #: see `state.Policy`
     #: folder of what is published with ``persist="store"``; None for one beside the database
     store: str | None = None
 
@@ -66,7 +68,8 @@ class DurableScheduler(SchedulerService):
     _endpoint: DurableEndpoint
 
     def __init__(self, storage: Storage, **settings: Any) -> None:
-        super().__init__(**settings)
+        policy = replace(settings.pop("policy", None) or Policy(), detached_keep=storage.detached_keep)
+        super().__init__(policy=policy, **settings)
         self.storage = storage
         #: why it ended, when it wasn't told to
         self.failure: DatabaseError | None = None

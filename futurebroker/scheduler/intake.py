@@ -177,6 +177,9 @@ def _submit_known(
         if fault:
             _reject(state, client, task.key, fault)
             return
+    if pool.options.idempotent and task.pool.options.idempotent:
+        want(state, client, task)  # the key says that it is the same, in whatever words
+        return
     lineage = tuple(dependency.key for dependency in task.dependencies)
     same = task.function is function and task.args == args and (lineage == names or task.value is not None)
     if not same:

@@ -112,7 +112,7 @@ def _check_place(state: SchedulerState, task: TaskRecord) -> None:
     worker = task.worker
     if (where is PROCESSING) != (worker is not None):
         _broken(state, "I4", f"{task} has worker {worker}", task)
-    if worker is not None and (state.holder_named(worker.worker_id) is not worker or task not in worker.processing):
+    if worker is not None and (not _is_known(state, worker) or task not in worker.processing):
         _broken(state, "I4", f"{task} and {worker} disagree, or the worker is gone", task)
     if task.attempt > state.attempts or (where is PROCESSING and not task.attempt):
         _broken(state, "I5", f"{task} has attempt {task.attempt} of {state.attempts} that were given", task)
@@ -151,7 +151,7 @@ def _check_result(state: SchedulerState, task: TaskRecord) -> None:
     if task.value is not None and paths:
         _broken(state, "I8", f"{task} is kept by the scheduler and by {list(paths)}", task)
     for worker in paths:
-        if state.holder_named(worker.worker_id) is not worker or task not in worker.holds:
+        if not _is_known(state, worker) or task not in worker.holds:
             _broken(state, "I8", f"{task} and its holder {worker} disagree, or the holder is gone", task)
 
 
@@ -195,6 +195,12 @@ def _check_need(state: SchedulerState, task: TaskRecord) -> None:
         _broken(state, "I11", f"{task} has ended and is still kept for nobody", task)
 
 
+def _is_known(state: SchedulerState, worker: WorkerRecord) -> bool:
+    """Whether the worker is connected, or is an archive, or stands for those of a former scheduler's time."""
+    known = state.workers.get(worker.worker_id) or state.archives.get(worker.worker_id)
+    return known is worker or worker is state.nowhere
+
+
 # -- pools and workers ---------------------------------------------------------------------------------------------
 
 
@@ -233,7 +239,7 @@ def _check_ready(state: SchedulerState, pool: Pool, waiting: list[TaskRecord]) -
     if pool.stranded and names:
         task = next(iter(pool.stranded))
         _broken(state, "I25", f"{task} could run on {names}", task)
-    if waiting:
+    if waiting and not state.holding:
         for worker in names:
             if placement.has_room(worker) and placement.has_resources(worker, pool):
                 _broken(state, "I25", f"{waiting[0]} is ready, and {worker} has room", waiting[0])
@@ -356,7 +362,7 @@ def _check_idle(state: SchedulerState) -> None:
         _broken(state, "I17", "a worker that is gone would be given work")
     for key, claim in state.claims.items():
         makers = (*claim.holders, *claim.runners)
-        if key in state.tasks or any(state.holder_named(one.worker_id) is not one for one in makers):
+        if key in state.tasks or not all(_is_known(state, one) for one in makers):
             _broken(state, "I26", f"{key} is claimed, and known or held by a worker that is gone")
     if any(key not in state.tasks for key in state.families):
         _broken(state, "I26", "a task that is gone still keeps what it submitted")

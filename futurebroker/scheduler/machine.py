@@ -84,7 +84,9 @@ class SchedulerMachine:
             storing.look(state)
         if state.check or state.ended_parents:
             families.settle(state)
-        if (state.ready or state.touched) and not state.holding:
+        if state.holding:
+            state.touched.clear()  # all are looked at once nothing is held any more
+        elif state.ready or state.touched:
             dispatch.dispatch(state)
         if state.laden and state.roomy and state.policy.stealing:
             stealing.steal(state)
@@ -235,7 +237,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
 def _take_from_lost(state: SchedulerState, worker: WorkerRecord, task: TaskRecord, *, blame: bool) -> None:
     if task.function is None:
         transitions.processing_refused(state, task, f"worker {worker.name} was lost on the way")
-    elif blame:
+    elif blame or task.pool.at_most_once:  # which of them had begun nobody can tell
         recording.died(state, worker, task, "WorkerLostError", "")
         reports.count_death(state, task, worker, "WorkerLostError", "")
     else:

@@ -322,13 +322,25 @@ class ReadyQueue:
 class Pool:
     """Tasks with the same restrictions: which workers may run them, and the ready ones in order."""
 
-    __slots__ = ("eligible", "options", "queue", "resources", "restricted", "stranded", "tasks", "terms", "token")
+    __slots__ = (
+        "at_most_once",
+        "eligible",
+        "options",
+        "queue",
+        "resources",
+        "restricted",
+        "stranded",
+        "tasks",
+        "terms",
+        "token",
+    )
 
     def __init__(self, token: bytes, options: TaskOptions) -> None:
         self.token = token  #: what `SchedulerState.pools` knows it by
         self.options = options
         self.resources: dict[str, float] = options.resources or {}  #: amounts each of its tasks takes while it runs
         #: whether not every worker will do, or not at any time; see `placement.refresh_eligible`
+        self.at_most_once = options.at_most_once
         self.restricted = bool(options.workers or options.resources)
         #: of runs of its tasks, but for those that have terms of their own
         self.terms = (

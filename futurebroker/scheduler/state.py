@@ -65,6 +65,7 @@ class Policy:
     client_keys: int = 20_000_000  #: keys a client may want at a time, finished or not
     claim_grace: float = 30.0  #: seconds that clients and workers get to meet again at a restarted scheduler
     client_bytes: int = 1 << 30  #: bytes of arguments a client may have unfinished
+    detached_keep: float = 0.0  #: seconds for which the end is kept of what `fire_and_forget` was called for
 
 
 class Claim:
@@ -163,6 +164,8 @@ class SchedulerState:
         self.chronicle: Chronicle | None = None
         #: what must survive and has not been taken by the journal; None without one
         self.facts: list[AnyFact] | None = None
+        #: tasks of which it has to be written that they were sent before they are
+        self.guarded: set[Key] = set()
         #: stands for workers of a former scheduler's time, while it isn't known which of them are still there
         self.nowhere: WorkerRecord | None = None
         #: who asked for data that the stand-in holds, and for which
@@ -196,10 +199,6 @@ class SchedulerState:
             if name.startswith(FAMILY):
                 self.families[name.removeprefix(FAMILY)] = holder
         return holder
-
-    def holder_named(self, name: str) -> WorkerRecord | None:
-        """The worker or archive of this name; the empty one is that of `nowhere`."""
-        return self.workers.get(name) or self.archives.get(name) or (self.nowhere if not name else None)
 
     def drop_holder(self, name: str) -> None:
         """Nothing is held for ``name`` any more; what only it wanted is let go."""

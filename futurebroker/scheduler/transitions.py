@@ -130,6 +130,8 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     if function.digest not in worker.functions:
         worker.functions.add(function.digest)
         state.send(worker.worker_id, AddFunction(function.digest, function.kind.name, function.code))
+    if task.pool.at_most_once:
+        recording.begun(state, task, worker)
     state.send(worker.worker_id, run_message(task, worker, function))
     if task.dependents is not None:
         for dependent in task.each_dependent():

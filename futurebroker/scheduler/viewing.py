@@ -220,6 +220,14 @@ def recent(state: SchedulerState, about: dict[str, Any] | None) -> dict[str, Any
     return state.recent.since(number if isinstance(number, int) else 0, state.now)
 
 
+def note_action(state: SchedulerState, about: dict[str, str]) -> bool:
+    """Put what an operator did into the history; whether there is one."""
+    chronicle = state.chronicle
+    if chronicle is not None:
+        chronicle.note(state.now, f"operator_{about['what']}", client=str(about["who"]), text=str(about["about"]))
+    return chronicle is not None
+
+
 # -- the graph -----------------------------------------------------------------------------------------------------
 
 
@@ -260,6 +268,7 @@ TOPICS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     "task": task,
     "find": find,
     "keys": keys,
+    "note_action": note_action,
     "worker_tasks": worker_tasks,
     "graph": graph,
     "recent": recent,

@@ -8,7 +8,7 @@ from typing import Any
 
 from futurebroker.web.collector import UnansweredError
 from futurebroker.web.queries import HistoryAwayError
-from futurebroker.web.site import Site
+from futurebroker.web.site import Missing, Site
 
 #: rows of a page
 ROWS = 200
@@ -27,9 +27,15 @@ def events(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
         for event in worker.events:
             rows.append({"at": event["at"], "kind": event["kind"], "about": worker.name, "text": event["text"]})
     rows += site.collector.seen
+    kept = site.history.available
     rows += [
-        {"at": action.time, "kind": action.what, "about": f"{action.role} at {action.address}", "text": action.about}
-        for action in list(site.actions)
+        {
+            "at": action.time,
+            "kind": f"operator_{action.what}",
+            "about": f"{action.role} at {action.address}",
+            "text": action.about,
+        }
+        for action in ([] if kept else list(site.actions))
     ]
     try:
         rows += site.history.events(ROWS)
@@ -51,6 +57,19 @@ def runs(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     except HistoryAwayError as error:
         trouble = f"The database can't be read: {error}"
     return {"rows": rows, "trouble": trouble, "kept": site.history.available}
+
+
+def run(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
+    """One past run: its types, its clients, and how fast it went; ``id`` is its number."""
+    number = args.get("id", "")
+    try:
+        found = site.history.run(int(number)) if number.isdecimal() and len(number) < 16 else None
+    except HistoryAwayError as error:
+        return {"run": None, "trouble": f"The database can't be read: {error}"}
+    if found is None:
+        raise Missing(f"No run {number[:50]!r} is in the history.")
+    throughput = found.pop("throughput")
+    return {"run": found, "trouble": "", "columns": {"throughput": throughput}}
 
 
 def datasets(site: Site, args: Mapping[str, str]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from futurebroker.states import TaskState
@@ -14,7 +15,7 @@ from futurebroker.web.site import Missing, Site
 
 #: tasks on one page of a search
 ROWS = 100
-_UNFINISHED = frozenset(("waiting", "no_worker", "queued", "processing"))
+UNFINISHED = frozenset(("waiting", "no_worker", "queued", "processing"))
 _CHIPS = (
     ("all", ""), ("failed", "state:failed"), ("running", "state:processing"), ("ready", "state:queued"),
     ("waiting", "state:waiting"), ("nobody serves", "state:no_worker"), ("done", "state:done"),
@@ -30,10 +31,10 @@ def tasks(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     chips = [{"name": name, "query": words, "at": words == query} for name, words in _CHIPS]
     page: dict[str, Any] = {
         "query": query, "chips": chips, "rows": [], "next": None, "total": None, "first": bool(args.get("after")),
-        "error": "", "trouble": "", "source": "database", "failed": 0, "unfinished": 0,
+        "error": "", "trouble": "", "source": "database", "failed": 0, "unfinished": 0, "kept": site.history.available,
     }  # fmt: skip
     try:
-        if site.history.available:
+        if site.history.available and not _asks_for_unfinished(query):
             page.update(site.history.search(query, args.get("after"), ROWS))
         else:
             page.update(_live(site, query), source="scheduler")
@@ -43,6 +44,25 @@ def tasks(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
         page["trouble"] = f"The database can't be read: {error}"
         page.update(_live(site, query), source="scheduler")
     return page
+
+
+def _asks_for_unfinished(query: str) -> bool:
+    """Whether tasks are wanted that have not ended, which only the scheduler knows."""
+    states = re.findall(r"(?:^|\s)state:(\S+)", query)
+    return any(_STATES.get(state, state) in UNFINISHED for state in states)
+
+
+def keys_of(site: Site, query: str, states: Iterable[str]) -> list[str]:
+    """Keys of tasks that match and are in one of ``states`` now, as the scheduler knows them.
+
+    Raises:
+        BadQueryError: the query has a word that only a history can answer.
+        UnansweredError: the scheduler can't be asked.
+    """
+    about = parse(query)
+    about.pop("state", None)
+    keys: list[str] = site.collector.ask("keys", {**about, "states": list(states)})
+    return keys
 
 
 def _live(site: Site, query: str) -> dict[str, Any]:
@@ -61,7 +81,7 @@ def _live(site: Site, query: str) -> dict[str, Any]:
     states = [row["state"] for row in rows]
     return {
         "rows": rows, "total": answer["matches"], "next": None, "failed": states.count("erred"),
-        "unfinished": sum(state in _UNFINISHED for state in states),
+        "unfinished": sum(state in UNFINISHED for state in states),
     }  # fmt: skip
 
 
@@ -157,7 +177,7 @@ def _merged(now: Mapping[str, Any], past: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "state": state,
         "type": now.get("type") or past.get("type", ""),
-        "unfinished": state in _UNFINISHED,
+        "unfinished": state in UNFINISHED,
         "why": now.get("why", ""),
         "facts": facts,
         "timeline": past.get("timeline", []),
