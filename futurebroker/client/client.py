@@ -15,6 +15,7 @@ from futurebroker.client.gathering import gather
 from futurebroker.client.holdings import Holdings
 from futurebroker.client.inquiries import Inquiries
 from futurebroker.client.insight import Insight
+from futurebroker.client.ipython import IPython
 from futurebroker.client.options import Options
 from futurebroker.client.replies import opened
 from futurebroker.client.submitting import checked_key
@@ -26,7 +27,7 @@ from futurebroker.protocol.serialize import dumps, name_of
 from futurebroker.types import Key
 
 
-class Client(Datasets, Collections, Inquiries, Insight, Tending, Holdings, Dashboards):
+class Client(Datasets, Collections, Inquiries, Insight, Tending, IPython, Holdings, Dashboards):
     """A program's connection to a cluster: it submits calls and holds their futures.
 
     Without an address it starts a `LocalCluster`, unless a broker is set in the environment or the settings file, and

@@ -85,6 +85,8 @@ class Connection(Ledger):
         self.secret = secret
         #: by channel, who takes the frames that come on it, on the I/O thread
         self.channels: dict[str, Callable[[list[bytes]], None]] = {}
+        #: by channel, what stands for a kernel on this machine
+        self.ends: dict[str, Any] = {}
         self.routes: dict[int, Callable[[DataPart], None]] = {}
         #: by which data may move; see `futurebroker.data.ways`
         self.ways: frozenset[str] = frozenset((transfer or {}).get("ways", WAYS))
@@ -147,6 +149,8 @@ class Connection(Ledger):
         else:
             await self._io.run_async(self._close())
         self.fail(CancelledError("the client was closed"))
+        for end in self.ends.values():
+            end.close()
         self._io.stop()
         self.callbacks.stop()
         self.part()
