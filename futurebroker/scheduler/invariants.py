@@ -239,7 +239,7 @@ def _check_ready(state: SchedulerState, pool: Pool, waiting: list[TaskRecord]) -
     if pool.stranded and names:
         task = next(iter(pool.stranded))
         _broken(state, "I25", f"{task} could run on {names}", task)
-    if waiting and not state.holding:
+    if waiting and not state.holding and all(task.kind.rate is None for task in waiting):
         for worker in names:
             if placement.has_room(worker) and placement.has_resources(worker, pool):
                 _broken(state, "I25", f"{waiting[0]} is ready, and {worker} has room", waiting[0])
@@ -295,7 +295,8 @@ def _check_stealing(state: SchedulerState) -> None:
         for task in worker.processing:
             pool = task.pool
             soft = pool.options.allow_other_workers and placement.offers(worker, pool)
-            if not soft and not placement.may_run(pool, worker):
+            # What it takes from may have changed since.
+            if not soft and worker.queues is None and not placement.may_run(pool, worker):
                 _broken(state, "I29", f"{task} is on {worker}, where it must not run", task)
 
 

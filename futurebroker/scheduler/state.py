@@ -120,6 +120,16 @@ class SchedulerState:
         self.expected: dict[Key, dict[ClientRecord, None]] = {}
         #: keys that must not be run, and since when; see `revoking`
         self.revoked: dict[Key, float] = {}
+        #: what executors told of their apps, by worker
+        self.apps: dict[WorkerId, dict[str, Any]] = {}
+        #: schedules, by name; see `beat`
+        self.beat: dict[str, Any] = {}
+        #: what the scheduler has to say to itself before this event ends
+        self.internal: list[Any] = []
+        #: whether workers have changed what they take
+        self.requeued = False
+        #: ids of results that belong together, by the id they were saved under
+        self.groups: dict[str, Any] = {}
         #: what must be added to `now` for seconds since 1970
         self.clock_offset = 0.0
         #: encoded options -> the pool of all tasks with these options; see `placement.pool_for`
