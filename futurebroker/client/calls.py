@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from futurebroker.exceptions import MessageTooLargeError
-from futurebroker.protocol.messages import AddFunction, Message, PutValue, Submit, TaskOptions
+from futurebroker.protocol.messages import AddFunction, Conditions, Message, PutValue, Submit, TaskOptions
 from futurebroker.protocol.serialize import dump_function, name_of
 from futurebroker.protocol.wire import BATCH_BYTES, BATCH_MESSAGES
 from futurebroker.types import Digest, Key
@@ -65,7 +65,7 @@ PreparedCall: TypeAlias = tuple[Call, Key, bytes, tuple[Key, ...] | None]
 class PreparedColumn:
     """Calls that are one message, or ready to be: at most `BATCH_MESSAGES` and `BATCH_BYTES` of them."""
 
-    __slots__ = ("arguments", "call", "dependencies", "graph", "keys", "size")
+    __slots__ = ("arguments", "call", "conditions", "dependencies", "graph", "keys", "size")
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class PreparedColumn:
         arguments: list[bytes],
         size: int,
         dependencies: list[tuple[Key, ...]] | None = None,
+        conditions: list[Conditions | None] | None = None,
         graph: str = "",
     ) -> None:
         #: the graph that they belong to, of which the client holds no futures
@@ -83,6 +84,8 @@ class PreparedColumn:
         self.arguments = arguments
         #: one tuple a call; None when none has any
         self.dependencies = dependencies
+        #: one a call; None when none has any
+        self.conditions = conditions
         #: bytes of all arguments
         self.size = size
 
@@ -91,7 +94,8 @@ class PreparedColumn:
         arguments = [self.arguments[row] for row in rows]
         dependencies = None if self.dependencies is None else [self.dependencies[row] for row in rows]
         keys = [self.keys[row] for row in rows]
-        return PreparedColumn(self.call, keys, arguments, sum(map(len, arguments)), dependencies)
+        conditions = None if self.conditions is None else [self.conditions[row] for row in rows]
+        return PreparedColumn(self.call, keys, arguments, sum(map(len, arguments)), dependencies, conditions)
 
 
 def task_options(
@@ -233,7 +237,8 @@ class Coalescer:
         call = column.call
         self._introduce(call)
         calls = (column.keys, column.arguments, column.dependencies)
-        self._send(Submit(call.digest, *calls, call.options, call.parent, graph=column.graph))
+        agreed = column.conditions
+        self._send(Submit(call.digest, *calls, call.options, call.parent, agreed, graph=column.graph))
         self._remember(column)
 
     def _introduce(self, call: Call) -> None:

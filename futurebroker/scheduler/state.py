@@ -15,6 +15,7 @@ from futurebroker.scheduler.chronicle import Chronicle
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.moments import Moments
 from futurebroker.scheduler.operations import Note, Operations
+from futurebroker.scheduler.published import Published
 from futurebroker.scheduler.recent import Recent
 from futurebroker.scheduler.records import (
     ORDER_BITS,
@@ -119,6 +120,16 @@ class SchedulerState:
         self.expected: dict[Key, dict[ClientRecord, None]] = {}
         #: keys that must not be run, and since when; see `revoking`
         self.revoked: dict[Key, float] = {}
+        #: what executors told of their apps, by worker
+        self.apps: dict[WorkerId, dict[str, Any]] = {}
+        #: schedules, by name; see `beat`
+        self.beat: dict[str, Any] = {}
+        #: what the scheduler has to say to itself before this event ends
+        self.internal: list[Any] = []
+        #: whether workers have changed what they take
+        self.requeued = False
+        #: ids of results that belong together, by the id they were saved under
+        self.groups: dict[str, Any] = {}
         #: what must be added to `now` for seconds since 1970
         self.clock_offset = 0.0
         #: encoded options -> the pool of all tasks with these options; see `placement.pool_for`
@@ -135,6 +146,10 @@ class SchedulerState:
         self.touched: dict[WorkerRecord, None] = {}
         #: what clients and tasks share by name; see `leases` and `mailboxes`
         self.shared = Shared()
+        #: published datasets; see `datasets`
+        self.published = Published()
+        #: holders of results in this process that run nothing, by name; see `storing`
+        self.archives: dict[str, WorkerRecord] = {}
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
         #: (key, worker that is to have a copy) -> who asked for that
