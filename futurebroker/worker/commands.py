@@ -217,7 +217,7 @@ class Recall:
 
 @dataclass(slots=True)
 class Grow:
-    """Have so many executors more; with a negative number fewer, of which each is ended by an instruction of its own."""
+    """Have so many executors more, or fewer; each that is too many is ended by an instruction of its own."""
 
     more: int
 
@@ -411,7 +411,7 @@ class LeaveNow:
 
 
 Instruction = (
-    Message | SendPacket | Grow | Recall | AskRest | CallOut | KeepFunction | Probe | Pull | TakeFile | WritePart | SendPart
-    | Unlink | Spill | Relink | SetRoom | SetPaused | TrimExecutor | RecycleExecutor | KillExecutor | Drained | LeaveNow
-    | InspectOut | InspectAgent | ExecutorIdle | Operate
+    Message | SendPacket | Grow | Recall | AskRest | CallOut | KeepFunction | Probe | Pull | TakeFile
+    | WritePart | SendPart | Unlink | Spill | Relink | SetRoom | SetPaused | TrimExecutor | RecycleExecutor
+    | KillExecutor | Drained | LeaveNow | InspectOut | InspectAgent | ExecutorIdle | Operate
 )  # fmt: skip
