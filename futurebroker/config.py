@@ -317,6 +317,9 @@ class Settings:
     journal_limit: int = _setting(
         parse_bytes, 64 * 2**20, _BYTES, "bytes of journal after which it is folded into a checkpoint"
     )
+    store: Path | None = _setting(  # noqa: RUF009 - it makes a field, as field() does
+        _path, None, "a folder", "where datasets of persist='store' are kept; beside the database when not set"
+    )
     validate: bool = _setting(
         _boolean, False, "true or false", "check the scheduler's invariants after every event; slow"
     )
@@ -385,9 +388,13 @@ def storage_orders(settings: Settings, *, standby: bool = False) -> dict[str, An
             raise ConfigError("a standby goes on with what the journal has, and --journal none keeps none")
         return None
     return {
-        "mode": mode, "database": url, "standby": standby, "journal_limit": settings.journal_limit,
+        "mode": mode,
+        "database": url,
+        "standby": standby,
+        "journal_limit": settings.journal_limit,
         "detached_keep": settings.detached_keep,
-    }  # fmt: skip
+        "store": str(settings.store) if settings.store is not None else None,
+    }
 
 
 def database_of(settings: Settings, environ: Mapping[str, str] | None = None) -> str:

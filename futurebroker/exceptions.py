@@ -285,6 +285,50 @@ class CancelledError(_FutureCancelledError, FuturebrokerError):
     """The task was cancelled, or what it depends on was; the text says by what."""
 
 
+# -- published datasets --------------------------------------------------------------------------------------------
+
+
+class DatasetError(FuturebrokerError):
+    """A dataset could not be published, stored or removed; the message says why."""
+
+
+class UnknownDatasetError(DatasetError, KeyError):
+    """Nothing is published as ``name``; ``client.list_datasets()`` tells what is."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"no dataset is published as {self.name!r}; client.list_datasets() tells what there is"
+
+
+class DuplicateDatasetError(DatasetError, KeyError):
+    """Something is published as ``name`` already; choose another name, unpublish it, or say ``override=True``."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name} is published already; unpublish it first, or publish with override=True"
+
+
+class DatasetNotStoredError(DatasetError):
+    """``name`` is published, but is not stored, so that it may be lost with the workers; ``reason`` says why.
+
+    What can be tried again is tried again; ``client.dataset_info(name)`` tells how it stands.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name} is published, but not stored: {self.reason}"
+
+
 # -- what survives --------------------------------------------------------------------------------------------------
 
 

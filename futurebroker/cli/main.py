@@ -26,6 +26,7 @@ _COMMANDS = {
     "retry": ("futurebroker.cli.bulk:retry", "Run the failed tasks again that a query finds."),
     "cancel": ("futurebroker.cli.bulk:cancel", "Cancel the unfinished tasks that a query finds."),
     "doctor": ("futurebroker.cli.doctor:doctor", "Check a deployment and say what to change."),
+    "datasets": ("futurebroker.cli.datasets:datasets", "List, describe and remove published datasets."),
     "db": ("futurebroker.cli.db:db", "Make, upgrade and check the database that keeps what must survive."),
     "demo": ("futurebroker.cli.demo:demo", "Run a real computation and check its result."),
     "inspect": ("futurebroker.cli.steering:inspect", "Ask workers what they do, as Celery's inspect."),

@@ -300,7 +300,7 @@ class Connection(Ledger):
     def _go_on(self) -> None:
         """Another scheduler goes on where the former stopped; what was only asked has to be asked again."""
         logger.warning("the scheduler at %s was restarted, and goes on", hide_password(self.url))
-        self._replies.fail(FuturebrokerError("the scheduler was restarted before it answered; ask again"))
+        self._replies.fail(SchedulerRestartedError())
         for number, route in list(self.routes.items()):
             route(DataPart(number, "", 0, -1, b""))
         self.outbox.go_on()

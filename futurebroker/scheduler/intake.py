@@ -267,6 +267,8 @@ def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None
                 undetach(state, task)
                 continue
             task.discard_client(loser)
+            if task.key in state.published.unstored:
+                state.published.ended.append(task.key)
             if loser.client_id:
                 state.send(loser.client_id, KeyCancelled(task.key, reason))
         if not task.needed:

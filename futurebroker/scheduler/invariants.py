@@ -87,6 +87,7 @@ def check(state: SchedulerState) -> None:
     _check_clients(state)
     _check_functions_and_kinds(state)
     _check_stealing(state)
+    _check_published(state)
     _check_idle(state)
 
 
@@ -195,8 +196,9 @@ def _check_need(state: SchedulerState, task: TaskRecord) -> None:
 
 
 def _is_known(state: SchedulerState, worker: WorkerRecord) -> bool:
-    """Whether the worker is connected, or stands for those of a former scheduler's time."""
-    return state.workers.get(worker.worker_id) is worker or worker is state.nowhere
+    """Whether the worker is connected, or is an archive, or stands for those of a former scheduler's time."""
+    known = state.workers.get(worker.worker_id) or state.archives.get(worker.worker_id)
+    return known is worker or worker is state.nowhere
 
 
 # -- pools and workers ---------------------------------------------------------------------------------------------
@@ -338,15 +340,30 @@ def _check_functions_and_kinds(state: SchedulerState) -> None:
                 _broken(state, "I22", f"{kind.name} counts {count} {where.value}, but has {states[kind, where]}")
 
 
+def _check_published(state: SchedulerState) -> None:
+    """I8 and I11: datasets that are to be stored are known as such, and archives hold what they are said to."""
+    published = state.published
+    waiting = {key: set(names) for key, names in published.unstored.items()}
+    unstored = {(key, name) for name, dataset in published.datasets.items() for key in dataset.unstored}
+    if unstored != {(key, name) for key, names in waiting.items() for name in names} or not all(waiting.values()):
+        _broken(state, "I11", f"{unstored} are to be stored, believed are {waiting}")
+    if any(not set(asker.names) <= set(published.datasets) for asker in published.askers):
+        _broken(state, "I11", "somebody waits for a dataset that is gone")
+    for archive in state.archives.values():
+        if archive.processing or any(archive not in task.holder_paths() for task in archive.holds):
+            _broken(state, "I8", f"{archive} is said to hold or run what it doesn't")
+
+
 def _check_idle(state: SchedulerState) -> None:
     """I17 and I26: lists that are worked off within an event are empty, and name nobody who is gone."""
-    if state.begun or state.check or state.touched or state.frees or state.commands or state.ended_parents:
+    ended = state.ended_parents or state.published.ended
+    if state.begun or state.check or state.touched or state.frees or state.commands or ended:
         _broken(state, "I26", "something was left for the next event")
     if any(state.workers.get(worker.worker_id) is not worker for worker in state.roomy):
         _broken(state, "I17", "a worker that is gone would be given work")
     for key, claim in state.claims.items():
         makers = (*claim.holders, *claim.runners)
-        if key in state.tasks or any(state.workers.get(one.worker_id) is not one for one in makers):
+        if key in state.tasks or not all(_is_known(state, one) for one in makers):
             _broken(state, "I26", f"{key} is claimed, and known or held by a worker that is gone")
     if any(key not in state.tasks for key in state.families):
         _broken(state, "I26", "a task that is gone still keeps what it submitted")

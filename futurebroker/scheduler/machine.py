@@ -29,6 +29,7 @@ from futurebroker.scheduler import (
     resuming,
     rounds,
     stealing,
+    storing,
     tending,
     terms,
     transitions,
@@ -82,6 +83,8 @@ class SchedulerMachine:
             _say_internal(state)
         while state.begun:
             transitions.compute(state, state.begun.pop(0))
+        if state.published.ended:
+            storing.look(state)
         if state.check or state.ended_parents:
             families.settle(state)
         if state.holding:
@@ -257,6 +260,9 @@ def _take_from_lost(state: SchedulerState, worker: WorkerRecord, task: TaskRecor
 def worker_said(state: SchedulerState, event: WorkerSaid) -> None:
     """Apply a worker's messages, in order."""
     worker = state.workers.get(event.worker)
+    if worker is None and event.worker in state.archives:
+        storing.said(state, state.archives[event.worker], event)
+        return
     if worker is None:
         state.counters["stranger"] += sum(1 for _ in event.messages)
         return

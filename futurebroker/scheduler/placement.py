@@ -113,6 +113,12 @@ def has_resources(worker: WorkerRecord, pool: Pool) -> bool:
     )
 
 
+def take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
+    """Book what a task needs of its worker while it runs there."""
+    for name, amount in task.pool.resources.items():
+        worker.used[name] = worker.used.get(name, 0.0) + amount
+
+
 # -- where it starts soonest ---------------------------------------------------------------------------------------
 
 

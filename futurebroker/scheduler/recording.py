@@ -38,6 +38,12 @@ def said(state: SchedulerState, client: ClientRecord, message: Any) -> None:
         _note_said(state, client, message)
 
 
+def accepted(state: SchedulerState, client: ClientRecord, message: Any) -> None:
+    """What a client said, which isn't noted by `said`, is about to be applied."""
+    if state.facts is not None:
+        _note_said(state, client, message)
+
+
 def _want_claimed(state: SchedulerState, client: ClientRecord, message: m.Want) -> None:
     """Keys that are known only because a worker still has them are wanted patiently, when this is replayed."""
     claimed = [key for key in message.keys if key in state.claims]

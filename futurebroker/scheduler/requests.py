@@ -12,6 +12,7 @@ from futurebroker.protocol.messages import Answer, Ask
 from futurebroker.scheduler import (
     beat,
     copying,
+    datasets,
     families,
     leases,
     mailboxes,
@@ -41,6 +42,7 @@ QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **tending.QUESTIONS,
     **leases.QUESTIONS,
     **mailboxes.QUESTIONS,
+    **datasets.QUESTIONS,
 }
 
 #: topic -> what takes the request up; it sends the Answer itself, now or after a later event
@@ -52,6 +54,7 @@ REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     **tending.REQUESTS,
     **leases.REQUESTS,
     **mailboxes.REQUESTS,
+    **datasets.REQUESTS,
 }
 
 

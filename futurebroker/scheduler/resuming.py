@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from futurebroker.scheduler import claims, placement, recording, relay, reports, transitions
+from futurebroker.scheduler import claims, placement, recording, relay, reports, storing, transitions
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import NO_WORKER, PROCESSING, QUEUED, RELEASED, UNFINISHED, WAITING, SchedulerState
 
@@ -75,6 +75,7 @@ def finish(state: SchedulerState) -> None:
                 if dependency.state is RELEASED:
                     recording.needed(state, dependency)
                     transitions.compute(state, dependency)
+    storing.resume(state)
     asked, state.asked_of_nowhere = state.asked_of_nowhere, []
     for asker, message in asked:
         relay.ask_holder(state, asker, message)

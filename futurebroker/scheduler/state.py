@@ -15,6 +15,7 @@ from futurebroker.scheduler.chronicle import Chronicle
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.moments import Moments
 from futurebroker.scheduler.operations import Note, Operations
+from futurebroker.scheduler.published import Published
 from futurebroker.scheduler.recent import Recent
 from futurebroker.scheduler.records import (
     ORDER_BITS,
@@ -145,6 +146,10 @@ class SchedulerState:
         self.touched: dict[WorkerRecord, None] = {}
         #: what clients and tasks share by name; see `leases` and `mailboxes`
         self.shared = Shared()
+        #: published datasets; see `datasets`
+        self.published = Published()
+        #: holders of results in this process that run nothing, by name; see `storing`
+        self.archives: dict[str, WorkerRecord] = {}
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
         #: (key, worker that is to have a copy) -> who asked for that

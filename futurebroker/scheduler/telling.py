@@ -18,6 +18,8 @@ def tell_end(state: SchedulerState, task: TaskRecord, message: Message) -> None:
             keeping.ended(state, task)
         elif client.client_id:
             state.send(client.client_id, message)
+    if task.key in state.published.unstored:
+        state.published.ended.append(task.key)
 
 
 def undetach(state: SchedulerState, task: TaskRecord) -> None:

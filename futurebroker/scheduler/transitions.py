@@ -122,7 +122,7 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     worker.processing[task] = None
     worker.occupancy += span
     if task.pool.resources:
-        take_resources(task, worker)
+        placement.take_resources(task, worker)
     sent = len(worker.processing) - len(worker.away)
     if sent > worker.slots and (worker.occupancy >= worker.window or sent >= worker.limit):
         state.roomy.pop(worker, None)
@@ -138,12 +138,6 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
             if dependent.state is WAITING and len(dependent.dependencies) <= placement.PIPELINE_DEPENDENCIES:
                 worker.pipeline.append(dependent)
                 state.touched[worker] = None
-
-
-def take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
-    """Book what a task needs of its worker while it runs there."""
-    for name, amount in task.pool.resources.items():
-        worker.used[name] = worker.used.get(name, 0.0) + amount
 
 
 def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished) -> None:

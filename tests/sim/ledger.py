@@ -84,7 +84,7 @@ class CommandLedger:
                 self._to_worker(command.peer, command.message)
             elif command.peer in self.state.clients:
                 self._to_client(command.peer, command.message)
-            else:
+            elif command.peer not in self.state.archives:
                 broken("I17", f"{command} goes to nobody")
         self._agree()
 
