@@ -20,7 +20,6 @@ from celery import chain as celery_chain
 from bench.peers import celery_app, face_app
 from futurebroker import Client
 from futurebroker.celery import chain, chord
-from futurebroker.celery.compiler import compile_canvas
 from futurebroker.launch import ClusterPlan, ClusterProcesses
 from futurebroker.protocol import messages as m
 
@@ -72,17 +71,22 @@ def chord_latency() -> float:
 
 
 def submitted_bytes() -> int:
-    """Bytes of the messages that five chained chords of ten are submitted with."""
+    """Bytes of the messages with which five chained chords of ten are submitted."""
     sent: list[Any] = []
-    sender = face_app.app.sender
-    put = sender.client._connection.outbox.items
-    graph, _ = compile_canvas(chain(*(chord([face_app.inc.si(1)] * 10, face_app.began.s()) for _ in range(5))))
-    for spec in graph:
-        conditions = sender.conditions(spec)
-        inputs = tuple(reference.key for reference in spec.references())
-        sent.append(m.Submit(b"d" * 16, [spec.key], [b"." * 64], [inputs], m.TaskOptions(), "", [conditions]))
-    del put
-    return len(m.encode(sent))
+    coalescer = face_app.app.sender.client._connection.outbox._coalescer
+    send = coalescer._send
+
+    def note(message: Any) -> None:
+        sent.append(message)
+        send(message)
+
+    coalescer._send = note
+    try:
+        tasks = chain(*(chord([face_app.inc.si(1)] * 10, face_app.began.s()) for _ in range(5)))()
+        tasks.get(timeout=60)
+    finally:
+        coalescer._send = send
+    return len(m.encode([message for message in sent if isinstance(message, m.Submit)]))
 
 
 def celery_side(url: str) -> dict[str, float]:
@@ -106,7 +110,7 @@ def celery_side(url: str) -> dict[str, float]:
 def our_side(url: str) -> dict[str, float]:
     """Ours."""
     name, secret = f"bench-{secrets.token_hex(4)}", secrets.token_hex(32)
-    plan = ClusterPlan(name, secret, "127.0.0.1", 0, 2, 1, None, 60.0, "warning", {}, broker_url=url)
+    plan = ClusterPlan(name, secret, "127.0.0.1", 0, 2, 1, {}, 60.0, "warning", {}, broker_url=url)
     cluster = ClusterProcesses(plan)
     cluster.start(["bench"])
     try:
