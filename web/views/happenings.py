@@ -77,9 +77,10 @@ def datasets(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     try:
         answer = site.collector.ask("datasets")
     except UnansweredError as error:
-        return {"rows": [], "trouble": str(error)}
+        unknown = "unknown topic" in str(error)
+        return {"rows": [], "trouble": "" if unknown else str(error), "offered": not unknown}
     rows = answer if isinstance(answer, list) else list(answer.values()) if isinstance(answer, dict) else []
-    return {"rows": rows, "trouble": ""}
+    return {"rows": rows, "trouble": "", "offered": True}
 
 
 def profile(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
