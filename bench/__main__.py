@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from time import perf_counter
 
 import click
 
-from bench import report, runner, workloads
+from bench import data, report, runner, workloads
 from bench.peers.entries import BY_NAME, ENTRIES, OURS, PeerEntry
 
 #: One colour a peer in every panel; ours stands out.
@@ -56,13 +57,19 @@ def choose_peers(names: Sequence[str]) -> tuple[list[PeerEntry], dict[str, str]]
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("bench-results"), show_default=True
 )
 @click.option("--timeout", type=float, default=900.0, show_default=True, help="Seconds for one peer in one repeat.")
+@click.option("--data", "moves", is_flag=True, help="Only how data moves; see bench/data.py.")
+@click.option("--soak", is_flag=True, help="Only 20 GB of intermediates through a worker limited to 512 MiB.")
 def main(
-    repeat: int | None, quick: bool, only: tuple[str, ...], peers: tuple[str, ...], out: Path, timeout: float
-) -> None:
+    repeat: int | None, quick: bool, only: tuple[str, ...], peers: tuple[str, ...], out: Path, timeout: float,
+    moves: bool, soak: bool,
+) -> None:  # fmt: skip
     """Measure futurebroker beside its peers, interleaved, on this machine.
 
     Ends with 1 when a workload of ours failed or ours can't run; never because of a figure.
     """
+    if moves or soak:
+        data.run(soak, repeat or QUICK_REPEAT, tempfile.gettempdir(), out / "data.json")
+        return
     started, clock = datetime.now(UTC), perf_counter()
     usable, unavailable = choose_peers(peers)
     if not usable:

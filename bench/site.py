@@ -46,8 +46,9 @@ def seed(url: str, cluster: str, count: int, began: float) -> None:
     rows = [
         {
             "run": 1, "key": f"kind{n % 20}-{n}", "type": f"kind{n % 20}", "worker": f"w{n % 4}",
-            "executor": n // 4 % 2, "outcome": "failed" if n % 997 == 0 else "finished", "client": "bench", "attempts": 1, "nbytes": 8,
-            "submitted_at": began, "started_at": began + n * step, "ended_at": began + n * step + 8 * step,
+            "executor": n // 4 % 2, "outcome": "failed" if n % 997 == 0 else "finished",
+            "client": "bench", "attempts": 1, "nbytes": 8, "submitted_at": began,
+            "started_at": began + n * step, "ended_at": began + n * step + 8 * step,
             "duration": 7.5 * step, "result_type": "int", "error_type": "ValueError" if n % 997 == 0 else "",
             "error": f"bad {n}" if n % 997 == 0 else "", "traceback": "", "inputs": "",
         }

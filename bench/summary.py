@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench import workloads
-from bench.peers.entries import OURS
+from bench.peers.entries import OURS, OVER_RABBITMQ
 
 #: Figures of a sample that get a median of their own.
 FIGURES = (
@@ -55,6 +55,7 @@ class Target:
     at_least: bool  #: else at most
     figure: str = ""  #: of our own medians; for comparisons the workload's metric is used
     versus: str = ""  #: the peer to compare with
+    peer: str = OURS  #: whose figure it is
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ TARGETS = (
     Target("submit", "at least 4x ProcessPoolExecutor.submit", 4, True, versus="processpool"),
     Target("submit", "at least 40x dask.distributed", 40, True, versus="dask"),
     Target("submit", "at most 60 us of CPU a task", 60, False, figure="cpu_us_per_task"),
+    Target("submit", "RabbitMQ: at least 2.5x ProcessPoolExecutor.submit", 2.5, True, "", "processpool", OVER_RABBITMQ),
+    Target("round_trip", "RabbitMQ: p50 at most half of Celery's", 2, True, "", "celery", OVER_RABBITMQ),
     Target("map", "at least 8x ProcessPoolExecutor.map", 8, True, versus="processpool"),
     # In terms of speed: "p50 at most twice theirs" is "at least half as fast".
     Target("round_trip", "p50 at most 2x ProcessPoolExecutor's", 0.5, True, versus="processpool"),
@@ -140,9 +143,13 @@ def ratios(rows: Sequence[Median]) -> list[Ratio]:
         ours = by_key.get((workload, OURS))
         if peer == OURS or ours is None:
             continue
-        faster = ours.value / row.value if row.metric == "rate" else row.value / ours.value
-        found.append(Ratio(workload, peer, faster, ours.size, row.size))
+        found.append(Ratio(workload, peer, faster(ours, row), ours.size, row.size))
     return found
+
+
+def faster(one: Median, other: Median) -> float:
+    """By how much ``one`` is faster than ``other``."""
+    return one.value / other.value if one.metric == "rate" else other.value / one.value
 
 
 def verdict_of(target: Target, value: float | None) -> Verdict:
@@ -154,14 +161,14 @@ def verdict_of(target: Target, value: float | None) -> Verdict:
 
 def verdicts(rows: Sequence[Median]) -> list[Verdict]:
     """Each target with what was reached."""
-    ours = {row.workload: row for row in largest(rows).values() if row.peer == OURS}
-    compared = {(ratio.workload, ratio.versus): ratio.faster for ratio in ratios(rows)}
+    by_key = largest(rows)
     found = []
     for target in TARGETS:
+        row = by_key.get((target.workload, target.peer))
         if target.versus:
-            value = compared.get((target.workload, target.versus))
+            other = by_key.get((target.workload, target.versus))
+            value = faster(row, other) if row is not None and other is not None else None
         else:
-            row = ours.get(target.workload)
             value = row.figures.get(target.figure) if row else None
         found.append(verdict_of(target, value))
     found += [flatness(rows, name) for name in workloads.MACHINE_SHAPES]

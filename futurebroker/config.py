@@ -310,8 +310,15 @@ class Settings:
         _journal, None, ", ".join(_JOURNALS),
         "what survives: nothing, the end of the scheduler's process, or (with PostgreSQL) that of its machine too",
     )  # fmt: skip
+    detached_keep: float = _setting(
+        parse_duration, 600.0, _DURATION,
+        "how long the result of what ran for nobody (fire_and_forget) is kept for who asks by its key, with a journal",
+    )  # fmt: skip
     journal_limit: int = _setting(
         parse_bytes, 64 * 2**20, _BYTES, "bytes of journal after which it is folded into a checkpoint"
+    )
+    store: Path | None = _setting(  # noqa: RUF009 - it makes a field, as field() does
+        _path, None, "a folder", "where datasets of persist='store' are kept; beside the database when not set"
     )
     validate: bool = _setting(
         _boolean, False, "true or false", "check the scheduler's invariants after every event; slow"
@@ -380,7 +387,14 @@ def storage_orders(settings: Settings, *, standby: bool = False) -> dict[str, An
         if standby:
             raise ConfigError("a standby goes on with what the journal has, and --journal none keeps none")
         return None
-    return {"mode": mode, "database": url, "standby": standby, "journal_limit": settings.journal_limit}
+    return {
+        "mode": mode,
+        "database": url,
+        "standby": standby,
+        "journal_limit": settings.journal_limit,
+        "detached_keep": settings.detached_keep,
+        "store": str(settings.store) if settings.store is not None else None,
+    }
 
 
 def database_of(settings: Settings, environ: Mapping[str, str] | None = None) -> str:

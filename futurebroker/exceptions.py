@@ -285,6 +285,50 @@ class CancelledError(_FutureCancelledError, FuturebrokerError):
     """The task was cancelled, or what it depends on was; the text says by what."""
 
 
+# -- published datasets --------------------------------------------------------------------------------------------
+
+
+class DatasetError(FuturebrokerError):
+    """A dataset could not be published, stored or removed; the message says why."""
+
+
+class UnknownDatasetError(DatasetError, KeyError):
+    """Nothing is published as ``name``; ``client.list_datasets()`` tells what is."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"no dataset is published as {self.name!r}; client.list_datasets() tells what there is"
+
+
+class DuplicateDatasetError(DatasetError, KeyError):
+    """Something is published as ``name`` already; choose another name, unpublish it, or say ``override=True``."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name} is published already; unpublish it first, or publish with override=True"
+
+
+class DatasetNotStoredError(DatasetError):
+    """``name`` is published, but is not stored, so that it may be lost with the workers; ``reason`` says why.
+
+    What can be tried again is tried again; ``client.dataset_info(name)`` tells how it stands.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name} is published, but not stored: {self.reason}"
+
+
 # -- what survives --------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +362,66 @@ class DatabaseInUseError(DatabaseError):
 
 class LeadershipLostError(DatabaseError):
     """Another scheduler has taken the lead of this cluster; what this one still wanted to write was not written."""
+
+
+# -- tasks of the Celery face ----------------------------------------------------------------------------------------
+
+
+class ChordError(TaskError):
+    """The body of a chord can't run, because the task ``key`` of its header failed."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message, key)
+        self.message = message
+        self.key = key
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class NotRegistered(TaskError, KeyError):  # noqa: N818 - the name is Celery's
+    """No app of the process that was to run it has a task called ``name``; ``near`` are the nearest names it has.
+
+    Start the worker with ``-A`` and the app that has it, or import the task's module there.
+    """
+
+    def __init__(self, name: str, near: list[str] | None = None) -> None:
+        super().__init__(name, near or [])
+        self.name = name
+        self.near = near or []
+
+    def __str__(self) -> str:
+        hint = f"; did you mean {' or '.join(map(repr, self.near))}?" if self.near else ""
+        return f"{self.name!r} is not registered here{hint}"
+
+
+class TaskRevokedError(TaskError):
+    """The task was not run, or not to its end: it was revoked, had expired, or was ended where it ran."""
+
+    def __init__(self, reason: str = "revoked") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class SoftTimeLimitExceeded(Exception):  # noqa: N818 - the name is Celery's
+    """Raised inside a task that has run as long as its ``soft_time_limit``, so that it can tidy up and end."""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        super().__init__(*(() if seconds is None else (seconds,)))
+
+
+class TimeLimitExceeded(TaskError):  # noqa: N818 - the name is Celery's
+    """The task ran longer than its ``time_limit`` of ``seconds``, and its executor was ended."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"ran longer than its time limit of {self.seconds:g} s"
 
 
 # -- inside --------------------------------------------------------------------------------------------------------

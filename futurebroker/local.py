@@ -24,7 +24,7 @@ from typing import Any, Self
 from futurebroker.adaptive import Adaptive
 from futurebroker.amounts import parse_duration, show_bytes
 from futurebroker.client.client import Client, Executor
-from futurebroker.config import load_settings, scheduler_conduct
+from futurebroker.config import load_settings, scheduler_conduct, storage_orders
 from futurebroker.exceptions import FuturebrokerError
 from futurebroker.launch import ClusterPlan, ClusterProcesses, LocalWorker, Machinery, cores
 from futurebroker.orders import worker_data
@@ -50,6 +50,8 @@ class LocalCluster:
         memory_limit: of each worker with its executors and results: bytes, ``"4GB"``, a part of the machine's memory
             like ``0.5``, ``"auto"`` (an equal share of it, the default), or ``"none"``. Near it results go to disk.
         local_folder: where results that go to disk are kept; by default where temporary files are.
+        journal: what survives the end of the scheduler: ``"none"``, or ``"process"`` and ``"full"`` as of
+            `futurebroker scheduler --journal`, in the database at ``database_url`` or a file.
         silence_logs: False shows what scheduler and workers log from INFO on, a level's name from that level on.
         allow_run_on_scheduler: let `Client.run_on_scheduler`, scheduler plugins and an IPython kernel run code in the
             scheduler's process.
@@ -69,6 +71,8 @@ class LocalCluster:
         host: str = "127.0.0.1",
         port: int = 0,
         silence_logs: bool | str = True,
+        journal: str = "none",
+        database_url: str | None = None,
         allow_run_on_scheduler: bool | None = None,
         asynchronous: bool = False,
         timeout: float = 30.0,
@@ -79,6 +83,8 @@ class LocalCluster:
             memory_limit=memory_limit,
             local_folder=local_folder,
             cluster=name,
+            journal=journal,
+            database_url=database_url,
             allow_run_on_scheduler=allow_run_on_scheduler,
         )
         count = _at_least(0, "n_workers", 1 if n_workers is None else n_workers)
@@ -92,7 +98,7 @@ class LocalCluster:
             worker_data(settings, 1 / max(1, count)),
             timeout,
             silence_logs if isinstance(silence_logs, str) else "warning" if silence_logs else "info",
-            scheduler_conduct(settings),
+            {**scheduler_conduct(settings), "storage": storage_orders(settings)},
             web_host=settings.web_host,
             web_port=settings.web_port,
         )

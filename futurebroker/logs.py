@@ -119,6 +119,10 @@ def current() -> tuple[str, str]:
     return _started[-1] if _started else ("", "")
 
 
+#: libraries whose course of things is none of our users' business
+_TALKATIVE = ("alembic", "werkzeug")
+
+
 def start_logging(
     level: str,
     log_format: str,
@@ -143,4 +147,6 @@ def start_logging(
     keeper.setFormatter(TextFormatter(hidden, fields))
     root.addHandler(keeper)
     root.setLevel(level.upper())
+    for library in _TALKATIVE:
+        logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
     _started.append((level, log_format))

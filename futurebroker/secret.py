@@ -24,6 +24,11 @@ _VARIABLE = "FUTUREBROKER_SECRET"
 _LARGEST_SECRET = 4096
 
 
+def operator_proof(secret: bytes, channel: str) -> bytes:
+    """What shows that somebody knows the operator's secret, for one channel to a console."""
+    return hmac.digest(secret, f"futurebroker channel {channel}".encode(), "sha256")
+
+
 # -- addresses -----------------------------------------------------------------------------------------------------
 
 

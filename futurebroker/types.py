@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -9,6 +10,9 @@ Key = str  #: names a task and its result, unique in a cluster; reads ``inc-<id>
 ClientId = str  #: names one connected program
 WorkerId = str  #: names one incarnation of a worker; a restarted worker has another
 Digest = bytes  #: first 16 bytes of the SHA-256 of a pickled function
+
+#: what the name of a dataset is made of; names are never used as paths
+DATASET_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 
 class Role(IntEnum):

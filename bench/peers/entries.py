@@ -35,7 +35,7 @@ class PeerEntry:
         return {name: metadata.version(name) for name in self.distributions}
 
 
-OURS = "futurebroker"
+OURS, OVER_RABBITMQ = "futurebroker", "futurebroker-rabbitmq"
 
 #: The standard library's pools take no future as an argument.
 WAITS_IN_CALLER: Mapping[str, str] = {
@@ -51,7 +51,7 @@ ENTRIES = (
         setup={"n_workers": 1, "executors_per_worker": 2, "threads_per_worker": 1},
     ),
     PeerEntry(
-        "futurebroker-rabbitmq", "futurebroker (RabbitMQ)", "bench.peers.ours_rabbitmq:RabbitMQPeer", (),
+        OVER_RABBITMQ, "futurebroker (RabbitMQ)", "bench.peers.ours_rabbitmq:RabbitMQPeer", (),
         "import futurebroker", "from futurebroker import Client",
         variable="FUTUREBROKER_TEST_RABBITMQ_URL",
         setup={"executors": 2, "threads": 1},

@@ -26,8 +26,14 @@ _COMMANDS = {
     "retry": ("futurebroker.cli.bulk:retry", "Run the failed tasks again that a query finds."),
     "cancel": ("futurebroker.cli.bulk:cancel", "Cancel the unfinished tasks that a query finds."),
     "doctor": ("futurebroker.cli.doctor:doctor", "Check a deployment and say what to change."),
+    "datasets": ("futurebroker.cli.datasets:datasets", "List, describe and remove published datasets."),
     "db": ("futurebroker.cli.db:db", "Make, upgrade and check the database that keeps what must survive."),
     "demo": ("futurebroker.cli.demo:demo", "Run a real computation and check its result."),
+    "inspect": ("futurebroker.cli.steering:inspect", "Ask workers what they do, as Celery's inspect."),
+    "control": ("futurebroker.cli.steering:control", "Change what workers do, as Celery's control."),
+    "call": ("futurebroker.cli.steering:call", "Send a task by its name."),
+    "result": ("futurebroker.cli.steering:result", "Print the result of a task."),
+    "purge": ("futurebroker.cli.steering:purge", "Give up tasks that have not begun."),
     "config": ("futurebroker.cli.config:config", "Show every setting and where its value came from."),
 }
 

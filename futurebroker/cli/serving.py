@@ -52,7 +52,14 @@ scheduler_options = with_options(
 )
 
 worker_options = with_options(
-    click.option("--executors", type=int, help="Processes that run tasks. [as many as there are cores]"),
+    click.option(
+        "--executors",
+        "-c",
+        "--concurrency",
+        "executors",
+        type=int,
+        help="Processes that run tasks. [as many as there are cores]",
+    ),
     click.option("--threads", type=int, help="Threads in each of them. [1]"),
     click.option(
         "--memory-limit",

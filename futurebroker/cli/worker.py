@@ -16,6 +16,7 @@ from futurebroker.launch import cores
 from futurebroker.orders import worker_data
 from futurebroker.processes import Service
 from futurebroker.secret import find_secret, normalize_address
+from futurebroker.worker.apps import AppPlan
 from futurebroker.worker.limits import detect_limit
 from futurebroker.worker.service import WorkerService
 
@@ -31,6 +32,18 @@ def _suited(settings: Settings) -> Settings:
     return dataclasses.replace(settings, executors=executors, memory_limit=memory)
 
 
+app_options = with_options(
+    click.option("--app", "-A", default="", help="The app whose tasks it runs: module, or module:name."),
+    click.option("--queues", "-Q", help="Queues to take tasks from, with commas between. [the app's, or all]"),
+    click.option("--max-tasks-per-child", type=click.IntRange(0), default=0, help="Replace executors after so many."),
+    click.option(
+        "--max-memory-per-child", type=click.IntRange(0), default=0, help="Replace executors above so much KiB."
+    ),
+    click.option("--time-limit", type=click.FloatRange(0), default=0.0, help="Seconds after which a task is ended."),
+    click.option("--soft-time-limit", type=click.FloatRange(0), default=0.0, help="Seconds until it is told to."),
+)
+
+
 @click.command()
 @click.argument("url", required=False)
 @with_options(worker_options)
@@ -39,11 +52,13 @@ def _suited(settings: Settings) -> Settings:
 @click.option("--cluster", help="The name that keeps clusters on one broker apart. [default]")
 @click.option("--local-folder", type=click.Path(file_okay=False), help="Where results that go to disk are kept. [/tmp]")
 @click.option("--timeout", help="How long to wait for the scheduler. [10s]")
+@with_options(app_options)
 @log_options
 def worker(
     url: str | None, executors: int | None, threads: int | None, memory_limit: str | None, name: str | None,
     resources: str, cluster: str | None, local_folder: str | None, timeout: str | None, log_level: str | None,
-    log_format: str | None,
+    log_format: str | None, app: str, queues: str | None, max_tasks_per_child: int, max_memory_per_child: int,
+    time_limit: float, soft_time_limit: float,
 ) -> None:  # fmt: skip
     """Start a worker that serves the scheduler at URL.
 
@@ -63,6 +78,8 @@ def worker(
     secret = find_secret(dataclasses.replace(settings, broker_url=address), create=True)
     start_logging(settings, secret, name)
 
+    names = [name.strip() for name in queues.split(",") if name.strip()] if queues else None
+    plan = AppPlan(app, names, time_limit, soft_time_limit, max_tasks_per_child, max_memory_per_child * 1024)
     services = []
 
     async def start() -> Service:
@@ -74,6 +91,7 @@ def worker(
             executors=settings.executors,
             threads=settings.nthreads,
             resources=amounts or None,
+            app=plan,
             **worker_data(settings),
         )
         services.append(service)

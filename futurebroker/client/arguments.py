@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from futurebroker.client.futures import CANCELLED, ChunkFuture, Future, Keeper
 from futurebroker.exceptions import CancelledError, MessageTooLargeError, SerializationError
+from futurebroker.graph import Ref
 from futurebroker.protocol.messages import INLINE_LIMIT
 from futurebroker.protocol.refs import TaskRef
 from futurebroker.protocol.serialize import Buffer, dump_frames, dumps, frames_size
@@ -108,6 +109,13 @@ class References:
             found = self.found[state.key] = TaskRef(len(self.found))
         return found
 
+    def to_key(self, key: Key) -> TaskRef:
+        """The reference that stands for the result of a task of which nothing but the key is here."""
+        found = self.found.get(key)
+        if found is None:
+            found = self.found[key] = TaskRef(len(self.found))
+        return found
+
     def replace(self, value: Any) -> Any:
         """``value`` with each future in it replaced; the same object when there is none."""
         kind = type(value)
@@ -116,7 +124,8 @@ class References:
         if isinstance(value, Future):
             return self.to(value)
         if kind not in _CONTAINERS and not _is_named_tuple(value):
-            return value
+            key = getattr(kind, "__task_key__", None)
+            return value if key is None else self.to_key(key(value))
         if id(value) in self._active:
             return value  # it contains itself
         items = value.values() if kind is dict else value
@@ -171,6 +180,27 @@ def pack(
         data = _pack_large(references, name, args, kwargs, new_args, new_kwargs, move)
     dependencies = tuple(references.found) if references.found else None
     return Packed(data, dependencies, tuple(references.inputs))
+
+
+class PlannedReferences(References):
+    """Finds references to calls of one graph as well."""
+
+    def replace(self, value: Any) -> Any:
+        return self.to_key(value.key) if isinstance(value, Ref) else super().replace(value)
+
+
+def pack_planned(keeper: Keeper, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], split: Splitter) -> Packed:
+    """As `pack`, of a call that is sent beside others of its graph and may never be made; nothing is moved as data."""
+    references = PlannedReferences(keeper, split)
+    new_args = tuple([references.replace(value) for value in args])
+    new_kwargs = {key: references.replace(value) for key, value in kwargs.items()}
+    try:
+        data = dumps((new_args, new_kwargs))
+    except SerializationError as error:
+        raise _guilty(name, new_args, new_kwargs, error) from error
+    if len(data) > CALL_LIMIT:
+        raise MessageTooLargeError(f"a call of {name}", len(data), CALL_LIMIT)
+    return Packed(data, tuple(references.found), ())
 
 
 def pack_values(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import msgspec
+
 from futurebroker.exceptions import MessageTooLargeError
-from futurebroker.protocol.messages import AddFunction, Message, PutValue, Submit, TaskOptions
+from futurebroker.protocol.messages import AddFunction, Conditions, Message, PutValue, Submit, TaskOptions
 from futurebroker.protocol.serialize import dump_function, name_of
 from futurebroker.protocol.wire import BATCH_BYTES, BATCH_MESSAGES
 from futurebroker.types import Digest, Key
 
+#: seconds for which durable and idempotent results are kept after their end, unless told otherwise (Celery's figure)
+KEEP = 86400.0
 #: bytes a pickled function may have
 FUNCTION_LIMIT = 4 * 1024 * 1024
 #: characters of a function's name that its keys begin with
@@ -59,7 +65,7 @@ PreparedCall: TypeAlias = tuple[Call, Key, bytes, tuple[Key, ...] | None]
 class PreparedColumn:
     """Calls that are one message, or ready to be: at most `BATCH_MESSAGES` and `BATCH_BYTES` of them."""
 
-    __slots__ = ("arguments", "call", "dependencies", "graph", "keys", "size")
+    __slots__ = ("arguments", "call", "conditions", "dependencies", "graph", "keys", "size")
 
     def __init__(
         self,
@@ -68,6 +74,7 @@ class PreparedColumn:
         arguments: list[bytes],
         size: int,
         dependencies: list[tuple[Key, ...]] | None = None,
+        conditions: list[Conditions | None] | None = None,
         graph: str = "",
     ) -> None:
         #: the graph that they belong to, of which the client holds no futures
@@ -77,6 +84,8 @@ class PreparedColumn:
         self.arguments = arguments
         #: one tuple a call; None when none has any
         self.dependencies = dependencies
+        #: one a call; None when none has any
+        self.conditions = conditions
         #: bytes of all arguments
         self.size = size
 
@@ -85,7 +94,8 @@ class PreparedColumn:
         arguments = [self.arguments[row] for row in rows]
         dependencies = None if self.dependencies is None else [self.dependencies[row] for row in rows]
         keys = [self.keys[row] for row in rows]
-        return PreparedColumn(self.call, keys, arguments, sum(map(len, arguments)), dependencies)
+        conditions = None if self.conditions is None else [self.conditions[row] for row in rows]
+        return PreparedColumn(self.call, keys, arguments, sum(map(len, arguments)), dependencies, conditions)
 
 
 def task_options(
@@ -94,9 +104,10 @@ def task_options(
     resources: dict[str, float] | None,
     retries: int,
     priority: int,
+    terms: Terms | None = None,
 ) -> TaskOptions | None:
     """The options of a call as they travel; None when all are the defaults."""
-    if workers is None and not resources and not retries and not priority:
+    if workers is None and not resources and not retries and not priority and terms is None:
         if allow_other_workers:
             raise ValueError("allow_other_workers= means something only together with workers=")
         return None
@@ -110,7 +121,46 @@ def task_options(
         raise ValueError(f"retries= takes 0 or a positive number, got {retries!r}")
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise TypeError(f"priority= takes a whole number, got {priority!r}")
-    return TaskOptions(names, allow_other_workers, amounts, retries, priority)
+    options = TaskOptions(names, allow_other_workers, amounts, retries, priority)
+    return options if terms is None else terms.applied_to(options)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a call is promised about its end."""
+
+    durable: bool = False
+    keep: float = 0.0
+    at_most_once: bool = False
+    idempotent: bool = False
+
+    @classmethod
+    def of(cls, durable: bool, keep: float | None, at_most_once: bool, idempotency_key: str | None) -> Terms | None:
+        """The terms that keywords speak of; None when nothing is promised.
+
+        Raises:
+            ValueError, TypeError: they can't be had.
+        """
+        if not (durable or keep or at_most_once or idempotency_key is not None):
+            return None
+        if idempotency_key is not None and (not isinstance(idempotency_key, str) or not idempotency_key):
+            raise TypeError(f"idempotency_key= takes a text that isn't empty, got {idempotency_key!r}")
+        if keep is not None and (isinstance(keep, bool) or not isinstance(keep, (int, float)) or not 0 <= keep < 1e9):
+            raise ValueError(f"keep= takes seconds, got {keep!r}")
+        if keep is None:
+            keep = KEEP if durable or idempotency_key is not None else 0.0
+        return cls(durable, float(keep), at_most_once, idempotency_key is not None)
+
+    def applied_to(self, options: TaskOptions) -> TaskOptions:
+        """``options`` with these terms."""
+        return msgspec.structs.replace(
+            options, durable=self.durable, keep=self.keep, at_most_once=self.at_most_once, idempotent=self.idempotent
+        )
+
+
+def idempotent_key(name: str, idempotency_key: str) -> Key:
+    """The key of a task that stands for its idempotency key, the same from every client."""
+    return f"{name}-{hashlib.blake2b(idempotency_key.encode(), digest_size=16, person=b'idempotency').hexdigest()}"
 
 
 def worker_names(workers: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -187,7 +237,8 @@ class Coalescer:
         call = column.call
         self._introduce(call)
         calls = (column.keys, column.arguments, column.dependencies)
-        self._send(Submit(call.digest, *calls, call.options, call.parent, graph=column.graph))
+        agreed = column.conditions
+        self._send(Submit(call.digest, *calls, call.options, call.parent, agreed, graph=column.graph))
         self._remember(column)
 
     def _introduce(self, call: Call) -> None:

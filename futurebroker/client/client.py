@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from futurebroker.client.calls import FUNCTION_LIMIT, task_options, worker_names
+from futurebroker.client.calls import FUNCTION_LIMIT, Terms, idempotent_key, task_options, worker_names
 from futurebroker.client.collections import Collections
 from futurebroker.client.dashboards import Dashboards
+from futurebroker.client.datasets import Datasets
 from futurebroker.client.executor import ClientExecutor
 from futurebroker.client.futures import Future
 from futurebroker.client.gathering import gather
 from futurebroker.client.holdings import Holdings
 from futurebroker.client.inquiries import Inquiries
 from futurebroker.client.insight import Insight
+from futurebroker.client.ipython import IPython
 from futurebroker.client.options import Options
 from futurebroker.client.replies import opened
+from futurebroker.client.submitting import checked_key
 from futurebroker.client.tending import Tending
 from futurebroker.client.waiters import run_blocking
 from futurebroker.exceptions import MessageTooLargeError
@@ -24,7 +27,7 @@ from futurebroker.protocol.serialize import dumps, name_of
 from futurebroker.types import Key
 
 
-class Client(Collections, Inquiries, Insight, Tending, Holdings, Dashboards):
+class Client(Datasets, Collections, Inquiries, Insight, Tending, IPython, Holdings, Dashboards):
     """A program's connection to a cluster: it submits calls and holds their futures.
 
     Without an address it starts a `LocalCluster`, unless a broker is set in the environment or the settings file, and
@@ -60,6 +63,10 @@ class Client(Collections, Inquiries, Insight, Tending, Holdings, Dashboards):
         retries: int = 0,
         priority: int = 0,
         pure: bool = False,
+        durable: bool = False,
+        keep: float | None = None,
+        idempotency_key: str | None = None,
+        at_most_once: bool = False,
         **kwargs: Any,
     ) -> Future[Any]:
         """Have ``function(*args, **kwargs)`` run on a worker; returns its future at once.
@@ -76,6 +83,14 @@ class Client(Collections, Inquiries, Insight, Tending, Holdings, Dashboards):
             retries: how often it is run again after an exception.
             priority: larger runs earlier.
             pure: give equal calls of equal functions one key, so that they run once.
+            durable: keep the result, of at most 64 KiB, with the scheduler and in its journal, so that it is not lost
+                with a worker and the task never runs again.
+            keep: seconds for which the result is kept after the end although no future of it is left; a day for
+                durable and idempotent calls, else 0.
+            idempotency_key: a call with the same, from any client and also after a restart, gives the future of the
+                first one for as long as that is kept. The function's name belongs to it; its arguments don't.
+            at_most_once: fail with `WorkerLostError` rather than run again what may have begun before its worker or
+                the scheduler was lost.
 
         Raises:
             SerializationError: the function or an argument can't be pickled.
@@ -88,10 +103,17 @@ class Client(Collections, Inquiries, Insight, Tending, Holdings, Dashboards):
             key is None
             and workers is None
             and not (retries or priority or pure or allow_other_workers)
+            and not (durable or keep or at_most_once)
             and resources is None
+            and idempotency_key is None
         ):
             return live[1].submit(function, args, kwargs)
-        options = task_options(workers, allow_other_workers, resources, retries, priority)
+        terms = Terms.of(durable, keep, at_most_once, idempotency_key)
+        if idempotency_key is not None:
+            if key is not None or pure:
+                raise ValueError("idempotency_key= names the result itself; leave key= and pure= out")
+            key = idempotent_key(name_of(function), idempotency_key)
+        options = task_options(workers, allow_other_workers, resources, retries, priority, terms)
         return live[1].submit_with(function, args, kwargs, options, key, pure)
 
     def map(
@@ -107,6 +129,9 @@ class Client(Collections, Inquiries, Insight, Tending, Holdings, Dashboards):
         priority: int = 0,
         pure: bool = False,
         chunksize: int = 1,
+        durable: bool = False,
+        keep: float | None = None,
+        at_most_once: bool = False,
         **kwargs: Any,
     ) -> list[Future[Any]]:
         """Have ``function`` called with the elements of ``iterables``; returns a list of futures, one a call.
@@ -121,8 +146,24 @@ class Client(Collections, Inquiries, Insight, Tending, Holdings, Dashboards):
 
         For the rest see `submit`.
         """
-        options = task_options(workers, allow_other_workers, resources, retries, priority)
+        terms = Terms.of(durable, keep, at_most_once, None)
+        options = task_options(workers, allow_other_workers, resources, retries, priority, terms)
         return self._submitter.map(function, iterables, kwargs, options, key, pure, chunksize)
+
+    def future(self, key: Key) -> Future[Any]:
+        """A future of a task by its key alone: one of another client's, or of an earlier program's, also after a
+        restart of the scheduler.
+
+        What nobody wants is forgotten, unless it was submitted with ``keep=``, or for `fire_and_forget` a while ago;
+        the future of a key that is not known is cancelled.
+
+        Raises:
+            TypeError, ValueError: it can't be a key.
+        """
+        checked = checked_key(key)
+        if checked is None:
+            raise TypeError("future() takes the key of a task")
+        return Future(self._connection.attach(checked))
 
     def options(self, **options: Any) -> Options:
         """An object whose ``submit`` and ``map`` use these options and pass all keywords on to the function.

@@ -85,6 +85,8 @@ class Connection(Ledger):
         self.secret = secret
         #: by channel, who takes the frames that come on it, on the I/O thread
         self.channels: dict[str, Callable[[list[bytes]], None]] = {}
+        #: by channel, what stands for a kernel on this machine
+        self.ends: dict[str, Any] = {}
         self.routes: dict[int, Callable[[DataPart], None]] = {}
         #: by which data may move; see `futurebroker.data.ways`
         self.ways: frozenset[str] = frozenset((transfer or {}).get("ways", WAYS))
@@ -147,6 +149,8 @@ class Connection(Ledger):
         else:
             await self._io.run_async(self._close())
         self.fail(CancelledError("the client was closed"))
+        for end in self.ends.values():
+            end.close()
         self._io.stop()
         self.callbacks.stop()
         self.part()
@@ -296,7 +300,7 @@ class Connection(Ledger):
     def _go_on(self) -> None:
         """Another scheduler goes on where the former stopped; what was only asked has to be asked again."""
         logger.warning("the scheduler at %s was restarted, and goes on", hide_password(self.url))
-        self._replies.fail(FuturebrokerError("the scheduler was restarted before it answered; ask again"))
+        self._replies.fail(SchedulerRestartedError())
         for number, route in list(self.routes.items()):
             route(DataPart(number, "", 0, -1, b""))
         self.outbox.go_on()

@@ -1,4 +1,4 @@
-"""Makes clients dask's default scheduler, without importing dask: that is waited for.
+"""Makes clients dask's default scheduler and known to joblib, without importing either: that is waited for.
 
 The last client that was made with ``set_as_default`` and is open is the default; when none is left, what the program
 had set before is again. Where dask is imported later, it is told then.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
-from types import ModuleType
 from typing import Any, Final
+
+from futurebroker.client.imports import when_imported
 
 #: the module of dask that holds its settings
 _CONFIG: Final = "dask.config"
+_JOBLIB: Final = "joblib.parallel"
+#: name of our backend there, and the module it is in
+BACKEND: Final = "futurebroker"
+_BACKEND_HOME: Final = "futurebroker.client.joblib_backend"
 _SCHEDULER, _SHUFFLE = "scheduler", "dataframe.shuffle.method"
 _MISSING: Final = object()
 
@@ -25,13 +26,13 @@ _MISSING: Final = object()
 _clients: list[weakref.ref[Any]] = []
 #: what the program had set before the first of them
 _before: dict[str, Any] = {}
-_watching = False
 
 
 def become(client: Any) -> None:
     """Have dask compute by ``client`` unless told otherwise."""
     _clients.append(weakref.ref(client))
-    _when_imported(_apply)
+    when_imported(_CONFIG, _apply)
+    when_imported(_JOBLIB, _register)
 
 
 def step_down(client: Any) -> None:
@@ -44,6 +45,11 @@ def step_down(client: Any) -> None:
 def serve_tasks() -> None:
     """In an executor: have dask compute by the client of the task that asks."""
     become(_TASKS)
+
+
+def _register() -> None:
+    """Tell joblib where the backend is; it loads it when somebody chooses it."""
+    sys.modules[_JOBLIB].EXTERNAL_BACKENDS[BACKEND] = lambda: import_module(_BACKEND_HOME).register()
 
 
 def _apply() -> None:
@@ -78,56 +84,3 @@ class _TaskScheduler:
 
 
 _TASKS = _TaskScheduler()
-
-
-# -- waiting for dask ------------------------------------------------------------------------------------------------
-
-
-def _when_imported(call: Callable[[], None]) -> None:
-    global _watching
-    if _CONFIG in sys.modules and getattr(sys.modules[_CONFIG], "set", None) is not None:
-        call()
-    elif not _watching:
-        _watching = True
-        sys.meta_path.insert(0, _Watcher(call))
-
-
-class _Watcher(MetaPathFinder):
-    """Finds nothing itself: it sees that dask's settings are imported, and is told when that is done."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """See `importlib.abc.MetaPathFinder`."""
-        global _watching
-        if fullname != _CONFIG:
-            return None
-        sys.meta_path.remove(self)
-        _watching = False
-        spec = find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _ThenCall(spec.loader, self._call)
-        return spec
-
-
-class _ThenCall(Loader):
-    """Loads as another does, and then calls."""
-
-    def __init__(self, loader: Loader, call: Callable[[], None]) -> None:
-        self._loader = loader
-        self._call = call
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """See `importlib.abc.Loader`."""
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """See `importlib.abc.Loader`."""
-        self._loader.exec_module(module)
-        self._call()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)

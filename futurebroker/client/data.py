@@ -130,6 +130,20 @@ class DataSender:
         size = frames_size(frames)
         return value if size <= limit else self.move(what, frames, size)
 
+    # -- datasets ----------------------------------------------------------------------------------------------------
+
+    async def store(self, name: str, frames: list[Buffer], blocking: bool) -> Future[Any]:
+        """A future of a pickled value, once a worker or the scheduler has it.
+
+        Raises:
+            DataLostError, FuturebrokerError: it could not be kept; the message says why.
+        """
+        future = await self._put(self._new_key(name), frames, frames_size(frames), (), False, blocking)
+        await settle([future._state], blocking)
+        if future._state.status is not FINISHED:
+            raise future._state.error()
+        return future
+
     # -- one value ---------------------------------------------------------------------------------------------------
 
     def _new_key(self, name: str) -> Key:

@@ -20,9 +20,9 @@ from futurebroker.types import Key
 logger = logging.getLogger("futurebroker.client")
 
 #: bytes asked for at a time
-PART = 256 * 1024
+PART = 512 * 1024
 #: parts asked for ahead
-AHEAD = 4
+AHEAD = 16
 #: seconds without a part after which the transfer starts again, because its holder may be gone
 PATIENCE = 10.0
 #: seconds before a holder that doesn't have the result is asked again; the scheduler mostly says first that it is lost

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from futurebroker.client.calls import PreparedCall
+from futurebroker.client.calls import PreparedCall, PreparedColumn
 from futurebroker.client.futures import CANCELLED, ERROR, FINISHED, LOST, PENDING, UNOPENED, KeyState
 from futurebroker.client.intake import Intake
 from futurebroker.client.remembering import Remembered, known_value
@@ -233,7 +233,7 @@ class Ledger:
             self.states.clear()
             self.dropped = deque(maxlen=0)
 
-    def start_over(self, remembered: Remembered) -> list[PreparedCall | Message]:
+    def start_over(self, remembered: Remembered) -> list[PreparedCall | PreparedColumn | Message]:
         """The scheduler is a new one: what to tell it, in order; the lock is held.
 
         Results that are here and small are given to it, for calls that need them later; what is not settled is
@@ -241,7 +241,7 @@ class Ledger:
         nobody knows how to compute is waited for.
         """
         states = self.states
-        messages: list[PreparedCall | Message] = []
+        messages: list[PreparedCall | PreparedColumn | Message] = []
         given: set[Key] = set()
         for key, state in list(states.items()):
             value = known_value(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from futurebroker.client.calls import task_options
+from futurebroker.client.calls import Terms, task_options
 from futurebroker.client.futures import Future
 from futurebroker.client.submitting import Submitter
 from futurebroker.types import Key
@@ -26,9 +26,14 @@ class Options:
         priority: int = 0,
         pure: bool = False,
         chunksize: int = 1,
+        durable: bool = False,
+        keep: float | None = None,
+        at_most_once: bool = False,
     ) -> None:
         self._submitter = submitter
-        self._options = task_options(workers, allow_other_workers, resources, retries, priority)
+        self._options = task_options(
+            workers, allow_other_workers, resources, retries, priority, Terms.of(durable, keep, at_most_once, None)
+        )
         self._key = key
         self._pure = pure
         self._chunksize = chunksize

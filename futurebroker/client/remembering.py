@@ -65,7 +65,7 @@ class Remembered:
         self._calls = sum(map(_count, self._items))
         self._bytes = sum(map(_size, self._items))
 
-    def take(self, given: Set[Key]) -> dict[Key, PreparedCall | PutValue]:
+    def take(self, given: Set[Key]) -> dict[Key, PreparedCall | PreparedColumn | PutValue]:
         """All that must be sent again, inputs before what depends on them; it is forgotten here.
 
         Args:
@@ -74,11 +74,14 @@ class Remembered:
         items = self._needed(given)
         self._items.clear()
         self._calls = self._bytes = 0
-        again: dict[Key, PreparedCall | PutValue] = {}
+        again: dict[Key, PreparedCall | PreparedColumn | PutValue] = {}
         for item in items:
             # A key that was sent twice stays in its first place: what depends on it may stand between.
             if isinstance(item, PutValue):
                 again[item.key] = item
+                continue
+            if item.conditions is not None:
+                again |= {key: item.part([row]) for row, key in enumerate(item.keys)}
                 continue
             for key, arguments, inputs in zip(item.keys, item.arguments, item.dependencies or repeat(None)):
                 again[key] = (item.call, key, arguments, inputs or None)

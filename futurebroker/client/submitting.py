@@ -9,13 +9,13 @@ from itertools import islice
 from operator import getitem
 from typing import Any, Final
 
-from futurebroker.client.arguments import SCALARS, Packed, pack, pack_column, pack_scalars
+from futurebroker.client.arguments import SCALARS, Packed, pack, pack_column, pack_planned, pack_scalars
 from futurebroker.client.calls import Call, PreparedColumn
 from futurebroker.client.connection import Connection
 from futurebroker.client.data import DataSender
 from futurebroker.client.futures import CANCELLED, ChunkFuture, Future, Home, KeyState
 from futurebroker.protocol.chunks import chunked
-from futurebroker.protocol.messages import INLINE_LIMIT, TaskOptions
+from futurebroker.protocol.messages import INLINE_LIMIT, Await, Conditions, Message, TaskOptions
 from futurebroker.protocol.serialize import name_of
 from futurebroker.protocol.wire import BATCH_BYTES, BATCH_MESSAGES
 from futurebroker.types import Key
@@ -215,6 +215,57 @@ class Submitter:
         outbox.items.append((call, state.key, data, packed.dependencies))
         if not outbox.awake:
             outbox.wake()
+        return Future(state)
+
+    def submit_call(
+        self,
+        call: Call,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        key: Key,
+        conditions: Conditions | None = None,
+        after: tuple[Key, ...] = (),
+    ) -> Future[Any]:
+        """A call under a fresh ``key``, with what is agreed for it.
+
+        Args:
+            after: keys whose results it waits for and doesn't take.
+        """
+        packed = self._pack(call, args, kwargs)
+        if conditions is None and not after:
+            return self._start(call, packed, key)
+        connection = self._connection
+        if connection.ended is not None:
+            connection.check_open()
+        number = next(connection.intake.counter)
+        if not connection.intake.has_room(number):
+            connection.wait_for_room(number)
+        state = KeyState(key, self._home, len(packed.data), inputs=packed.inputs)
+        connection.states[key] = state
+        needs = tuple(dict.fromkeys((*(packed.dependencies or ()), *after)))
+        column = PreparedColumn(call, [key], [packed.data], len(packed.data), [needs] if needs else None, [conditions])
+        connection.outbox.items.append(column)
+        if not connection.outbox.awake:
+            connection.outbox.wake()
+        return Future(state)
+
+    def pack_apart(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+        """The arguments of a call that is sent in another way; `Ref` to calls that are sent with it are found too."""
+        return pack_planned(self._connection, call.name, args, kwargs, self.split)
+
+    def put(self, message: Message) -> None:
+        """Send a message after all that was submitted before."""
+        self._connection.put(message)
+
+    def adopt(self, key: Key) -> Future[Any]:
+        """The future of a key, which may be submitted later and by somebody else."""
+        with self._connection.lock:
+            known = self._known(key)
+            if known is not None:
+                return known
+            state = KeyState(key, self._home, -1)
+            self._connection.states[key] = state
+            self._connection.put(Await([key]))
         return Future(state)
 
     def _known(self, key: Key) -> Future[Any] | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from futurebroker.protocol.conversation import Conversation
 from futurebroker.protocol.endpoint import Endpoint
+from futurebroker.protocol.messages import Message
 from futurebroker.protocol.wire import Header, Kind
 from futurebroker.transport.base import Link
 from futurebroker.types import Peer
@@ -22,6 +24,26 @@ class DurableEndpoint(Endpoint):
     #: whether numbered envelopes are dropped unread; their senders keep them
     is_deaf = False
     _newest: Delivery | None = None
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        #: parties that live in this process and have no session: what takes the messages for each
+        self.inside: dict[str, Callable[[Sequence[Message]], None]] = {}
+
+    def send_all(self, name: str, messages: Sequence[Message]) -> None:
+        """See `Endpoint.send_all`."""
+        inside = self.inside.get(name)
+        if inside is None:
+            super().send_all(name, messages)
+        else:
+            inside(messages)
+
+    def send_lazily(self, name: str, message: Message) -> None:
+        """See `Endpoint.send_lazily`."""
+        if name in self.inside:
+            self.inside[name]([message])
+        else:
+            super().send_lazily(name, message)
 
     def _begin(self, peer: Peer, destination: str) -> Conversation:
         conversation = super()._begin(peer, destination)

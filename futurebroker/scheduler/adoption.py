@@ -48,6 +48,6 @@ def _adopt(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> Non
     task.span = task.kind.expected + placement.OVERHEAD
     worker.processing[task] = None
     worker.occupancy += task.span
-    transitions.take_resources(task, worker)
+    placement.take_resources(task, worker)
     state.send(worker.worker_id, Adopt(task.key, task.attempt))
     state.touched[worker] = None

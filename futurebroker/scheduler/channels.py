@@ -10,16 +10,13 @@ import hmac
 from collections.abc import Callable
 from typing import Any
 
+from futurebroker.exceptions import FuturebrokerError
 from futurebroker.protocol.messages import Answer, Ask, FromPeer, Message, ToPeer
 from futurebroker.scheduler.state import SchedulerState
+from futurebroker.secret import operator_proof
 
 #: the other end of a channel to the scheduler's own process
 SCHEDULER = ""
-
-
-def proof(secret: bytes, channel: str) -> bytes:
-    """What shows that a client knows the operator's secret."""
-    return hmac.digest(secret, f"futurebroker channel {channel}".encode(), "sha256")
 
 
 class Gate:
@@ -42,7 +39,7 @@ class Gate:
                 "IPython kernels are off at a broker that others can reach; set FUTUREBROKER_OPERATOR_SECRET for the "
                 "scheduler and for the client"
             )
-        if not hmac.compare_digest(proof(self._secret, channel), given):
+        if not hmac.compare_digest(operator_proof(self._secret, channel), given):
             return "the operator's secret is not that of the scheduler; set FUTUREBROKER_OPERATOR_SECRET"
         return ""
 
@@ -64,8 +61,12 @@ class Gate:
             if console is None:
                 error = refused
             else:
-                ends[channel] = (peer, SCHEDULER)
-                value = console.open_kernel(about, lambda frames: self._send(peer, FromPeer(channel, frames)))
+                try:
+                    value = console.open_kernel(channel, lambda frames: self._send(peer, FromPeer(channel, frames)))
+                except FuturebrokerError as failure:
+                    error = str(failure)
+                else:
+                    ends[channel] = (peer, SCHEDULER)
         else:
             ends[channel] = (peer, SCHEDULER)
         self._send(peer, Answer(message.number, value, error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from futurebroker.scheduler import placement
+from futurebroker.scheduler import placement, rates
 from futurebroker.scheduler.records import Pool, WorkerRecord
 from futurebroker.scheduler.state import SchedulerState
 from futurebroker.scheduler.transitions import queued_processing
@@ -22,7 +22,8 @@ def dispatch(state: SchedulerState) -> None:
         if task is None:
             del ready[pool]
             continue
-        worker = placement.choose_worker(state, task)
+        rate = task.kind.rate
+        worker = placement.choose_worker(state, task) if rate is None else rates.choose_worker(state, task, rate)
         if worker is None:
             del ready[pool]
             blocked.append(pool)

@@ -1,9 +1,9 @@
 """Writes what the machine noted, and lets out what must not be told before it is written.
 
-Work for workers leaves at once. What tells a client, acknowledges an envelope or frees a result waits for the commit of
-the batch that it follows from, in order. A batch is what collected until the loop went idle, for 5 ms at most, or until
-the batch before was written. A journal that can't be written stops nothing at first; after a moment peers are not
-heard any more, and send again what they said once it can.
+Work for workers leaves at once, but for tasks that must not run twice. What tells a client, acknowledges an envelope or
+frees a result waits for the commit of the batch that it follows from, in order. A batch is what collected until the
+loop went idle, for 5 ms at most, or until the batch before was written. A journal that can't be written stops nothing
+at first; after a moment peers are not heard any more, and send again what they said once it can.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Durability:
         if not self._armed:
             self._arm()
         workers = self._state.workers
-        freed = self._freed
+        freed, guarded = self._freed, self._state.guarded
         now: list[Command] = []
         for command in commands:
             if type(command) is Forget:
@@ -136,7 +136,7 @@ class Durability:
                 assert type(command) is Send
                 message = command.message
                 kind = type(message)
-                if kind in _WAITING:
+                if kind in _WAITING or (guarded and isinstance(message, Run) and message.key in guarded):
                     self._later.append(command)
                     if type(message) is Free:
                         freed.update(message.keys)
@@ -210,6 +210,7 @@ class Durability:
         """Close the batch and write it."""
         facts = self._state.facts or []
         self._state.facts = []
+        self._state.guarded.clear()
         arrived = [(name, self._endpoint.received_up_to(name)) for name in self._arrived]
         now = self._loop.time()
         batch = Batch(VERSION, now, time.time(), facts, self._cursors())

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ from futurebroker.protocol.facts import VERSION, Batch, Cursor, encode_batch
 from futurebroker.protocol.messages import Hello, Inventory, MeetAgain, Welcome
 from futurebroker.protocol.wire import Seal
 from futurebroker.scheduler import resuming
+from futurebroker.scheduler.archives import Archives, default_folder
 from futurebroker.scheduler.commands import Command, WorkersBack
 from futurebroker.scheduler.durability import Durability
 from futurebroker.scheduler.folding import Folding
 from futurebroker.scheduler.presence import Contact
 from futurebroker.scheduler.restoring import Restored, restore
 from futurebroker.scheduler.service import SchedulerService
+from futurebroker.scheduler.state import Policy
 from futurebroker.types import Peer, Role
 
 logger = logging.getLogger("futurebroker.scheduler")
@@ -55,6 +57,9 @@ class Storage:
     standby: bool = False  #: wait for the end of who leads
     journal_limit: int = JOURNAL_LIMIT
     come_back: float = COME_BACK
+    detached_keep: float = 0.0  #: see `state.Policy`
+    #: folder of what is published with ``persist="store"``; None for one beside the database
+    store: str | None = None
 
 
 class DurableScheduler(SchedulerService):
@@ -63,7 +68,8 @@ class DurableScheduler(SchedulerService):
     _endpoint: DurableEndpoint
 
     def __init__(self, storage: Storage, **settings: Any) -> None:
-        super().__init__(**settings)
+        policy = replace(settings.pop("policy", None) or Policy(), detached_keep=storage.detached_keep)
+        super().__init__(policy=policy, **settings)
         self.storage = storage
         #: why it ended, when it wasn't told to
         self.failure: DatabaseError | None = None
@@ -71,6 +77,7 @@ class DurableScheduler(SchedulerService):
         self._durability: Durability | None = None
         self._folding: Folding | None = None
         self._journal: Journal | None = None
+        self._archives = Archives(self.apply)
         #: clients whose sessions go on
         self._resuming: set[str] = set()
         #: workers that were there before and have not yet told what they hold, with the marks of their processes
@@ -123,6 +130,9 @@ class DurableScheduler(SchedulerService):
                 restored.folded_bytes / 2**20, time.monotonic() - began, len(state.tasks),
             )  # fmt: skip
         self._restore_peers(restored)
+        storage = self.storage
+        folder = default_folder(storage.database) if storage.store is None else storage.store
+        await self._archives.open(state, self._endpoint, journal, storage.database, folder, Seal(self._secret))
         resuming.ready(state, journal.epoch, self._loop.time(), self.storage.come_back)
 
     async def _lead(self) -> Journal:
@@ -161,6 +171,7 @@ class DurableScheduler(SchedulerService):
 
     async def _give_up(self) -> None:
         """It did not come to serve: let another."""
+        await self._archives.close()
         if self._durability is not None:
             await self._durability.close()
         elif self._journal is not None:
@@ -174,6 +185,7 @@ class DurableScheduler(SchedulerService):
         """See `SchedulerService.close`."""
         if self._folding is not None:
             await self._folding.close()
+        await self._archives.close()
         if self._durability is not None:
             await self._durability.close()
         await super().close()
@@ -260,6 +272,7 @@ class DurableScheduler(SchedulerService):
 
     def _meet_again(self) -> None:
         """Tell everybody who was there; who reads by a link that ended with the former scheduler comes by itself."""
+        self._archives.tell_inventories()
         for cursor in self.restored.cursors.values():
             peer = Peer(Role(cursor.role), cursor.name, cursor.incarnation)
             forgotten = cursor.role == Role.WORKER

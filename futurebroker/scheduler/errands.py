@@ -48,7 +48,7 @@ class Console(Protocol):
     def run(self, message: RunOnScheduler) -> RanOnScheduler:
         """Call a function."""
 
-    def open_kernel(self, about: dict[str, Any], send: Callable[[list[bytes]], None]) -> dict[str, Any]:
+    def open_kernel(self, channel: str, send: Callable[[list[bytes]], None]) -> dict[str, Any]:
         """Start the IPython kernel, if there is none; what its clients must know."""
 
     def feed(self, channel: str, frames: list[bytes]) -> None:

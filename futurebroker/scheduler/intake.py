@@ -33,6 +33,7 @@ from futurebroker.scheduler import (
     holding,
     keeping,
     placement,
+    rates,
     recording,
     revoking,
     terms,
@@ -100,6 +101,8 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
     tasks = state.tasks
     room = state.policy.client_keys - len(client.wants)
     special = state.expected or state.revoked
+    if pool.options.rate_limit:
+        rates.see_to(function.kind, pool)
     conditions = message.conditions or (None,) * len(message.keys)
     keeps = pool.options.keep or pool.options.unwanted
     for key, args, names, agreed in zip(message.keys, message.args, rows, conditions, strict=True):
@@ -177,6 +180,9 @@ def _submit_known(
         if fault:
             _reject(state, client, task.key, fault)
             return
+    if pool.options.idempotent and task.pool.options.idempotent:
+        want(state, client, task)  # the key says that it is the same, in whatever words
+        return
     lineage = tuple(dependency.key for dependency in task.dependencies)
     same = task.function is function and task.args == args and (lineage == names or task.value is not None)
     if not same:
@@ -261,6 +267,8 @@ def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None
                 undetach(state, task)
                 continue
             task.discard_client(loser)
+            if task.key in state.published.unstored:
+                state.published.ended.append(task.key)
             if loser.client_id:
                 state.send(loser.client_id, KeyCancelled(task.key, reason))
         if not task.needed:

@@ -87,6 +87,7 @@ def check(state: SchedulerState) -> None:
     _check_clients(state)
     _check_functions_and_kinds(state)
     _check_stealing(state)
+    _check_published(state)
     _check_idle(state)
 
 
@@ -111,7 +112,7 @@ def _check_place(state: SchedulerState, task: TaskRecord) -> None:
     worker = task.worker
     if (where is PROCESSING) != (worker is not None):
         _broken(state, "I4", f"{task} has worker {worker}", task)
-    if worker is not None and (state.workers.get(worker.worker_id) is not worker or task not in worker.processing):
+    if worker is not None and (not _is_known(state, worker) or task not in worker.processing):
         _broken(state, "I4", f"{task} and {worker} disagree, or the worker is gone", task)
     if task.attempt > state.attempts or (where is PROCESSING and not task.attempt):
         _broken(state, "I5", f"{task} has attempt {task.attempt} of {state.attempts} that were given", task)
@@ -150,7 +151,7 @@ def _check_result(state: SchedulerState, task: TaskRecord) -> None:
     if task.value is not None and paths:
         _broken(state, "I8", f"{task} is kept by the scheduler and by {list(paths)}", task)
     for worker in paths:
-        if state.workers.get(worker.worker_id) is not worker or task not in worker.holds:
+        if not _is_known(state, worker) or task not in worker.holds:
             _broken(state, "I8", f"{task} and its holder {worker} disagree, or the holder is gone", task)
 
 
@@ -194,6 +195,12 @@ def _check_need(state: SchedulerState, task: TaskRecord) -> None:
         _broken(state, "I11", f"{task} has ended and is still kept for nobody", task)
 
 
+def _is_known(state: SchedulerState, worker: WorkerRecord) -> bool:
+    """Whether the worker is connected, or is an archive, or stands for those of a former scheduler's time."""
+    known = state.workers.get(worker.worker_id) or state.archives.get(worker.worker_id)
+    return known is worker or worker is state.nowhere
+
+
 # -- pools and workers ---------------------------------------------------------------------------------------------
 
 
@@ -232,7 +239,7 @@ def _check_ready(state: SchedulerState, pool: Pool, waiting: list[TaskRecord]) -
     if pool.stranded and names:
         task = next(iter(pool.stranded))
         _broken(state, "I25", f"{task} could run on {names}", task)
-    if waiting:
+    if waiting and not state.holding and all(task.kind.rate is None for task in waiting):
         for worker in names:
             if placement.has_room(worker) and placement.has_resources(worker, pool):
                 _broken(state, "I25", f"{waiting[0]} is ready, and {worker} has room", waiting[0])
@@ -288,7 +295,8 @@ def _check_stealing(state: SchedulerState) -> None:
         for task in worker.processing:
             pool = task.pool
             soft = pool.options.allow_other_workers and placement.offers(worker, pool)
-            if not soft and not placement.may_run(pool, worker):
+            # What it takes from may have changed since.
+            if not soft and worker.queues is None and not placement.may_run(pool, worker):
                 _broken(state, "I29", f"{task} is on {worker}, where it must not run", task)
 
 
@@ -332,15 +340,30 @@ def _check_functions_and_kinds(state: SchedulerState) -> None:
                 _broken(state, "I22", f"{kind.name} counts {count} {where.value}, but has {states[kind, where]}")
 
 
+def _check_published(state: SchedulerState) -> None:
+    """I8 and I11: datasets that are to be stored are known as such, and archives hold what they are said to."""
+    published = state.published
+    waiting = {key: set(names) for key, names in published.unstored.items()}
+    unstored = {(key, name) for name, dataset in published.datasets.items() for key in dataset.unstored}
+    if unstored != {(key, name) for key, names in waiting.items() for name in names} or not all(waiting.values()):
+        _broken(state, "I11", f"{unstored} are to be stored, believed are {waiting}")
+    if any(not set(asker.names) <= set(published.datasets) for asker in published.askers):
+        _broken(state, "I11", "somebody waits for a dataset that is gone")
+    for archive in state.archives.values():
+        if archive.processing or any(archive not in task.holder_paths() for task in archive.holds):
+            _broken(state, "I8", f"{archive} is said to hold or run what it doesn't")
+
+
 def _check_idle(state: SchedulerState) -> None:
     """I17 and I26: lists that are worked off within an event are empty, and name nobody who is gone."""
-    if state.begun or state.check or state.touched or state.frees or state.commands or state.ended_parents:
+    ended = state.ended_parents or state.published.ended
+    if state.begun or state.check or state.touched or state.frees or state.commands or ended:
         _broken(state, "I26", "something was left for the next event")
     if any(state.workers.get(worker.worker_id) is not worker for worker in state.roomy):
         _broken(state, "I17", "a worker that is gone would be given work")
     for key, claim in state.claims.items():
         makers = (*claim.holders, *claim.runners)
-        if key in state.tasks or any(state.workers.get(one.worker_id) is not one for one in makers):
+        if key in state.tasks or not all(_is_known(state, one) for one in makers):
             _broken(state, "I26", f"{key} is claimed, and known or held by a worker that is gone")
     if any(key not in state.tasks for key in state.families):
         _broken(state, "I26", "a task that is gone still keeps what it submitted")

@@ -18,9 +18,17 @@ def keep(state: SchedulerState, task: TaskRecord) -> None:
         task.add_client(state.detached)
 
 
+def keep_detached(state: SchedulerState, task: TaskRecord) -> None:
+    """What ran for nobody has ended; somebody may still ask for it by its key."""
+    seconds = state.policy.detached_keep
+    if seconds and not task.pool.options.keep:
+        task.add_client(state.holder(KEPT))
+        ended(state, task)
+
+
 def ended(state: SchedulerState, task: TaskRecord) -> None:
     """A kept task has a result or has failed: from now on its time runs."""
-    seconds = task.pool.options.keep
+    seconds = task.pool.options.keep or state.policy.detached_keep
     line = state.ended.get(seconds)
     if line is None:
         line = state.ended[seconds] = deque()

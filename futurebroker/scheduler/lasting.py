@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from futurebroker.protocol.messages import Failure, PlannedCall
-from futurebroker.scheduler import checkpoint, keeping, revoking
+from futurebroker.scheduler import beat, checkpoint, keeping, revoking
 from futurebroker.scheduler.records import TaskRecord, Terms
 from futurebroker.scheduler.state import UNFINISHED, SchedulerState
 from futurebroker.types import Key
@@ -94,6 +94,19 @@ def read_revoked(state: SchedulerState, rows: Any) -> None:
     state.revoked.update((key, at - state.clock_offset) for key, at in rows.items())
 
 
+def write_beat(state: SchedulerState) -> list[Any]:
+    """Schedules, with their last moments."""
+    return [[planned.entry, planned.last, planned.runs] for planned in state.beat.values()]
+
+
+def read_beat(state: SchedulerState, rows: Any) -> None:
+    """They go on where they were."""
+    for row, last, runs in rows:
+        beat.resume(state, msgspec.convert(row, beat.Entry), last, runs)
+
+
+checkpoint.EXTRAS["beat"] = (write_beat, read_beat)
 checkpoint.EXTRAS["terms"] = (write_terms, read_terms)
 checkpoint.EXTRAS["ended"] = (write_ended, read_ended)
+checkpoint.EXTRAS["groups"] = (lambda state: state.groups, lambda state, rows: state.groups.update(rows))
 checkpoint.EXTRAS["revoked"] = (write_revoked, read_revoked)

@@ -29,6 +29,7 @@ from futurebroker.scheduler import (
     resuming,
     rounds,
     stealing,
+    storing,
     tending,
     terms,
     transitions,
@@ -50,7 +51,8 @@ from futurebroker.scheduler.commands import (
     WorkersBack,
     WorkerSuspected,
 )
-from futurebroker.scheduler.records import ClientRecord, Pool, TaskRecord, WorkerRecord
+from futurebroker.scheduler.eligibility import refresh, refresh_all
+from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, Policy, SchedulerState
 from futurebroker.states import WorkerStatus
 from futurebroker.types import ClientId
@@ -77,15 +79,30 @@ class SchedulerMachine:
         if now >= state.timers.due:
             state.timers.run_due(now)
             recording.ticked(state)
+        if state.internal or state.requeued:
+            _say_internal(state)
         while state.begun:
             transitions.compute(state, state.begun.pop(0))
+        if state.published.ended:
+            storing.look(state)
         if state.check or state.ended_parents:
             families.settle(state)
-        if (state.ready or state.touched) and not state.holding:
+        if state.holding:
+            state.touched.clear()  # all are looked at once nothing is held any more
+        elif state.ready or state.touched:
             dispatch.dispatch(state)
         if state.laden and state.roomy and state.policy.stealing:
             stealing.steal(state)
         return state.take_commands()
+
+
+def _say_internal(state: SchedulerState) -> None:
+    """Apply what the machine says to itself, as a client would; look anew who takes what."""
+    while state.internal:
+        client_said(state, state.internal.pop(0))
+    if state.requeued:
+        state.requeued = False
+        refresh_all(state)
 
 
 # -- clients -------------------------------------------------------------------------------------------------------
@@ -155,7 +172,7 @@ def worker_joined(state: SchedulerState, event: WorkerJoined) -> None:
     worker = state.workers[event.worker] = WorkerRecord(event.worker, event.info)
     placement.open_window(state, worker)
     for pool in state.pools.values():
-        _refresh(state, pool)
+        refresh(state, pool)
     tending.worker_joined(state, worker)
     placement.update_room(state, worker)
     observe.answer_counts(state)
@@ -184,7 +201,7 @@ def _set_status(state: SchedulerState, worker: WorkerRecord, status: WorkerStatu
     worker.status = status
     if changes:
         for pool in state.pools.values():
-            _refresh(state, pool)
+            refresh(state, pool)
 
 
 def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
@@ -196,6 +213,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     worker = state.workers.pop(event.worker, None)
     if worker is None:
         return
+    state.apps.pop(event.worker, None)
     state.roomy.pop(worker, None)
     state.touched.pop(worker, None)
     state.laden.pop(worker, None)
@@ -203,7 +221,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     worker.status = WorkerStatus.CLOSING
     worker.pipeline.clear()
     for pool in state.pools.values():
-        _refresh(state, pool)
+        refresh(state, pool)
     # An input that goes with the worker makes a task look as if it had not begun: choose before.
     begun = (task for task in worker.processing if not task.waiting_on and task.function is not None)
     blamed = [task for task in begun if task not in worker.away][: worker.slots]
@@ -232,27 +250,19 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
 def _take_from_lost(state: SchedulerState, worker: WorkerRecord, task: TaskRecord, *, blame: bool) -> None:
     if task.function is None:
         transitions.processing_refused(state, task, f"worker {worker.name} was lost on the way")
-    elif blame:
+    elif blame or task.pool.at_most_once:  # which of them had begun nobody can tell
         recording.died(state, worker, task, "WorkerLostError", "")
         reports.count_death(state, task, worker, "WorkerLostError", "")
     else:
         transitions.pull_back(state, task, tell=False)
 
 
-def _refresh(state: SchedulerState, pool: Pool) -> None:
-    """Workers came or went: who may run this pool's tasks, and are they ready or stranded now."""
-    placement.refresh_eligible(state, pool)
-    if pool.eligible:
-        for task in tuple(pool.stranded):
-            transitions.no_worker_queued(state, task)
-    else:
-        for task in tuple(pool.queue):
-            transitions.queued_no_worker(state, task)
-
-
 def worker_said(state: SchedulerState, event: WorkerSaid) -> None:
     """Apply a worker's messages, in order."""
     worker = state.workers.get(event.worker)
+    if worker is None and event.worker in state.archives:
+        storing.said(state, state.archives[event.worker], event)
+        return
     if worker is None:
         state.counters["stranger"] += sum(1 for _ in event.messages)
         return

@@ -7,19 +7,17 @@ queue or variable, and for a while of whoever took them out, until that client w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler import recording, sharing, transitions
+from futurebroker.scheduler import recording, sharing
 from futurebroker.scheduler.records import ClientRecord
 from futurebroker.scheduler.shared import Mailbox, Request, Slate
-from futurebroker.scheduler.state import RELEASED, SchedulerState
+from futurebroker.scheduler.state import SchedulerState
+from futurebroker.scheduler.wants import TRANSIT, hand_over, hold, let_go
 from futurebroker.types import ClientId, Key
-
-#: what is kept for who took it out
-TRANSIT = "transit"
 
 
 class Put(Request):
@@ -35,54 +33,6 @@ class Take(Request):
 
     most: int = 1  #: items; 0: all that are there, without waiting
     least: int = 1  #: items to wait for
-
-
-# -- keys ----------------------------------------------------------------------------------------------------------
-
-
-def _hold(state: SchedulerState, place: str, keys: Iterable[Key]) -> None:
-    """Keep the results of ``keys`` on behalf of ``place``, once more for each that is kept there already."""
-    counts = state.shared.kept.setdefault(place, Counter())
-    for key in keys:
-        task = state.tasks.get(key)
-        if task is None:
-            continue
-        counts[key] += 1
-        task.add_client(state.holder(place))
-        if task.state is RELEASED:
-            transitions.compute(state, task)
-    if not counts:
-        del state.shared.kept[place]
-
-
-def _let_go(state: SchedulerState, place: str, keys: Iterable[Key]) -> None:
-    counts = state.shared.kept.get(place)
-    if counts is None:
-        return
-    holder = state.holder(place)
-    for key in keys:
-        if key not in counts:
-            continue
-        counts[key] -= 1
-        if counts[key]:
-            continue
-        del counts[key]
-        task = state.tasks.get(key)
-        if task is not None:
-            task.discard_client(holder)
-            if not task.needed:
-                state.check.append(task)
-    if not counts:
-        del state.shared.kept[place]
-        state.drop_holder(place)
-
-
-def _hand_over(state: SchedulerState, place: str, keys: list[Key]) -> None:
-    """What ``place`` kept is on its way to a client, which will soon say that it wants it."""
-    if keys:
-        _hold(state, TRANSIT, keys)
-        _let_go(state, place, keys)
-        state.timers.at(state.now + sharing.KEPT, partial(_let_go, state, TRANSIT, keys))
 
 
 # -- queues --------------------------------------------------------------------------------------------------------
@@ -107,11 +57,11 @@ def _queue_put(state: SchedulerState, client: ClientRecord, number: int, about: 
         return
     mailbox = _mailbox(state, about.name, about.maxsize)
     if about.op not in mailbox.putters:
-        _hold(state, f"queue:{about.name}", about.keys)
+        hold(state, f"queue:{about.name}", about.keys)
     if mailbox.maxsize and len(mailbox.items) >= mailbox.maxsize:
         sharing.wait(state, mailbox.putters, client, number, about)
         if about.op not in mailbox.putters:  # it wouldn't wait
-            _let_go(state, f"queue:{about.name}", about.keys)
+            let_go(state, f"queue:{about.name}", about.keys)
         return
     mailbox.items.append((about.item, about.keys))
     sharing.answer(state, client.client_id, number, about.op, True)
@@ -151,7 +101,7 @@ def _give(state: SchedulerState, name: str, mailbox: Mailbox, client: ClientId, 
     count = len(mailbox.items) if not about.most else min(about.most, len(mailbox.items))
     items = [mailbox.items.popleft() for _ in range(count)]
     for _, keys in items:
-        _hand_over(state, f"queue:{name}", keys)
+        hand_over(state, f"queue:{name}", keys)
     sharing.answer(state, client, number, about.op, [item for item, _ in items])
 
 
@@ -159,12 +109,12 @@ def _queue_close(state: SchedulerState, client: ClientRecord, number: int, about
     mailbox = state.shared.mailboxes.pop(about.name, None)
     if mailbox is not None:
         for _, keys in mailbox.items:
-            _let_go(state, f"queue:{about.name}", keys)
+            let_go(state, f"queue:{about.name}", keys)
         for line in (mailbox.putters, mailbox.takers):
             for op in list(line):
                 waiting = sharing.leave(state, line, op)
                 if line is mailbox.putters:
-                    _let_go(state, f"queue:{about.name}", waiting.about.keys)
+                    let_go(state, f"queue:{about.name}", waiting.about.keys)
                 state.send(waiting.client, Answer(waiting.number, None, f"the queue {about.name} was closed"))
     state.send(client.client_id, Answer(number, True))
 
@@ -181,9 +131,9 @@ def queue_size(state: SchedulerState, name: str) -> int:
 def _variable_set(state: SchedulerState, client: ClientRecord, number: int, about: Put) -> None:
     slate = state.shared.slates.setdefault(about.name, Slate())
     before, slate.item = slate.item, (about.item, about.keys)
-    _hold(state, f"variable:{about.name}", about.keys)
+    hold(state, f"variable:{about.name}", about.keys)
     if before is not None:
-        _hand_over(state, f"variable:{about.name}", before[1])  # somebody may have got it just now
+        hand_over(state, f"variable:{about.name}", before[1])  # somebody may have got it just now
     state.send(client.client_id, Answer(number, True))
     while slate.line:
         waiting = sharing.leave(state, slate.line, next(iter(slate.line)))
@@ -201,7 +151,7 @@ def _variable_get(state: SchedulerState, client: ClientRecord, number: int, abou
 def _variable_delete(state: SchedulerState, client: ClientRecord, number: int, about: Request) -> None:
     slate = state.shared.slates.get(about.name)
     if slate is not None and slate.item is not None:
-        _hand_over(state, f"variable:{about.name}", slate.item[1])
+        hand_over(state, f"variable:{about.name}", slate.item[1])
         slate.item = None
         if not slate.line:
             del state.shared.slates[about.name]
@@ -215,7 +165,7 @@ def client_gone(state: SchedulerState, client: ClientId) -> None:
     """A client is gone for good; what it put somewhere stays."""
     for name, mailbox in state.shared.mailboxes.items():
         for op in [op for op, waiting in mailbox.putters.items() if waiting.client == client]:
-            _let_go(state, f"queue:{name}", sharing.leave(state, mailbox.putters, op).about.keys)
+            let_go(state, f"queue:{name}", sharing.leave(state, mailbox.putters, op).about.keys)
         sharing.drop_client(state, mailbox.takers, client)
     for slate in state.shared.slates.values():
         sharing.drop_client(state, slate.line, client)
@@ -251,7 +201,7 @@ def load(state: SchedulerState, value: Any) -> None:
         state.shared.kept[place] = Counter(counts)
     transit = list(state.shared.kept.get(TRANSIT, Counter()).elements())
     if transit:
-        state.timers.at(state.now + sharing.KEPT, partial(_let_go, state, TRANSIT, transit))
+        state.timers.at(state.now + sharing.KEPT, partial(let_go, state, TRANSIT, transit))
     state.shared.answers.update(answers)
 
 

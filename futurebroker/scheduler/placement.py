@@ -113,6 +113,12 @@ def has_resources(worker: WorkerRecord, pool: Pool) -> bool:
     )
 
 
+def take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
+    """Book what a task needs of its worker while it runs there."""
+    for name, amount in task.pool.resources.items():
+        worker.used[name] = worker.used.get(name, 0.0) + amount
+
+
 # -- where it starts soonest ---------------------------------------------------------------------------------------
 
 
@@ -198,7 +204,7 @@ def can_follow(task: TaskRecord, worker: WorkerRecord) -> bool:
     """Whether a waiting task may be sent to ``worker`` ahead of its inputs: all that are missing are made there."""
     if task.state is not WAITING or task.pool.resources or worker not in task.pool.eligible:
         return False
-    if task.terms is not None and task.terms.due:
+    if task.kind.rate is not None or (task.terms is not None and task.terms.due):
         return False
     for dependency in task.dependencies:
         if dependency.state is not MEMORY and (dependency.state is not PROCESSING or dependency.worker is not worker):

@@ -38,6 +38,12 @@ def said(state: SchedulerState, client: ClientRecord, message: Any) -> None:
         _note_said(state, client, message)
 
 
+def accepted(state: SchedulerState, client: ClientRecord, message: Any) -> None:
+    """What a client said, which isn't noted by `said`, is about to be applied."""
+    if state.facts is not None:
+        _note_said(state, client, message)
+
+
 def _want_claimed(state: SchedulerState, client: ClientRecord, message: m.Want) -> None:
     """Keys that are known only because a worker still has them are wanted patiently, when this is replayed."""
     claimed = [key for key in message.keys if key in state.claims]
@@ -71,7 +77,9 @@ def _note_said(state: SchedulerState, client: ClientRecord, message: Any) -> Non
 def reported(state: SchedulerState, worker: WorkerRecord, message: Any) -> None:
     """A report counts: it is of the attempt that the scheduler holds for its task."""
     facts = state.facts
-    if facts is None or type(message) in _SOFT_REPORTS:
+    if facts is None:
+        return
+    if type(message) in _SOFT_REPORTS and not state.tasks[message.key].pool.at_most_once:
         return
     if type(message) is Finished and message.value is not None and len(message.value) > KEEP_LIMIT:
         task = state.tasks[message.key]
@@ -129,6 +137,7 @@ def ticked(state: SchedulerState) -> None:
 
 
 def begun(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> None:
-    """A task that must not run twice is sent to a worker."""
+    """A task that must not run twice is sent to a worker, once this is written."""
     if state.facts is not None:
+        state.guarded.add(task.key)
         state.facts.append(Begun(state.now, task.key, worker.worker_id, task.attempt))

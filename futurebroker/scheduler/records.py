@@ -229,13 +229,16 @@ class Terms:
 class Kind:
     """What the scheduler knows of all tasks with the same name: how many stand where, and how long they take."""
 
-    __slots__ = ("counts", "duration", "ended", "errors", "name", "nbytes")
+    __slots__ = ("counts", "duration", "ended", "errors", "is_rate_set", "limits", "name", "nbytes", "rate")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.duration: float | None = None  #: mean seconds in user code, newest runs first
         self.ended = 0  #: runs that finished or raised
         self.errors = 0  #: runs that raised
+        self.rate: Any = None  #: a `rates.Rate`, if runs may not begin at any time
+        self.is_rate_set = False  #: whether somebody has said what it is
+        self.limits: tuple[float, float] | None = None  #: soft and hard time limit, in place of those submitted
         self.nbytes = 0  #: of results that workers hold, each copy counted
         self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
 
@@ -322,13 +325,25 @@ class ReadyQueue:
 class Pool:
     """Tasks with the same restrictions: which workers may run them, and the ready ones in order."""
 
-    __slots__ = ("eligible", "options", "queue", "resources", "restricted", "stranded", "tasks", "terms", "token")
+    __slots__ = (
+        "at_most_once",
+        "eligible",
+        "options",
+        "queue",
+        "resources",
+        "restricted",
+        "stranded",
+        "tasks",
+        "terms",
+        "token",
+    )
 
     def __init__(self, token: bytes, options: TaskOptions) -> None:
         self.token = token  #: what `SchedulerState.pools` knows it by
         self.options = options
         self.resources: dict[str, float] = options.resources or {}  #: amounts each of its tasks takes while it runs
         #: whether not every worker will do, or not at any time; see `placement.refresh_eligible`
+        self.at_most_once = options.at_most_once
         self.restricted = bool(options.workers or options.resources)
         #: of runs of its tasks, but for those that have terms of their own
         self.terms = (
@@ -379,7 +394,9 @@ class WorkerRecord:
         "resources",
         "away",
         "slots",
+        "soft_time_limit",
         "status",
+        "time_limit",
         "used",
         "watched",
         "window",
@@ -396,6 +413,9 @@ class WorkerRecord:
         self.used: dict[str, float] = {}  #: resources taken by what is processing
         #: queues it takes tasks from; None: all
         self.queues: dict[str, None] | None = None if info.get("queues") is None else dict.fromkeys(info["queues"])
+        #: seconds that tasks of apps may run if nothing else is said; 0: any time
+        self.time_limit = float(info.get("time_limit") or 0.0)
+        self.soft_time_limit = float(info.get("soft_time_limit") or 0.0)
         self.info = info
         self.status = WorkerStatus.RUNNING
         self.processing: dict[TaskRecord, None] = {}  #: sent and not reported back, in the order sent

@@ -43,8 +43,10 @@ def ask_holder(state: SchedulerState, asker: str, message: DataWanted) -> None:
     holder = message.holder
     if not holder and task is not None:
         living = [worker for worker in task.holder_paths() if worker.status is not WorkerStatus.SUSPECT]
+        # What an archive has, others that have it too give faster.
+        living.sort(key=lambda worker: worker.worker_id in state.archives)
         holder = living[0].worker_id if living else ""
-    if holder in state.workers or holder in state.clients:
+    if holder in state.workers or holder in state.clients or holder in state.archives:
         wanted = DataWanted(message.transfer, message.key, message.offset, message.length, holder, asker)
         if holder in state.workers:
             state.workers[holder].asked[asker, message.transfer, message.offset] = message.key
@@ -60,5 +62,5 @@ def holder_lost(state: SchedulerState, worker: WorkerRecord) -> None:
 
 
 def _pass_on(state: SchedulerState, message: DataPart) -> None:
-    if message.asker in state.workers or message.asker in state.clients:
+    if message.asker in state.workers or message.asker in state.clients or message.asker in state.archives:
         state.send(message.asker, message)

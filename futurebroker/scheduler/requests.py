@@ -10,13 +10,17 @@ from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
 from futurebroker.scheduler import (
+    beat,
     copying,
+    datasets,
     families,
     leases,
     mailboxes,
     observe,
+    outcomes,
     revoking,
     rounds,
+    steering,
     stories,
     tending,
     viewing,
@@ -27,7 +31,10 @@ from futurebroker.scheduler.state import SchedulerState
 #: topic -> what answers ``about`` from the state; TypeError, AttributeError and ValueError become the answer's error
 QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **observe.TOPICS,
+    **outcomes.TOPICS,
+    **beat.TOPICS,
     **revoking.TOPICS,
+    **steering.TOPICS,
     **viewing.TOPICS,
     **copying.QUESTIONS,
     **families.QUESTIONS,
@@ -35,16 +42,19 @@ QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **tending.QUESTIONS,
     **leases.QUESTIONS,
     **mailboxes.QUESTIONS,
+    **datasets.QUESTIONS,
 }
 
 #: topic -> what takes the request up; it sends the Answer itself, now or after a later event
 REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "wait_for_workers": observe.wait_for_workers,
+    **beat.REQUESTS,
     **copying.REQUESTS,
     **rounds.REQUESTS,
     **tending.REQUESTS,
     **leases.REQUESTS,
     **mailboxes.REQUESTS,
+    **datasets.REQUESTS,
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from futurebroker.scheduler import claims, placement, recording, relay, transitions
+from futurebroker.scheduler import claims, placement, recording, relay, reports, storing, transitions
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import NO_WORKER, PROCESSING, QUEUED, RELEASED, UNFINISHED, WAITING, SchedulerState
 
@@ -63,7 +63,7 @@ def finish(state: SchedulerState) -> None:
     state.holding = False
     for task in tuple(stand_in.processing):
         if task.worker is stand_in:
-            _take_back(state, task)
+            _take_back(state, stand_in, task)
     for task in tuple(stand_in.holds):
         task.discard_holder(stand_in)
         if task.holders is None:
@@ -75,6 +75,7 @@ def finish(state: SchedulerState) -> None:
                 if dependency.state is RELEASED:
                     recording.needed(state, dependency)
                     transitions.compute(state, dependency)
+    storing.resume(state)
     asked, state.asked_of_nowhere = state.asked_of_nowhere, []
     for asker, message in asked:
         relay.ask_holder(state, asker, message)
@@ -83,9 +84,12 @@ def finish(state: SchedulerState) -> None:
         state.touched[worker] = None
 
 
-def _take_back(state: SchedulerState, task: TaskRecord) -> None:
+def _take_back(state: SchedulerState, stand_in: WorkerRecord, task: TaskRecord) -> None:
     """A task that a worker which didn't come back was known to have."""
     if task.function is None:
         transitions.processing_refused(state, task, "it was on its way when the scheduler was restarted")
+    elif task.pool.at_most_once:
+        recording.died(state, stand_in, task, "WorkerLostError", "")
+        reports.count_death(state, task, stand_in, "WorkerLostError", "")
     else:
         transitions.pull_back(state, task, tell=False)

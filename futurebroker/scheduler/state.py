@@ -15,6 +15,7 @@ from futurebroker.scheduler.chronicle import Chronicle
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.moments import Moments
 from futurebroker.scheduler.operations import Note, Operations
+from futurebroker.scheduler.published import Published
 from futurebroker.scheduler.recent import Recent
 from futurebroker.scheduler.records import (
     ORDER_BITS,
@@ -64,6 +65,7 @@ class Policy:
     client_keys: int = 20_000_000  #: keys a client may want at a time, finished or not
     claim_grace: float = 30.0  #: seconds that clients and workers get to meet again at a restarted scheduler
     client_bytes: int = 1 << 30  #: bytes of arguments a client may have unfinished
+    detached_keep: float = 0.0  #: seconds for which the end is kept of what `fire_and_forget` was called for
 
 
 class Claim:
@@ -118,6 +120,16 @@ class SchedulerState:
         self.expected: dict[Key, dict[ClientRecord, None]] = {}
         #: keys that must not be run, and since when; see `revoking`
         self.revoked: dict[Key, float] = {}
+        #: what executors told of their apps, by worker
+        self.apps: dict[WorkerId, dict[str, Any]] = {}
+        #: schedules, by name; see `beat`
+        self.beat: dict[str, Any] = {}
+        #: what the scheduler has to say to itself before this event ends
+        self.internal: list[Any] = []
+        #: whether workers have changed what they take
+        self.requeued = False
+        #: ids of results that belong together, by the id they were saved under
+        self.groups: dict[str, Any] = {}
         #: what must be added to `now` for seconds since 1970
         self.clock_offset = 0.0
         #: encoded options -> the pool of all tasks with these options; see `placement.pool_for`
@@ -134,6 +146,10 @@ class SchedulerState:
         self.touched: dict[WorkerRecord, None] = {}
         #: what clients and tasks share by name; see `leases` and `mailboxes`
         self.shared = Shared()
+        #: published datasets; see `datasets`
+        self.published = Published()
+        #: holders of results in this process that run nothing, by name; see `storing`
+        self.archives: dict[str, WorkerRecord] = {}
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
         #: (key, worker that is to have a copy) -> who asked for that
@@ -158,6 +174,8 @@ class SchedulerState:
         self.chronicle: Chronicle | None = None
         #: what must survive and has not been taken by the journal; None without one
         self.facts: list[AnyFact] | None = None
+        #: tasks of which it has to be written that they were sent before they are
+        self.guarded: set[Key] = set()
         #: stands for workers of a former scheduler's time, while it isn't known which of them are still there
         self.nowhere: WorkerRecord | None = None
         #: who asked for data that the stand-in holds, and for which

@@ -13,10 +13,13 @@ def tell_end(state: SchedulerState, task: TaskRecord, message: Message) -> None:
     for client in task.each_client():
         if client is state.detached:
             undetach(state, task)
+            keeping.keep_detached(state, task)
         elif client is state.kept:
             keeping.ended(state, task)
         elif client.client_id:
             state.send(client.client_id, message)
+    if task.key in state.published.unstored:
+        state.published.ended.append(task.key)
 
 
 def undetach(state: SchedulerState, task: TaskRecord) -> None:

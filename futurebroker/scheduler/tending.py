@@ -278,6 +278,13 @@ def pass_on(state: SchedulerState, client: ClientRecord, message: Ask) -> None:
     state.commands.append(PassOn(client.client_id, message))
 
 
+def named_workers(state: SchedulerState, names: list[str] | None) -> list[str]:
+    """The ids of the workers that are called so; None or nothing means all."""
+    if strange := rounds.unknown(state, names):
+        raise ValueError(strange)
+    return [worker.worker_id for worker in rounds.named(state, names)]
+
+
 # -- how many workers there should be ----------------------------------------------------------------------------------
 
 
@@ -315,6 +322,7 @@ def adaptive_target(state: SchedulerState, about: dict[str, Any]) -> dict[str, A
 
 #: see `requests.QUESTIONS` and `requests.REQUESTS`
 QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
+    "named_workers": named_workers,
     "add_environment": add_environment,
     "list_environments": list_environments,
     "adaptive_target": adaptive_target,

@@ -57,16 +57,20 @@ def agree(state: SchedulerState, task: TaskRecord, conditions: Conditions) -> No
             known.children = [*(known.children or ()), task.key]
 
 
-def run_terms(task: TaskRecord) -> RunTerms | None:
-    """What a run of the task is told beyond the call."""
-    terms = task.terms
-    if terms is None:
-        return task.pool.terms
+_NO_TERMS = Terms()
+
+
+def run_terms(task: TaskRecord, worker: WorkerRecord) -> RunTerms:
+    """What a run of the task on ``worker`` is told beyond the call."""
+    terms = task.terms or _NO_TERMS
     options = task.pool.options
+    soft, hard = task.kind.limits or (options.soft_time_limit, options.time_limit)
+    if options.keep or options.unwanted:
+        soft, hard = soft or worker.soft_time_limit, hard or worker.time_limit
     return RunTerms(
         terms.retries,
-        options.soft_time_limit,
-        options.time_limit,
+        soft,
+        hard,
         task.deaths > 0,
         terms.request,
         terms.deals_with,
@@ -77,7 +81,10 @@ def run_message(task: TaskRecord, worker: WorkerRecord, function: FunctionRecord
     """What sends the task to ``worker``."""
     dependencies = task.dependencies
     inputs = tuple([_input(dependency, worker) for dependency in dependencies]) if dependencies else ()
-    terms = task.pool.terms if task.terms is None else run_terms(task)
+    if task.terms is None and task.kind.limits is None and not (worker.time_limit or worker.soft_time_limit):
+        terms = task.pool.terms
+    else:
+        terms = run_terms(task, worker)
     return Run(task.key, task.attempt, function.digest, task.args, inputs, task.order, terms)
 
 

@@ -122,7 +122,7 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     worker.processing[task] = None
     worker.occupancy += span
     if task.pool.resources:
-        take_resources(task, worker)
+        placement.take_resources(task, worker)
     sent = len(worker.processing) - len(worker.away)
     if sent > worker.slots and (worker.occupancy >= worker.window or sent >= worker.limit):
         state.roomy.pop(worker, None)
@@ -130,18 +130,14 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     if function.digest not in worker.functions:
         worker.functions.add(function.digest)
         state.send(worker.worker_id, AddFunction(function.digest, function.kind.name, function.code))
+    if task.pool.at_most_once:
+        recording.begun(state, task, worker)
     state.send(worker.worker_id, run_message(task, worker, function))
     if task.dependents is not None:
         for dependent in task.each_dependent():
             if dependent.state is WAITING and len(dependent.dependencies) <= placement.PIPELINE_DEPENDENCIES:
                 worker.pipeline.append(dependent)
                 state.touched[worker] = None
-
-
-def take_resources(task: TaskRecord, worker: WorkerRecord) -> None:
-    """Book what a task needs of its worker while it runs there."""
-    for name, amount in task.pool.resources.items():
-        worker.used[name] = worker.used.get(name, 0.0) + amount
 
 
 def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished) -> None:

@@ -31,8 +31,8 @@ from futurebroker.worker.commands import (
 )
 
 #: bytes asked for at a time, and how many such pieces ahead
-PART_BYTES = 256 * 1024
-PARTS_AHEAD = 4
+PART_BYTES = 512 * 1024
+PARTS_AHEAD = 16
 #: bytes a value must have for its time to tell of the network, and weight of the newest in the mean
 WORTH_MEASURING = 256 * 1024
 NEWEST = 0.3

@@ -30,6 +30,7 @@ from futurebroker.logs import start_logging
 from futurebroker.protocol.messages import INLINE_LIMIT
 from futurebroker.protocol.serialize import Buffer, dump_frames, frames_size, layout, loads, loads_writable
 from futurebroker.worker import inspecting, standing, tasklink
+from futurebroker.worker.apps import close_app, open_app
 from futurebroker.worker.coroutines import CoroutineRunner
 from futurebroker.worker.failures import failure_of
 from futurebroker.worker.later import RunAgain, current_terms, say
@@ -126,7 +127,7 @@ class Executor:
         listener = threading.Thread(target=self._listen, name="control", daemon=True)
         for thread in (*threads, listener):
             thread.start()
-        standing.begin(self._place, self._setup.store)
+        standing.begin(self._place, self._setup.store, self._owns_process)
         tasklink.register(self._host.address, self._offer_link)
         self._profiler.start()
         self._tell(Ready(os.getpid()))
@@ -145,7 +146,7 @@ class Executor:
     # -- tasks ------------------------------------------------------------------------------------------------------
 
     def _read(self, slot: Slot) -> None:
-        say.set(self._say)
+        say.set(self.say)
         receive, seats = self._data.recv, self._seats
         slot.thread = threading.get_ident()
         while True:
@@ -402,7 +403,8 @@ class Executor:
         else:
             self._tell(Called(call.number, data))
 
-    def _say(self, topic: str, key: str, about: Any) -> None:
+    def say(self, topic: str, key: str, about: Any) -> None:
+        """Tell the scheduler something about a task, or about this executor."""
         self._tell(Saying(topic, key, about))
 
     def _tell(self, record: Control) -> None:
@@ -490,6 +492,11 @@ def main() -> None:
     if setup.log_level:
         start_logging(setup.log_level, setup.log_format, fields=lambda: _log_fields(setup.worker))
     import_module(DASK).serve_tasks()
+    about = open_app(setup.app)
     # What is imported by now stays: the user's collections needn't walk it.
     gc.freeze()
-    Executor(data, control, setup, owns_process=True).run()
+    executor = Executor(data, control, setup, owns_process=True)
+    if about is not None:
+        executor.say("app", "", about)
+    executor.run()
+    close_app(setup.app)

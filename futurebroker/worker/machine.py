@@ -25,6 +25,7 @@ from futurebroker.worker.memory import UNLIMITED, Memory, MemoryPlan
 from futurebroker.worker.packets import Result
 from futurebroker.worker.records import GONE, READY, SENT, WAITING, ExecutorRecord, TaskRecord
 from futurebroker.worker.retiring import Retiring
+from futurebroker.worker.wear import Wear
 
 
 class WorkerMachine(Attempts):
@@ -56,6 +57,7 @@ class WorkerMachine(Attempts):
         self.memory = Memory(plan, self.store, self.executors, self._emit, new_path, self._is_occupied)
         self.arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)), ways)
         self._drained = False
+        self.wear = Wear(self._emit, self.memory.executing)
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """What is to be done about ``event``, in this order."""
@@ -253,6 +255,8 @@ class WorkerMachine(Attempts):
             count += 1
         if count:
             costs.observe(function, cost / count, count)
+        if executor is not None and self.wear:
+            self.wear.reported(executor, len(event.results))
 
     def _reported_otherwise(self, task: TaskRecord | None, result: Result, executor: int) -> None:
         """A result of a task with inputs, one that isn't wanted, one in a file, or none."""
@@ -349,7 +353,7 @@ class WorkerMachine(Attempts):
 
     def _dispatch(self) -> None:
         executors = self.executors.values()
-        share = 1 if self.memory.paused else self.dispatcher.share(executors)
+        share = 1 if self.memory.paused or self.wear else self.dispatcher.share(executors)
         while (
             self.memory.may_start and (chosen := self.dispatcher.next_packet(executors, share, self._now)) is not None
         ):

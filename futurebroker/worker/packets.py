@@ -110,6 +110,7 @@ class Setup(Control, tag=1):
     path: list[str] = []  #: for the end of sys.path
     log_level: str = ""  #: empty: what tasks log is the user's own business
     log_format: str = "text"
+    app: str = ""  #: what ``-A`` names
     cluster: str = ""
     broker_is_local: bool = False  #: whether the broker's address is on loopback
     room: str = ""  #: path of the file with the bytes that a value in memory may have

@@ -22,11 +22,12 @@ from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.exceptions import FuturebrokerError, RefusedError
 from futurebroker.processes import process_mark
 from futurebroker.protocol.member import HEARTBEAT_INTERVAL, Member
-from futurebroker.protocol.messages import Happened, Message, Said, Welcome
+from futurebroker.protocol.messages import Happened, Message, Welcome
 from futurebroker.secret import is_loopback
 from futurebroker.states import WorkerStatus
 from futurebroker.types import Role
 from futurebroker.worker import commands
+from futurebroker.worker.apps import AppHost, AppPlan
 from futurebroker.worker.commands import Event
 from futurebroker.worker.executors import Executor
 from futurebroker.worker.figures import task_counts
@@ -113,6 +114,7 @@ class WorkerService:
         transfer: dict[str, Any] | None = None,
         processes: bool = True,
         local_folder: str | None = None,
+        app: AppPlan | None = None,
         make_link: LinkFactory = Member,
     ) -> None:
         self.id = f"w-{random_names.token_hex(6)}"
@@ -123,6 +125,7 @@ class WorkerService:
         self._transfer = transfer or {}
         self._memory = (memory_limit, memory_share, thresholds or {}, local_folder, processes)
         self.processes = processes
+        self._app = AppHost(app or AppPlan(), lambda message: self._link.send(message))
         self._where: dict[str, Any] = {"url": url, "cluster": cluster, "secret": secret}
         self._make_link = make_link
         self._status = WorkerStatus.RUNNING
@@ -169,6 +172,7 @@ class WorkerService:
         self._files = ValueFiles(self._folder.path, self._upkeep.disk.path)
         self._transfers = Transfers(self._transfer, self._where, self._files, self._feed, self._loop)
         self._machine = WorkerMachine(self.name, self._files.new_path, self._upkeep.plan, self._transfers.ways)
+        self._machine.wear.limit(self._app.plan.max_tasks, self._app.plan.max_bytes)
         self._transfers.start(self._machine.store, self._machine.memory)
         self._all_ready = self._loop.create_future()
         where = self._where
@@ -200,6 +204,7 @@ class WorkerService:
                 raise FuturebrokerError(f"the executors of worker {self.name} weren't ready in {timeout:g} s") from None
             raise
         self.started = True
+        self._app.tell(joined=True)
         self._beat()
 
     async def finished(self) -> None:
@@ -268,6 +273,7 @@ class WorkerService:
         )
         self._upkeep.set_up(setup)
         setup.cluster, setup.broker_is_local = self._where["cluster"], is_loopback(self._where["url"])
+        setup.app = self._app.plan.name
         executor = self._running[number] = Executor(number, setup, self, self._loop)
         if self.processes:
             executor.start_process(self._environment(), python)
@@ -322,7 +328,7 @@ class WorkerService:
 
     def said(self, saying: Saying) -> None:
         """See `ExecutorEvents`."""
-        self._link.send(Said(saying.topic, saying.key, saying.about))
+        self._app.said(saying)
 
     def ended(self, executor: Executor, how: str) -> None:
         """See `ExecutorEvents`."""
@@ -370,6 +376,7 @@ class WorkerService:
         self._interval = welcome.settings.get("heartbeat", HEARTBEAT_INTERVAL)
         if fresh:
             self._feed(commands.Fresh())
+        self._app.tell(joined=self.started, fresh=fresh)
 
     def heard(self, round_trip: float) -> None:
         """See `MemberEvents`."""
@@ -401,6 +408,7 @@ class WorkerService:
             "executors": self.executors,
             "threads": self.threads,
             "slots": self.executors * self.threads,
+            **self._app.info(),
             "resources": self.resources,
             "memory_limit": self._upkeep.limit.nbytes or None,
             "python": platform.python_version(),

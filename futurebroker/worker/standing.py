@@ -24,11 +24,19 @@ _lock = threading.Lock()
 _plugins: dict[tuple[str, str], Any] = {}
 #: by worker, the folder for uploaded files; it goes with the worker's store
 _folders: dict[str, Path] = {}
+_own_stores: dict[str, Path] = {}
 
 
-def begin(place: Place, store: str) -> None:
+def begin(place: Place, store: str, owns_process: bool) -> None:
     """An executor of this worker begins."""
     _folders[place.id] = Path(store) / "files"
+    if owns_process:
+        _own_stores[place.id] = Path(store)
+
+
+def own_store(worker_id: str) -> Path | None:
+    """The folder of this worker's stored values, if this process is an executor of its own."""
+    return _own_stores.get(worker_id)
 
 
 def set_up(name: str, plugin: Any) -> None:

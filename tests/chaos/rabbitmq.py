@@ -16,8 +16,8 @@ class RabbitMQ:
     """See the top of this file; `stop` leaves nothing of it."""
 
     def __init__(self) -> None:
-        # Not below a folder of ours alone: as root we start it as a user who must get through.
-        self._place = tempfile.TemporaryDirectory(prefix="chaos-rabbitmq-")
+        # Not below a folder of ours alone, as a test's are: as root we start it as a user who must get through.
+        self._place = tempfile.TemporaryDirectory(prefix="chaos-rabbitmq-", dir="/tmp")
         Path(self._place.name).chmod(0o711)
         self._folder = Path(self._place.name) / "services"
         self.url = ""

@@ -148,8 +148,8 @@ def run(plan: Plan, folder: Path) -> dict[str, Any]:
     if not plan.own_rabbitmq:
         return _run(plan, folder, plan.broker, None)
     rabbitmq = RabbitMQ()
-    rabbitmq.start()
     try:
+        rabbitmq.start()
         return _run(plan, folder, rabbitmq.url, rabbitmq)
     finally:
         rabbitmq.stop()

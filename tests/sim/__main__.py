@@ -16,6 +16,7 @@ def main() -> int:
     parser.add_argument(
         "--restarts", action=argparse.BooleanOptionalAction, default=True, help="whether the scheduler crashes as well"
     )
+    parser.add_argument("--durable", action="store_true", help="the scheduler has a journal, which fails as well")
     parser.add_argument("--digests", action="store_true", help="print the digest of each run")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     options = parser.parse_args()
@@ -27,6 +28,7 @@ def main() -> int:
             HARSH_QUIET if options.harsh else QUIET,
             options.harsh,
             options.restarts,
+            options.durable,
         )
         try:
             digest = scenario.run()

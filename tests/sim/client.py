@@ -31,6 +31,7 @@ class SimClient:
         self.line = Line(world, weather, hub, name, False, {"user": name})
         self.line.near.deliver = self._deliver
         self.line.on_fresh = self.start_over
+        self.line.on_resumed = self.go_on
         self.alive = True
         self.planned = 0  #: things it has not done yet
         #: key -> the value, the failure, or None while it is open
@@ -152,6 +153,12 @@ class SimClient:
             m.Release([key for key in keys if key not in self.futures]),
             m.Cancel([key for key in keys if key in self.cancelled]),
         ])  # fmt: skip
+
+    def go_on(self) -> None:
+        """Another scheduler goes on where one stopped, as the real client does: ask what became of what is open."""
+        if self.alive:
+            self._held.clear()
+            self.line.near.send([m.Want(sorted(self.open)), m.Detach(list(self._detached))])
 
     def forgotten(self) -> None:
         """What this client had is lost to it, because it crashed."""

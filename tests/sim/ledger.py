@@ -28,7 +28,7 @@ from futurebroker.states import WorkerStatus
 from futurebroker.types import ClientId, Key, WorkerId
 
 #: reports that end an attempt
-ENDINGS = (m.Finished, m.Erred, m.ExecutorDied, m.GaveBack, m.InputsMissing)
+ENDINGS = (m.Finished, m.Erred, m.ExecutorDied, m.GaveBack, m.InputsMissing, m.Continue)
 
 
 #: states in which a client that wants the task has been told
@@ -84,7 +84,7 @@ class CommandLedger:
                 self._to_worker(command.peer, command.message)
             elif command.peer in self.state.clients:
                 self._to_client(command.peer, command.message)
-            else:
+            elif command.peer not in self.state.archives:
                 broken("I17", f"{command} goes to nobody")
         self._agree()
 
@@ -98,7 +98,7 @@ class CommandLedger:
                 keys = [message.key] if hasattr(message, "key") else []
             self._named.update(keys)
             for key in keys:
-                if isinstance(message, (m.Submit, m.Want, m.PutValue, m.PutFile, m.PutPart)):
+                if isinstance(message, (m.Submit, m.Want, m.Await, m.PutValue, m.PutFile, m.PutPart)):
                     if getattr(message, "offset", 0) == 0:
                         told[key] = False
                 elif isinstance(message, m.Release):
@@ -114,7 +114,10 @@ class CommandLedger:
                 del self.in_flight[message.key]
                 self._accept(message)
                 if isinstance(message, m.GaveBack):
-                    self.stolen += (message.key, message.attempt) in self.asked.get(event.worker, ())
+                    task = self.state.tasks.get(message.key)
+                    is_revoked = task is not None and task.terms is not None and bool(task.terms.revoked)
+                    asked = self.asked.get(event.worker, ())
+                    self.stolen += (message.key, message.attempt) in asked and not is_revoked
             else:
                 stale += not isinstance(message, m.InputsMissing)
         if stale and stale == len(messages):
@@ -166,7 +169,7 @@ class CommandLedger:
             if any(state.tasks[key].waiting_on for key, _ in message.tasks):
                 broken("I29", f"{message} asks {worker} for what follows on something made there")
             self.asked[worker_id] = set(message.tasks)
-        elif isinstance(message, m.Drop):
+        elif isinstance(message, (m.Drop, m.Kill)):
             if self.in_flight.get(message.key) == (worker_id, message.attempt):
                 del self.in_flight[message.key]
         elif isinstance(message, m.Free):
@@ -221,6 +224,7 @@ class CommandLedger:
             broken("I6", f"in flight are {self.in_flight}, believed are {processing}")
         for client_id, client in state.clients.items():
             wants = {task.key for task in client.wants}
+            wants |= {key for key, clients in state.expected.items() if client in clients}
             if wants != self.told.get(client_id, {}).keys():
                 broken("I28", f"{client_id} wants {self.told.get(client_id)}, believed are {wants}")
             for task in client.wants:

@@ -40,6 +40,10 @@ class End:
         self.session = Session()
         self.connected = False
         self.closed = False
+        #: drops what arrives, as if it had been lost
+        self.deaf = False
+        #: what an end and those that go on with its session have in common
+        self.conversation: object = self
         self.deliver: Callable[[list[Any]], None] = lambda messages: None
         self._batch: list[m.Message] = []
         self._transmit = transmit
@@ -55,12 +59,18 @@ class End:
 
     def receive(self, sequence: int, ack: int, body: bytes) -> None:
         """An envelope came out of the line."""
-        if self.closed:
+        if self.closed or self.deaf:
             return
         bodies = self.session.receive(sequence, ack, body, self.world.now)
         self._arm()
         for each in bodies:
             self.deliver(m.decode(self.direction, each))
+        if self.session.ack_overdue():
+            self._tick()
+
+    def look(self) -> None:
+        """An acknowledgement may be due."""
+        self._arm()
         if self.session.ack_overdue():
             self._tick()
 
@@ -133,6 +143,7 @@ class Line:
         self.near = End(world, "to_worker" if is_worker else "to_client", self._to_hub)
         self.far: End | None = None
         self.on_fresh: Callable[[], None] = lambda: None
+        self.on_resumed: Callable[[], None] = lambda: None
         self._known: End | None = None  #: whom the peer was last welcomed by
 
     # -- connecting -------------------------------------------------------------------------------------------------
@@ -179,11 +190,18 @@ class Line:
         if generation != self.generation or self.welcomed or end is not self.far:
             return
         self.welcomed = True
+        resumed = False
         if self._known is not None and end is not self._known:
-            self.near.begin_anew()
-            self.on_fresh()
+            resumed = end.conversation is self._known.conversation
+            if resumed:
+                self.near.session.receive_anew()
+            else:
+                self.near.begin_anew()
+                self.on_fresh()
         self._known = end
         self.near.open(received)
+        if resumed:
+            self.on_resumed()
 
     # -- carrying ---------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from futurebroker.protocol.messages import INLINE_LIMIT, KEEP_LIMIT, Failure, TaskOptions
 from tests.sim.client import SimClient
+from tests.sim.durable import DurableSimScheduler
 from tests.sim.network import Weather
 from tests.sim.oracle import ALWAYS, Call, Node, Oracle
 from tests.sim.scheduler import SimScheduler
@@ -46,6 +47,7 @@ class Scenario:
         quiet_within: virtual seconds within which faults stop.
         harsh: as much trouble as there may be.
         restarts: the scheduler is among what breaks.
+        durable: it has a journal, which breaks as well.
     """
 
     def __init__(
@@ -55,11 +57,12 @@ class Scenario:
         quiet_within: float = QUIET,
         harsh: bool = False,
         restarts: bool = True,
+        durable: bool = False,
     ) -> None:
         self.world = World(seed, show)
         self.random = self.world.random
         self.weather = Weather()
-        self.scheduler = SimScheduler(self.world)
+        self.scheduler = DurableSimScheduler(self.world) if durable else SimScheduler(self.world)
         self.hosts: dict[str, dict[str, bytes]] = {}
         self.workers: list[SimWorker] = []
         self.clients: list[SimClient] = []
@@ -67,6 +70,7 @@ class Scenario:
         self.quiet_at = self.random.uniform(0.3, quiet_within)
         self._harsh = harsh
         self._with_restarts = restarts
+        self._durable = durable
         self._raised: Counter[str] = Counter()
         self._deaths = DEATHS
         self._crashes = 0
@@ -186,6 +190,8 @@ class Scenario:
         ]
         if self._with_restarts:
             faults.append(self._restart_scheduler)
+        if isinstance(self.scheduler, DurableSimScheduler):
+            faults += [self._restart_scheduler, self.scheduler.fail]
         for _ in range(8 if self._harsh else random.choice((0, 1, 3, 6))):
             self.world.after(random.uniform(0.2, 1) * self.quiet_at, random.choice(faults))
         self.world.after(self.quiet_at, self._quiet)
@@ -262,6 +268,7 @@ class Scenario:
             self._run()
         except Exception as error:
             how = " --harsh" * self._harsh + " --no-restarts" * (not self._with_restarts)
+            how += " --durable" * self._durable
             raise SimulationFailed(self.world.seed, f"{type(error).__name__}: {error}", how) from error
         return self.world.digest
 

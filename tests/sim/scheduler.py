@@ -12,6 +12,7 @@ from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
     ClientSaid,
+    Command,
     Event,
     Forget,
     Tick,
@@ -66,6 +67,11 @@ class SimScheduler(Hub):
             self.ledger.check(event, commands)
         self.departures += isinstance(event, WorkerLost)
         self.losses += isinstance(event, WorkerLost) and not event.expected
+        self.let_out(commands)
+        self._set_tick()
+
+    def let_out(self, commands: list[Command]) -> None:
+        """Carry commands out."""
         outgoing: dict[str, list[Any]] = {}
         for command in commands:
             if isinstance(command, Forget):
@@ -80,8 +86,6 @@ class SimScheduler(Hub):
                 self._send(peer)
             else:  # frees ride along, as in the service
                 self.world.after(LAZY, partial(self._send, peer))
-
-        self._set_tick()
 
     def _set_tick(self) -> None:
         machine, due = self.machine, self.machine.state.timers.due

@@ -75,12 +75,10 @@ def run(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
 def datasets(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     """Published datasets: what there is, how large, by whom."""
     try:
-        answer = site.collector.ask("datasets")
+        rows: list[dict[str, Any]] = site.collector.ask("datasets")
     except UnansweredError as error:
-        unknown = "unknown topic" in str(error)
-        return {"rows": [], "trouble": "" if unknown else str(error), "offered": not unknown}
-    rows = answer if isinstance(answer, list) else list(answer.values()) if isinstance(answer, dict) else []
-    return {"rows": rows, "trouble": "", "offered": True}
+        return {"rows": [], "trouble": str(error)}
+    return {"rows": rows, "trouble": ""}
 
 
 def profile(site: Site, args: Mapping[str, str]) -> dict[str, Any]:

@@ -89,6 +89,7 @@ from futurebroker.protocol.messages.terms import (
     Kill,
     OnFailure,
     PlannedCall,
+    Resize,
     RunTerms,
     Said,
 )
@@ -187,6 +188,7 @@ __all__ = [
     "Refused",
     "Release",
     "Replicate",
+    "Resize",
     "RestartExecutors",
     "ResultHolds",
     "Retry",
@@ -227,7 +229,7 @@ FromWorker = (
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
-    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor | Kill
+    | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor | Kill | Resize
     | CallExecutors | Inspect | RestartExecutors | Prepare | ParcelPart
 )  # fmt: skip
 ToClient = (

@@ -79,3 +79,9 @@ class Kill(Message, tag=154):
 
     key: Key
     attempt: int
+
+
+class Resize(Message, tag=155):
+    """To a worker: have so many executors more, or fewer."""
+
+    more: int

@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
+from kombu.exceptions import OperationalError
+
 from tests.chaos.peers.processes import PeerWorker
 from tests.chaos.proxy import Switchboard, Wire
 from tests.services.links import own_redis
@@ -73,6 +75,9 @@ class CeleryClient:
         try:
             arguments = [one.result(0) if isinstance(one, KeyedFuture) else one for one in future.arguments]
             result = self._task.apply_async(arguments, task_id=future.key, retry=True)
+        except OperationalError:
+            with self._lock:  # the broker is away: later
+                self._waiting.append(future)
         except BaseException as error:  # noqa: BLE001 - the runner counts it
             future.set_exception(error)
         else:

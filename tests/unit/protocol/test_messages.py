@@ -27,7 +27,8 @@ _FAILURE = m.Failure("ValueError", "text", "Traceback", "k", "w1", b"payload", [
 #: a value other than the default, by the name of the field
 SAMPLES: dict[str, Any] = {
     "about": ["k"], "allow_other_workers": True, "args": b"args", "asker": "c1", "at": 1.5, "attempt": 3,
-    "broadcast": True, "graph": "g1", "calls": [m.PlannedCall(b"f" * 16, "k", b"args")],
+    "broadcast": True, "graph": "g1", "more": -1,
+    "calls": [m.PlannedCall(b"f" * 16, "k", b"args")],
     "conditions": [None, m.Conditions(1.5, 2.5, "p", True, b"r")], "delay": 1.5, "of": "k", "retries": 3,
     "terms": m.RunTerms(1, 2.0, 3.0, True, b"r"),
     "code": b"code", "data": b"data", "dependencies": [("k1", "k2"), ()], "digest": b"d" * 16, "duration": 5,

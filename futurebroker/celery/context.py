@@ -1,0 +1,54 @@
+"""`Context`: what a running task knows of its own call, as ``self.request``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: what every request has, whether or not it was given; as in Celery
+_DEFAULTS: dict[str, Any] = {
+    "id": None, "args": None, "kwargs": None, "logfile": None, "loglevel": None, "hostname": None, "retries": 0,
+    "is_eager": False, "called_directly": True, "delivery_info": None, "reply_to": None, "correlation_id": None,
+    "headers": None, "callbacks": None, "errbacks": None, "chain": None, "chord": None, "timelimit": None,
+    "expires": None, "eta": None, "utc": True, "group": None, "group_index": None, "root_id": None, "parent_id": None,
+    "ignore_result": False, "origin": None, "argsrepr": None, "kwargsrepr": None, "shadow": None, "properties": None,
+    "stamps": None, "stamped_headers": None, "replaced_task_nesting": 0, "task": None, "lang": "py",
+}  # fmt: skip
+
+
+class Context:
+    """A request; fields that were not given have Celery's defaults."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__.update(dict(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _DEFAULTS:
+            return _DEFAULTS[name]
+        if name == "children":
+            return self.__dict__.setdefault("children", [])
+        raise AttributeError(f"the request of a task has no {name!r}")
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set fields."""
+        self.__dict__.update(dict(*args, **kwargs))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A field, or ``default``."""
+        return getattr(self, key, default)
+
+    @property
+    def task_id(self) -> Any:
+        return self.id
+
+    @property
+    def time_limit(self) -> Any:
+        """Seconds of the hard limit, if there is one."""
+        return (self.timelimit or (None, None))[0]
+
+    @property
+    def soft_time_limit(self) -> Any:
+        """Seconds of the soft limit, if there is one."""
+        return (self.timelimit or (None, None))[1]
+
+    def __repr__(self) -> str:
+        return f"<Context: {self.__dict__!r}>"

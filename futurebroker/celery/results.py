@@ -1,0 +1,344 @@
+"""`AsyncResult`: the result of a task by Celery's names, states and exceptions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+from futurebroker.celery import local, states
+from futurebroker.celery.exceptions import ChordError
+from futurebroker.client.futures import Future
+from futurebroker.protocol.messages import Failure
+from futurebroker.protocol.serialize import load_failure, loads_writable
+
+#: whether `get` may be called inside a task
+_may_wait: ContextVar[bool] = ContextVar("futurebroker_celery_join", default=False)
+
+
+@contextlib.contextmanager
+def allow_join_result() -> Iterator[None]:
+    """Within this, a task may wait for results."""
+    token = _may_wait.set(True)
+    try:
+        yield
+    finally:
+        _may_wait.reset(token)
+
+
+@contextlib.contextmanager
+def denied_join_result() -> Iterator[None]:
+    """Within this, a task may not wait for results."""
+    token = _may_wait.set(False)
+    try:
+        yield
+    finally:
+        _may_wait.reset(token)
+
+
+def assert_will_not_block() -> None:
+    """Raise RuntimeError inside a task, where waiting for others may wait for ever."""
+    if local.current_task() is not None and not _may_wait.get():
+        raise RuntimeError(
+            "Never call result.get() within a task! See https://docs.celeryq.dev/en/latest/userguide/tasks.html"
+            "#avoid-launching-synchronous-subtasks; allow_join_result() allows it here, where it can't block workers"
+        )
+
+
+class AsyncResult:
+    """The result of a task, by its id; unknown ids are PENDING.
+
+    Args:
+        future: of the same task, if this program has one.
+        parent: the result of what came before it.
+    """
+
+    TimeoutError = TimeoutError
+
+    def __init__(
+        self,
+        id: str,
+        backend: Any = None,
+        task_name: str | None = None,
+        app: Any = None,
+        parent: Any = None,
+        *,
+        future: Future[Any] | None = None,
+        joins: bool = False,
+        ignored: bool = False,
+    ) -> None:
+        if id is None:
+            raise ValueError("AsyncResult requires valid id, not None")
+        self.app = app or local.current_app()
+        self.id = str(id)
+        self.parent = parent
+        self.task_name = task_name
+        self.ignored = ignored
+        self._future = future
+        self._joins = joins
+        self._final: dict[str, Any] | None = None
+
+    # -- the two faces ----------------------------------------------------------------------------------------------
+
+    @property
+    def future(self) -> Future[Any]:
+        """The same result as a `Future`, for `Client.submit`, `as_completed` and all else that takes one."""
+        if self._future is None:
+            self._future = self.app.sender.adopt(self.id)
+        return self._future
+
+    def __task_key__(self) -> str:
+        """As an argument of a call, it stands for its result."""
+        return self.id
+
+    @classmethod
+    def of(cls, future: Future[Any], app: Any = None) -> AsyncResult:
+        """The result of a `Future`."""
+        return cls(future.key, app=app, future=future)
+
+    # -- waiting ----------------------------------------------------------------------------------------------------
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], Any] | None = None,
+        on_message: Any = None,
+        on_interval: Any = None,
+        disable_sync_subtasks: bool = True,
+        EXCEPTION_STATES: Any = None,  # noqa: N803 - Celery's names
+        PROPAGATE_STATES: Any = None,  # noqa: N803
+    ) -> Any:
+        """The result; blocks until it is there.
+
+        Raises:
+            TimeoutError: ``timeout`` seconds went by.
+            Exception: what the task raised, or what it depended on did; unless ``propagate=False`` returns it.
+            RuntimeError: this is a task.
+        """
+        if self.ignored:
+            return None
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        value = self._value(timeout)
+        if isinstance(value, BaseException):
+            if propagate and self.state in states.PROPAGATE_STATES:
+                raise value
+        if callback is not None:
+            callback(self.id, value)
+        return value
+
+    wait = get
+
+    def _value(self, timeout: float | None) -> Any:
+        """The result, or the exception in its place."""
+        future = self.future
+        try:
+            error = future.exception(timeout)
+        except TimeoutError:
+            raise TimeoutError("The operation timed out.") from None
+        return future.result() if error is None else self._translated(error)
+
+    def _translated(self, error: BaseException) -> BaseException:
+        """The exception as Celery has it: of a chord's body that can't run it says so."""
+        cause = self.future._state.cause
+        if isinstance(cause, Failure) and cause.key != self.id and self._is_body():
+            return ChordError(f"Dependency {cause.key} raised {error!r}", cause.key)
+        return error
+
+    def _is_body(self) -> bool:
+        return self._joins or bool(self._meta().get("joins"))
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def _meta(self) -> dict[str, Any]:
+        """What the scheduler knows of it."""
+        if self._final is not None:
+            return self._final
+        meta: dict[str, Any] = self.app.sender.metas([self.id])[0] or {}
+        if meta.get("status") in states.READY_STATES:
+            self._final = meta
+        return meta
+
+    @property
+    def state(self) -> str:
+        """One of Celery's states, or one that the task gave itself."""
+        future = self._future
+        if future is not None and future.done():
+            status = future.status
+            if status == "finished":
+                return states.SUCCESS
+            cause = future._state.cause
+            if status == "error" and isinstance(cause, Failure) and cause.type not in ("Ignore", "Reject"):
+                return states.REVOKED if cause.type == "TaskRevokedError" else states.FAILURE
+        return str(self._meta().get("status", states.PENDING))
+
+    status = state
+
+    @property
+    def result(self) -> Any:
+        """The result, the exception in its place, or what a state of the task's own says."""
+        meta_state = self.state
+        if meta_state in states.READY_STATES:
+            with contextlib.suppress(TimeoutError):
+                return self._value(None)
+        meta = self._meta()
+        custom = meta.get("custom")
+        if custom is not None:
+            return loads_writable(custom)
+        failure = meta.get("failure")
+        return load_failure(as_failure(failure)) if failure is not None else None
+
+    info = result
+
+    @property
+    def traceback(self) -> str | None:
+        """Of the exception, as text."""
+        failure = self._meta().get("failure")
+        return as_failure(failure).traceback if failure is not None else None
+
+    @property
+    def children(self) -> list[AsyncResult] | None:
+        """The results of the tasks it called, and of those that follow it."""
+        children = self._meta().get("children")
+        return None if children is None else [self.app.AsyncResult(key) for key in children]
+
+    def ready(self) -> bool:
+        """Whether it has ended."""
+        return self.state in states.READY_STATES
+
+    def successful(self) -> bool:
+        """Whether it has a result."""
+        return self.state == states.SUCCESS
+
+    def failed(self) -> bool:
+        """Whether it failed."""
+        return self.state == states.FAILURE
+
+    def exists(self) -> bool:
+        """Whether anybody knows of it."""
+        return bool(self._meta())
+
+    def maybe_throw(self, propagate: bool = True, callback: Any = None) -> Any:
+        """Raise if it failed; returns the result."""
+        value = self.result
+        if isinstance(value, BaseException) and propagate and self.state in states.PROPAGATE_STATES:
+            raise value
+        if callback is not None:
+            callback(self.id, value)
+        return value
+
+    maybe_reraise = maybe_throw
+
+    def throw(self, *args: Any, **kwargs: Any) -> None:
+        """Raise what it failed with."""
+        value = self.result
+        if isinstance(value, BaseException):
+            raise value
+
+    task_id = property(lambda self: self.id)
+    name = property(lambda self: self._meta().get("name") or self.task_name)
+    worker = property(lambda self: self._meta().get("worker"))
+    retries = property(lambda self: self._meta().get("retries"))
+    queue = property(lambda self: self._meta().get("queue"))
+    args = property(lambda self: None)
+    kwargs = property(lambda self: None)
+    supports_native_join = True
+
+    @property
+    def date_done(self) -> datetime | None:
+        """When it ended."""
+        done = self._meta().get("date_done")
+        return datetime.fromtimestamp(done, UTC) if done else None
+
+    # -- doing ------------------------------------------------------------------------------------------------------
+
+    def revoke(
+        self, connection: Any = None, terminate: bool = False, signal: Any = None, wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:  # fmt: skip
+        """Don't run it, nor what depends on it; with ``terminate`` it is also ended where it runs."""
+        self.app.control.revoke(self.id, terminate=terminate, signal=signal)
+
+    def forget(self) -> None:
+        """Don't keep the result, nor those before it."""
+        self._final = None
+        self.app.sender.ask("forget_results", [self.id])
+        self._future = None
+        if self.parent is not None:
+            self.parent.forget()
+
+    def then(self, callback: Callable[[Any], Any], on_error: Any = None, weak: bool = False) -> Any:
+        """Call ``callback`` with this result when it is there, or ``on_error`` when it failed."""
+
+        def settled(_: Any) -> None:
+            if self.successful():
+                callback(self)
+            elif on_error is not None:
+                on_error(self)
+
+        self.future.add_done_callback(settled)
+        return callback
+
+    # -- its place --------------------------------------------------------------------------------------------------
+
+    def get_leaf(self) -> Any:
+        """The last result of the first branch below it."""
+        leaf = None
+        for _, node in self.iterdeps():
+            leaf = node.get()
+        return leaf
+
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
+        """(parent, node) of this and all below it."""
+        stack: list[tuple[Any, Any]] = [(None, self)]
+        while stack:
+            parent, node = stack.pop(0)
+            yield parent, node
+            stack.extend((node, child) for child in node.children or [])
+
+    def collect(self, intermediate: bool = False, **kwargs: Any) -> Iterator[tuple[Any, Any]]:
+        """(node, result) of this and all below it."""
+        for _, node in self.iterdeps(intermediate):
+            yield node, node.get(**kwargs)
+
+    def as_tuple(self) -> Any:
+        """Ids, for `result_from_tuple`."""
+        return (self.id, self.parent.as_tuple() if self.parent is not None else None), None
+
+    def as_list(self) -> list[str]:
+        """Its id and those before it."""
+        return [self.id, *(self.parent.as_list() if self.parent is not None else [])]
+
+    def __await__(self) -> Any:
+        return self.future.__await__()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, AsyncResult):
+            return self.id == other.id
+        return self.id == other if isinstance(other, str) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id}>"
+
+    def __copy__(self) -> AsyncResult:
+        return type(self)(self.id, task_name=self.task_name, app=self.app, parent=self.parent)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.id, None, self.task_name, None, self.parent)
+
+
+def as_failure(raw: Any) -> Failure:
+    """A failure that came in an answer."""
+    return raw if isinstance(raw, Failure) else Failure(*raw)

@@ -1,0 +1,215 @@
+"""IPython kernels inside processes of a cluster, reached without a port: each channel is a stream of frames.
+
+A kernel listens on sockets of the file system only, in a folder that only its user can enter. A `Bridge` carries what
+they say as lists of frames, of which the first names the Jupyter channel; whoever makes the bridge brings the frames to
+the client, over the broker. Needs the extra ``futurebroker[ipython]`` where kernels run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from futurebroker.exceptions import FuturebrokerError
+
+#: the channels of Jupyter that kernels have
+CHANNELS = ("shell", "control", "stdin", "iopub")
+#: seconds a kernel may take to begin
+START_TIMEOUT = 30.0
+
+
+class Bridge:
+    """Carries the channels of one kernel as frames; `feed` may be called from any thread.
+
+    Args:
+        addresses: by channel, where the kernel listens.
+        identity: what the kernel knows this end by.
+        send: takes frames for the client, on the bridge's own thread.
+    """
+
+    def __init__(self, addresses: Mapping[str, str], identity: str, send: Callable[[list[bytes]], None]) -> None:
+        self._addresses = addresses
+        self._identity = identity.encode()
+        self._send = send
+        self._waiting: deque[list[bytes]] = deque()
+        self._wake, self._woken = socket.socketpair()
+        self._ready = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="ipython-bridge", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+
+    def feed(self, frames: list[bytes]) -> None:
+        """Frames for the kernel."""
+        self._waiting.append(frames)
+        self._nudge()
+
+    def close(self) -> None:
+        """Carry no more."""
+        self._closed = True
+        self._nudge()
+        self._thread.join()
+        self._wake.close()
+        self._woken.close()
+
+    def _nudge(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wake.send(b"x")
+
+    def _run(self) -> None:
+        zmq = import_module("zmq")
+        context = zmq.Context()
+        sockets: dict[str, Any] = {}
+        poller = zmq.Poller()
+        for channel in CHANNELS:
+            end = sockets[channel] = context.socket(zmq.SUB if channel == "iopub" else zmq.DEALER)
+            if channel == "iopub":
+                end.setsockopt(zmq.SUBSCRIBE, b"")
+            else:
+                # The same for all: a kernel asks for input on stdin by the identity that shell knows.
+                end.setsockopt(zmq.IDENTITY, self._identity)
+            end.linger = 0
+            end.connect(self._addresses[channel])
+            poller.register(end, zmq.POLLIN)
+        poller.register(self._woken.fileno(), zmq.POLLIN)
+        names = {end: channel for channel, end in sockets.items()}
+        self._ready.set()
+        try:
+            while not self._closed:
+                for ready, _ in poller.poll():
+                    told = names.get(ready)
+                    if told is not None:
+                        self._send([told.encode(), *ready.recv_multipart()])
+                        continue
+                    self._woken.recv(4096)
+                    while self._waiting:
+                        name, *frames = self._waiting.popleft()
+                        end = sockets.get(name.decode(errors="replace"))
+                        if end is not None and name != b"iopub":
+                            end.send_multipart(frames)
+        finally:
+            context.destroy(linger=0)
+
+
+class _ByThread:
+    """Standard output of a process in which a kernel lives: what the kernel's threads write goes to its clients."""
+
+    def __init__(self, usual: Any, kernel: Any, is_kernel: Callable[[], bool]) -> None:
+        self._usual = usual
+        self._kernel = kernel
+        self._is_kernel = is_kernel
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kernel if self._is_kernel() else self._usual, name)
+
+
+def _without_pipe(app: Any) -> None:
+    """Keep the kernel from opening a port on loopback, which ipykernel has for the output of forked processes."""
+    module: Any = import_module("ipykernel.kernelapp")
+    usual, make = app.init_iopub, module.IOPubThread
+
+    def init_iopub(context: Any) -> None:
+        module.IOPubThread = lambda socket, **others: make(socket, **{**others, "pipe": False})
+        try:
+            usual(context)
+        finally:
+            module.IOPubThread = make
+
+    app.init_iopub = init_iopub
+
+
+class Kernel:
+    """An IPython kernel on a thread of this process; there can be one a process.
+
+    Args:
+        namespace: what code finds there.
+        base: where to make the folder of its sockets; by default among temporary files.
+    """
+
+    def __init__(self, namespace: dict[str, Any], base: str | None = None) -> None:
+        try:
+            import_module("ipykernel.kernelapp")
+        except ImportError as error:
+            raise FuturebrokerError(
+                "an IPython kernel needs ipykernel where it runs: install futurebroker[ipython] there"
+            ) from error
+        self.key = secrets.token_hex(32)
+        self.namespace = namespace
+        self._folder = tempfile.TemporaryDirectory(prefix="futurebroker-kernel-", dir=base, ignore_cleanup_errors=True)
+        self._begun = threading.Event()
+        self._error: BaseException | None = None
+        self._bridges: dict[str, Bridge] = {}
+        self._app: Any = None
+        self._thread = threading.Thread(target=self._run, name="ipython", daemon=True)
+        self._thread.start()
+        if not self._begun.wait(START_TIMEOUT):
+            raise FuturebrokerError(f"the IPython kernel did not begin within {START_TIMEOUT:g} s")
+        if self._error is not None:
+            raise FuturebrokerError(f"the IPython kernel can't begin: {self._error}") from self._error
+
+    def _run(self) -> None:
+        try:
+            asyncio.set_event_loop(asyncio.new_event_loop())
+            usual = sys.stdout, sys.stderr, sys.displayhook
+            self._app = self._make_app()
+            ours = threading.get_ident()
+
+            def is_kernel() -> bool:
+                return threading.get_ident() == ours
+
+            sys.stdout = _ByThread(usual[0], sys.stdout, is_kernel)
+            sys.stderr = _ByThread(usual[1], sys.stderr, is_kernel)
+        except BaseException as error:  # noqa: BLE001 - it is told to who wants the kernel
+            self._error = error
+            self._begun.set()
+            return
+        self._begun.set()
+        self._app.start()
+
+    def _make_app(self) -> Any:
+        application = import_module("ipykernel.kernelapp").IPKernelApp
+        path = os.path.join(self._folder.name, "kernel")
+        app = application.instance(
+            transport="ipc",
+            ip=path,
+            connection_file=os.path.join(self._folder.name, "connection.json"),
+            user_ns=self.namespace,
+            log_level=50,
+            quiet=True,
+            capture_fd_output=False,
+        )
+        app.session.key = self.key.encode()
+        app.init_signal = lambda: None  # signals belong to the main thread
+        app.init_crash_handler = lambda: None
+        _without_pipe(app)
+        app.initialize([])
+        # An exit typed by a user ends the session, not the process that others rely on.
+        app.shell.ask_exit = lambda *_: None
+        app.kernel.do_shutdown = lambda restart: {"status": "ok", "restart": restart}
+        return app
+
+    def bridge(self, channel: str, send: Callable[[list[bytes]], None]) -> Bridge:
+        """A way to the kernel for one client; one of the same name is kept."""
+        known = self._bridges.get(channel)
+        if known is None:
+            ports = {name: getattr(self._app, f"{name}_port") for name in CHANNELS}
+            addresses = {name: f"ipc://{self._app.ip}-{port}" for name, port in ports.items()}
+            known = self._bridges[channel] = Bridge(addresses, channel, send)
+        return known
+
+    def close(self) -> None:
+        """End the bridges; the kernel ends with its process."""
+        for bridge in self._bridges.values():
+            bridge.close()
+        self._bridges.clear()
+        self._folder.cleanup()

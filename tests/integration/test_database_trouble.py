@@ -1,0 +1,47 @@
+"""A file that can't be written for a while: nobody is told what isn't written, and work goes on by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.troubles import endure
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def test_a_file_that_another_program_has_locked(tmp_path: Path) -> None:
+    """A backup, or somebody who looks into it."""
+    path = tmp_path / "journal.db"
+
+    @contextlib.contextmanager
+    def locked(_scheduler: subprocess.Popen[str]) -> Iterator[None]:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+            other.execute("ROLLBACK")
+
+    said = endure(tmp_path, f"sqlite:///{path}", locked)
+    assert "another process writes to it" in said
+    assert "the journal is written again" in said
+
+
+def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
+    """Played by a limit on how long files of the scheduler may be; it is lifted again."""
+
+    @contextlib.contextmanager
+    def full(scheduler: subprocess.Popen[str]) -> Iterator[None]:
+        soft, hard = resource.prlimit(scheduler.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(scheduler.pid, resource.RLIMIT_FSIZE, (4096, hard))
+        yield
+        resource.prlimit(scheduler.pid, resource.RLIMIT_FSIZE, (soft, hard))
+
+    said = endure(tmp_path, f"sqlite:///{tmp_path}/journal.db", full)
+    assert "the journal can't be written" in said
+    assert "the journal is written again" in said
