@@ -1,7 +1,7 @@
 """What dask.distributed 1.13.0 announced, run here with our names.
 
-Kernels, environments and published datasets have tests of their own; here are the programs of the announcement that
-need nothing but commands, a client and CSV files.
+Kernels and environments have tests of their own; here are the programs of the announcement that need nothing but
+commands, clients and CSV files.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def func() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_accounts_are_read_filtered_persisted_and_looked_at(address: str, tmp_path: Path) -> None:
     """The announcement's own example, with tasks that launch tasks, and parts that are pinned to workers."""
     for number in range(3):
@@ -89,7 +90,56 @@ def test_accounts_are_read_filtered_persisted_and_looked_at(address: str, tmp_pa
         assert client.submit(os.getpid, workers="plain").result(30) != os.getpid()
 
 
+CLIENT_ONE = """
+import dask.dataframe
+from futurebroker import Client
+
+client = Client("{address}")
+df = dask.dataframe.read_csv("accounts-*.csv")
+df2 = df[df.balance < 0]
+df2 = client.persist(df2)
+print(len(df2.head()))
+client.publish_dataset(accounts=df2)
+client.close()
+"""
+
+CLIENT_TWO = """
+from futurebroker import Client
+
+client = Client("{address}")
+print(client.list_datasets())
+df = client.get_dataset("accounts")
+print(df.head().balance.tolist(), len(df))
+client.close()
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_what_one_client_publishes_another_reopens(port: int, tmp_path: Path) -> None:
+    """The two programs of the announcement, one after the other; the second again after a restart of the scheduler."""
+    (tmp_path / "accounts-0.csv").write_text("id,balance\n" + "".join(f"{row},{row - 50}\n" for row in range(100)))
+    address = f"127.0.0.1:{port}"
+    programs = [text.format(address=address) for text in (CLIENT_ONE, CLIENT_TWO)]
+    seen = "('accounts',)\n[-50, -49, -48, -47, -46] 50\n"
+    command = [*FUTUREBROKER, "scheduler", "--port", str(port)]
+    with running(command, tmp_path, **SECRET) as first:
+        lines_until(first, "stop with")
+        worker = [*FUTUREBROKER, "worker", address, "--executors", "1", "--name", "w", "--memory-limit=auto"]
+        with running(worker, tmp_path, **SECRET) as second:
+            lines_until(second, "worker w serves")
+            outputs = [run([sys.executable, "-c", program], tmp_path, **SECRET) for program in programs]
+            assert [(one.stdout, one.returncode) for one in outputs] == [("5\n", 0), (seen, 0)], outputs[1].stderr
+            os.kill(first.pid, signal.SIGKILL)
+            first.wait(10)
+            with running(command, tmp_path, **SECRET) as third:
+                lines_until(third, "stop with")
+                again = run([sys.executable, "-c", programs[1]], tmp_path, **SECRET)
+                assert (again.stdout, again.returncode) == (seen, 0), again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_it_all_goes_on_after_a_restart_of_the_scheduler(port: int, tmp_path: Path) -> None:
     """What was persisted before the scheduler was killed is there after it came back."""
     (tmp_path / "accounts-0.csv").write_text("id,balance\n" + "".join(f"{row},{row - 50}\n" for row in range(100)))
