@@ -1,7 +1,7 @@
 """IPython kernels inside processes of a cluster, reached without a port: each channel is a stream of frames.
 
-A kernel listens on sockets of the file system only, in a folder that only its user can enter. A `Bridge` carries what
-they say as lists of frames, of which the first names the Jupyter channel; whoever makes the bridge brings the frames to
+A kernel listens on sockets of the file system only, in a folder that only its user can enter. A `Carrier` carries what
+they say as lists of frames, of which the first names the Jupyter channel; whoever made it brings the frames to
 the client, over the broker. Needs the extra ``futurebroker[ipython]`` where kernels run.
 """
 
@@ -28,29 +28,38 @@ CHANNELS = ("shell", "control", "stdin", "iopub")
 START_TIMEOUT = 30.0
 
 
-class Bridge:
-    """Carries the channels of one kernel as frames; `feed` may be called from any thread.
+class Carrier:
+    """A thread that carries frames between the sockets of Jupyter's channels and whoever has the other end.
 
     Args:
-        addresses: by channel, where the kernel listens.
-        identity: what the kernel knows this end by.
-        send: takes frames for the client, on the bridge's own thread.
+        sockets: by channel; the carrier's own from now on, with their context.
+        send: takes frames that came from a socket, on the carrier's thread.
+        deaf: the channel on which nothing comes; ``mute`` the one to which nothing is written.
+        echo: the channel whose messages go back as they came.
     """
 
-    def __init__(self, addresses: Mapping[str, str], identity: str, send: Callable[[list[bytes]], None]) -> None:
-        self._addresses = addresses
-        self._identity = identity.encode()
+    def __init__(
+        self,
+        context: Any,
+        sockets: Mapping[str, Any],
+        send: Callable[[list[bytes]], None],
+        *,
+        deaf: str = "",
+        mute: str = "",
+        echo: str = "",
+    ) -> None:
+        self._context = context
+        self._sockets = sockets
         self._send = send
+        self._deaf, self._mute, self._echo = deaf, mute, echo
         self._waiting: deque[list[bytes]] = deque()
         self._wake, self._woken = socket.socketpair()
-        self._ready = threading.Event()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="ipython-bridge", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="futurebroker-ipython", daemon=True)
         self._thread.start()
-        self._ready.wait()
 
     def feed(self, frames: list[bytes]) -> None:
-        """Frames for the kernel."""
+        """Write frames, of which the first names the channel; may be called from any thread."""
         self._waiting.append(frames)
         self._nudge()
 
@@ -68,37 +77,47 @@ class Bridge:
 
     def _run(self) -> None:
         zmq = import_module("zmq")
-        context = zmq.Context()
-        sockets: dict[str, Any] = {}
         poller = zmq.Poller()
-        for channel in CHANNELS:
-            end = sockets[channel] = context.socket(zmq.SUB if channel == "iopub" else zmq.DEALER)
-            if channel == "iopub":
-                end.setsockopt(zmq.SUBSCRIBE, b"")
-            else:
-                # The same for all: a kernel asks for input on stdin by the identity that shell knows.
-                end.setsockopt(zmq.IDENTITY, self._identity)
-            end.linger = 0
-            end.connect(self._addresses[channel])
+        names = {end: channel for channel, end in self._sockets.items() if channel != self._deaf}
+        for end in names:
             poller.register(end, zmq.POLLIN)
         poller.register(self._woken.fileno(), zmq.POLLIN)
-        names = {end: channel for channel, end in sockets.items()}
-        self._ready.set()
         try:
             while not self._closed:
                 for ready, _ in poller.poll():
-                    told = names.get(ready)
-                    if told is not None:
-                        self._send([told.encode(), *ready.recv_multipart()])
-                        continue
-                    self._woken.recv(4096)
-                    while self._waiting:
-                        name, *frames = self._waiting.popleft()
-                        end = sockets.get(name.decode(errors="replace"))
-                        if end is not None and name != b"iopub":
-                            end.send_multipart(frames)
+                    channel = names.get(ready)
+                    if channel is None:
+                        self._woken.recv(4096)
+                        self._write()
+                    elif channel == self._echo:
+                        ready.send_multipart(ready.recv_multipart())
+                    else:
+                        self._send([channel.encode(), *ready.recv_multipart()])
         finally:
-            context.destroy(linger=0)
+            self._context.destroy(linger=0)
+
+    def _write(self) -> None:
+        while self._waiting:
+            name, *frames = self._waiting.popleft()
+            channel = name.decode(errors="replace")
+            if channel in self._sockets and channel != self._mute:
+                self._sockets[channel].send_multipart(frames)
+
+
+def _bridge(addresses: Mapping[str, str], identity: str, send: Callable[[list[bytes]], None]) -> Carrier:
+    """A way to the kernel that listens at ``addresses``, which knows it by ``identity``."""
+    zmq = import_module("zmq")
+    context = zmq.Context()
+    sockets = {channel: context.socket(zmq.SUB if channel == "iopub" else zmq.DEALER) for channel in CHANNELS}
+    for channel, end in sockets.items():
+        if channel == "iopub":
+            end.setsockopt(zmq.SUBSCRIBE, b"")
+        else:
+            # The same for all: a kernel asks for input on stdin by the identity that shell knows.
+            end.setsockopt(zmq.IDENTITY, identity.encode())
+        end.linger = 0
+        end.connect(addresses[channel])
+    return Carrier(context, sockets, send, mute="iopub")
 
 
 class _ByThread:
@@ -148,7 +167,7 @@ class Kernel:
         self._folder = tempfile.TemporaryDirectory(prefix="futurebroker-kernel-", dir=base, ignore_cleanup_errors=True)
         self._begun = threading.Event()
         self._error: BaseException | None = None
-        self._bridges: dict[str, Bridge] = {}
+        self._bridges: dict[str, Carrier] = {}
         self._app: Any = None
         self._thread = threading.Thread(target=self._run, name="ipython", daemon=True)
         self._thread.start()
@@ -198,13 +217,13 @@ class Kernel:
         app.kernel.do_shutdown = lambda restart: {"status": "ok", "restart": restart}
         return app
 
-    def bridge(self, channel: str, send: Callable[[list[bytes]], None]) -> Bridge:
+    def bridge(self, channel: str, send: Callable[[list[bytes]], None]) -> Carrier:
         """A way to the kernel for one client; one of the same name is kept."""
         known = self._bridges.get(channel)
         if known is None:
             ports = {name: getattr(self._app, f"{name}_port") for name in CHANNELS}
             addresses = {name: f"ipc://{self._app.ip}-{port}" for name, port in ports.items()}
-            known = self._bridges[channel] = Bridge(addresses, channel, send)
+            known = self._bridges[channel] = _bridge(addresses, channel, send)
         return known
 
     def close(self) -> None:

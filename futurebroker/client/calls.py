@@ -95,7 +95,9 @@ class PreparedColumn:
         dependencies = None if self.dependencies is None else [self.dependencies[row] for row in rows]
         keys = [self.keys[row] for row in rows]
         conditions = None if self.conditions is None else [self.conditions[row] for row in rows]
-        return PreparedColumn(self.call, keys, arguments, sum(map(len, arguments)), dependencies, conditions)
+        return PreparedColumn(
+            self.call, keys, arguments, sum(map(len, arguments)), dependencies, conditions, self.graph
+        )
 
 
 def task_options(

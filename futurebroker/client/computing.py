@@ -155,7 +155,7 @@ def _send(connection: Connection, rows: Iterator[Row], graph: str) -> None:
     def close() -> None:
         if call is not None:
             dependencies = needs if any(needs) else None
-            outbox.items.append(PreparedColumn(call, keys, arguments, size, dependencies, graph))
+            outbox.items.append(PreparedColumn(call, keys, arguments, size, dependencies, graph=graph))
 
     for key, its, packed in rows:
         if its is not call or size > BATCH_BYTES or len(keys) >= BATCH_MESSAGES:

@@ -11,11 +11,8 @@ import importlib.util
 import json
 import os
 import pkgutil
-import socket
 import subprocess
 import sys
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +21,7 @@ from typing import Any
 from futurebroker.client.calls import worker_names
 from futurebroker.client.core import ClientCore
 from futurebroker.exceptions import FuturebrokerError
-from futurebroker.kernels import CHANNELS
+from futurebroker.kernels import CHANNELS, Carrier
 from futurebroker.protocol.messages import RunOnWorkers, ToPeer
 from futurebroker.protocol.serialize import dumps, load_failure, loads_writable
 from futurebroker.secret import operator_proof
@@ -46,78 +43,30 @@ class LocalEnd:
     """
 
     def __init__(self, name: str, key: str, send: Callable[[list[bytes]], None]) -> None:
-        self._zmq = _need("zmq")
-        paths = _need("jupyter_core.paths")
-        self._send = send
-        self._waiting: deque[list[bytes]] = deque()
-        self._wake, self._woken = socket.socketpair()
-        self._closed = False
-        self._context = self._zmq.Context()
-        kinds = {"iopub": self._zmq.PUB, "hb": self._zmq.REP}
-        self._sockets: dict[str, Any] = {}
+        zmq, paths = _need("zmq"), _need("jupyter_core.paths")
+        context = zmq.Context()
+        kinds = {"iopub": zmq.PUB, "hb": zmq.REP}
+        sockets = {channel: context.socket(kinds.get(channel, zmq.ROUTER)) for channel in (*CHANNELS, "hb")}
         self.info: dict[str, Any] = {"transport": "tcp", "ip": "127.0.0.1", "key": key, "kernel_name": ""}
         self.info["signature_scheme"] = "hmac-sha256"
-        for channel in (*CHANNELS, "hb"):
-            end = self._sockets[channel] = self._context.socket(kinds.get(channel, self._zmq.ROUTER))
+        for channel, end in sockets.items():
             end.linger = 0
             self.info[f"{channel}_port"] = end.bind_to_random_port("tcp://127.0.0.1")
         folder = Path(paths.jupyter_runtime_dir())
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = folder / f"kernel-futurebroker-{name}.json"
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump(self.info, file)
         self.info["connection_file"] = str(path)
-        self._thread = threading.Thread(target=self._run, name="futurebroker-ipython", daemon=True)
-        self._thread.start()
-
-    def feed(self, frames: list[bytes]) -> None:
-        """Frames of the kernel; called on the I/O thread."""
-        self._waiting.append(frames)
-        self._nudge()
+        self._carrier = Carrier(context, sockets, send, deaf="iopub", echo="hb")
+        #: takes frames of the kernel
+        self.feed = self._carrier.feed
 
     def close(self) -> None:
         """Stand for it no more."""
-        self._closed = True
-        self._nudge()
-        self._thread.join()
-        self._wake.close()
-        self._woken.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.info["connection_file"])
-
-    def _nudge(self) -> None:
-        with contextlib.suppress(OSError):
-            self._wake.send(b"x")
-
-    def _run(self) -> None:
-        poller = self._zmq.Poller()
-        for channel, end in self._sockets.items():
-            if channel != "iopub":
-                poller.register(end, self._zmq.POLLIN)
-        poller.register(self._woken.fileno(), self._zmq.POLLIN)
-        names = {end: channel for channel, end in self._sockets.items()}
-        try:
-            while not self._closed:
-                for ready, _ in poller.poll():
-                    told = names.get(ready)
-                    if told == "hb":
-                        ready.send_multipart(ready.recv_multipart())
-                    elif told is not None:
-                        self._send([told.encode(), *ready.recv_multipart()])
-                    else:
-                        self._woken.recv(4096)
-                        self._give_out()
-        finally:
-            self._context.destroy(linger=0)
-
-    def _give_out(self) -> None:
-        while self._waiting:
-            name, *frames = self._waiting.popleft()
-            end = self._sockets.get(name.decode(errors="replace"))
-            if end is not None:
-                end.send_multipart(frames)
+        self._carrier.close()
+        Path(self.info["connection_file"]).unlink(missing_ok=True)
 
 
 class IPython(ClientCore):

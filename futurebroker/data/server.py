@@ -110,6 +110,10 @@ class DataServer:
     def _serve(self, connection: socket.socket) -> None:
         try:
             with contextlib.closing(Channel.accept(connection, self._credentials)) as channel:
+                with self._lock:  # TLS has made another socket of it
+                    self._open.discard(connection)
+                    connection = channel.socket
+                    self._open.add(connection)
                 while not self._closed:
                     self._answer(channel, channel.receive(IDLE))
         except ProtocolError as error:

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from futurebroker.exceptions import FuturebrokerError
-from futurebroker.kernels import Bridge, Kernel
+from futurebroker.kernels import Carrier, Kernel
 from futurebroker.protocol.messages import RanOnScheduler, RunOnScheduler
 from futurebroker.protocol.serialize import dump_failure, dump_frames, layout, loads, loads_writable
 from futurebroker.scheduler import observe
@@ -108,7 +108,7 @@ class Console:
         self.view = SchedulerView(state)
         self.plugins: dict[str, Any] = {}
         self._kernel: Kernel | None = None
-        self._bridges: dict[str, Bridge] = {}
+        self._bridges: dict[str, Carrier] = {}
 
     def run(self, message: RunOnScheduler) -> RanOnScheduler:
         """Call a function on the scheduler's loop, which stands still meanwhile."""

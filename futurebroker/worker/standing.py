@@ -20,7 +20,7 @@ from futurebroker.worker.context import get_worker
 logger = logging.getLogger("futurebroker.worker")
 
 _lock = threading.Lock()
-#: by worker and name; with ``processes=False`` all executors of a worker share them
+#: by executor and name; with ``processes=False`` there are several executors in a process
 _plugins: dict[tuple[str, str], Any] = {}
 #: by worker, the folder for uploaded files; it goes with the worker's store
 _folders: dict[str, Path] = {}
@@ -42,7 +42,7 @@ def own_store(worker_id: str) -> Path | None:
 def set_up(name: str, plugin: Any) -> None:
     """Make ``plugin`` this executor's, and call its ``setup``; a former one of that name is torn down first."""
     worker = get_worker()
-    place = (worker.id, name)
+    place = (_executor(), name)
     with _lock:
         if place in _plugins and _plugins[place] is not plugin:
             _tear_down(place, worker)
@@ -55,7 +55,13 @@ def tear_down(name: str) -> bool:
     """Take the plugin ``name`` away; whether there was one."""
     worker = get_worker()
     with _lock:
-        return _tear_down((worker.id, name), worker)
+        return _tear_down((_executor(), name), worker)
+
+
+def _executor() -> str:
+    """What tells this executor from others."""
+    host = current_task.get()[0].host
+    return host.address if host is not None else ""
 
 
 def _tear_down(place: tuple[str, str], worker: Any) -> bool:
@@ -71,7 +77,7 @@ def end(place: Place) -> None:
     """The executor ends orderly: tear down its plugins, those that came last first."""
     current_task.set((place, "", None, 0))
     with _lock:
-        for name in reversed([name for name in _plugins if name[0] == place.id]):
+        for name in reversed([name for name in _plugins if name[0] == _executor()]):
             try:
                 _tear_down(name, get_worker())
             except Exception:

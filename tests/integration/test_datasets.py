@@ -59,6 +59,7 @@ class Cluster:
             "FUTUREBROKER_SECRET": SECRET,
             "FUTUREBROKER_DATABASE_URL": f"sqlite:///{self.database}",
             "FUTUREBROKER_VALIDATE": "true",
+            "FUTUREBROKER_HISTORY": "false",
         }
         self.scheduler = self.start_scheduler()
         self.worker = self.start_worker()
@@ -107,6 +108,8 @@ def square(number):
 futures = client.map(square, range(4))
 client.publish_dataset(squares={"all": futures, "sum": client.submit(sum, futures)})
 client.publish_dataset(b"z" * 1_000_000, name="a.large-plain_one")
+import dask.array
+client.datasets["array"] = client.persist(dask.array.arange(100, chunks=10) + 1)
 """
 
 
@@ -115,7 +118,8 @@ def test_another_program_reopens_what_one_published(cluster: Cluster) -> None:
     cluster.program(PUBLISH)
     assert cluster.program('print(client.gather(client.get_dataset("squares")))') == "{'all': [0, 1, 4, 9], 'sum': 14}"
     assert cluster.program('print(len(client.datasets["a.large-plain_one"]))') == "1000000"
-    assert cluster.program("print(*client.datasets)") == "a.large-plain_one squares"
+    assert cluster.program("print(*client.datasets)") == "a.large-plain_one array squares"
+    assert cluster.program('print(client.compute(client.datasets["array"].sum()).result())') == "5050"
     the_command_lists_shows_and_removes(cluster)
 
 
@@ -123,12 +127,12 @@ def the_command_lists_shows_and_removes(cluster: Cluster) -> None:
     """In a terminal, of a cluster elsewhere."""
     command = [*FUTUREBROKER, "datasets", "--address", cluster.address]
     listed = run(command, ROOT, **cluster.variables).stdout.splitlines()
-    assert [line.split()[0] for line in listed] == ["name", "a.large-plain_one", "squares"]
+    assert [line.split()[0] for line in listed] == ["name", "a.large-plain_one", "array", "squares"]
     shown = run([*command, "show", "squares"], ROOT, **cluster.variables).stdout
     assert "type         dict" in shown
     assert "fingerprint" in shown
-    removed = run([*command, "rm", "squares", "a.large-plain_one"], ROOT, **cluster.variables)
-    assert removed.stdout.splitlines() == ["unpublished squares", "unpublished a.large-plain_one"]
+    removed = run([*command, "rm", "squares", "array", "a.large-plain_one"], ROOT, **cluster.variables)
+    assert removed.stdout.splitlines() == ["unpublished squares", "unpublished array", "unpublished a.large-plain_one"]
     missing = run([*command, "show", "squares"], ROOT, **cluster.variables)
     assert (missing.returncode, "no dataset is published as 'squares'" in missing.stderr) == (1, True)
     assert run([*command, "list", "--json"], ROOT, **cluster.variables).stdout == "[]\n"

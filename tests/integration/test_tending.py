@@ -264,3 +264,25 @@ def test_the_workers_that_are_missed_least_retire_first(client: Client, tmp_path
     assert gone != busy
     (tmp_path / "end").touch()
     assert running.result(30) > 0
+
+
+def test_threads_have_plugins_of_their_own(tmp_path: Path) -> None:
+    """Executors of one process don't take each other's."""
+    told = tmp_path / "told"
+
+    class Counting:
+        def setup(self, worker: Any) -> None:
+            with told.open("a") as file:
+                file.write("s")
+
+        def teardown(self, worker: Any) -> None:
+            with told.open("a") as file:
+                file.write("t")
+
+    with LocalCluster(processes=False, executors_per_worker=2) as cluster, Client(cluster) as client:
+        client.register_plugin(Counting(), name="counting")
+        assert told.read_text() == "ss"
+        client.unregister_worker_plugin("counting")
+        assert told.read_text() == "sstt"
+        client.register_plugin(Counting(), name="counting")
+    assert told.read_text() == "ssttsstt"

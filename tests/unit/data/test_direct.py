@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,10 +18,13 @@ from futurebroker.data.files import map_value
 from futurebroker.data.pool import MissingError, Pool, UnreachableError
 from futurebroker.data.sealed import write_sealed
 from futurebroker.data.server import DataServer, Source
+from futurebroker.data.ways import credentials_of
 from futurebroker.exceptions import ProtocolError, SignatureError
 
 CREDENTIALS = Credentials(b"secret", "cluster")
 MiB = 2**20
+#: a certificate that has signed itself, for localhost
+TLS = Path(__file__).parents[2] / "integration" / "tls"
 
 
 class Shop:
@@ -296,3 +300,24 @@ def test_a_full_disk_on_the_other_side_is_an_error_that_says_so(shop: Shop) -> N
     shop.plain("x", b"x")
     assert shop.pool.fetch(shop.address, "x").tobytes() == b"x"
     assert shop.pool.connections == 1
+
+
+def test_a_connection_may_be_tls_and_is_then_refused_to_who_does_not_know_its_signer(tmp_path: Path) -> None:
+    """The bytes are hidden from who is in between, and the server's name is checked."""
+    transfer = {"tls_cert": str(TLS / "server.pem"), "tls_key": str(TLS / "server.key")}
+    shop = Shop(tmp_path, credentials_of(transfer, b"secret", "cluster"))
+    data = os.urandom(5 * MiB)
+    shop.plain("x", data)
+    assert shop.address.startswith("tls://")
+    trusting = Pool(credentials_of({"tls_ca": str(TLS / "server.pem")}, b"secret", "cluster"))
+    address = shop.address.replace("127.0.0.1", "localhost")
+    assert trusting.fetch(address, "x").tobytes() == data
+    path = trusting.put(address, len(data), [memoryview(data)])
+    assert bytes(map_value(path)) == data
+    trusting.close()
+    with pytest.raises(UnreachableError, match="no certificate authority"):
+        shop.pool.fetch(shop.address, "x")
+    stranger = Pool(Credentials(b"secret", "cluster", None, ssl.create_default_context()))
+    with pytest.raises(UnreachableError, match="certificate"):
+        stranger.fetch(address, "x")
+    shop.close()
