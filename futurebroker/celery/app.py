@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 from zoneinfo import ZoneInfo
 
 from futurebroker.celery import canvas, discovery, groups, local, results, signals
@@ -412,6 +412,10 @@ def app_like(main: str | None, changed: dict[str, Any]) -> Any:
     return Celery(main, changes={name: value for name, value in changed.items() if name != "broker_url"})
 
 
+@overload
+def shared_task(function: Callable[..., Any], /) -> Any: ...
+@overload
+def shared_task(**kwargs: Any) -> Callable[[Callable[..., Any]], Any]: ...
 def shared_task(*args: Any, **kwargs: Any) -> Any:
     """Decorator: a task of every app there is and will be; what it returns is that of the current app."""
 

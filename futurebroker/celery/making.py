@@ -7,7 +7,7 @@ import inspect
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, overload
 
 from futurebroker.celery import discovery, local, signals
 from futurebroker.celery.builtins import BUILTINS
@@ -40,6 +40,10 @@ class TaskMaking:
 
     # -- tasks ------------------------------------------------------------------------------------------------------
 
+    @overload
+    def task(self, function: Callable[..., Any], /) -> Any: ...
+    @overload
+    def task(self, **opts: Any) -> Callable[[Callable[..., Any]], Any]: ...
     def task(self, *args: Any, **opts: Any) -> Any:
         """Decorator: make a task of a function. See `Task` for the options.
 

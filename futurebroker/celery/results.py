@@ -174,6 +174,8 @@ class AsyncResult:
             if status == "finished":
                 return states.SUCCESS
             cause = future._state.cause
+            if status == "error" and not isinstance(cause, Failure):
+                return states.FAILURE  # it was never taken
             if status == "error" and isinstance(cause, Failure) and cause.type not in ("Ignore", "Reject"):
                 return states.REVOKED if cause.type == "TaskRevokedError" else states.FAILURE
         return str(self._meta().get("status", states.PENDING))
@@ -268,8 +270,10 @@ class AsyncResult:
     def forget(self) -> None:
         """Don't keep the result, nor those before it."""
         self._final = None
+        if self._future is not None:
+            self._future.release()
+            self._future = None
         self.app.sender.ask("forget_results", [self.id])
-        self._future = None
         if self.parent is not None:
             self.parent.forget()
 

@@ -21,6 +21,9 @@ def continued(state: SchedulerState, worker: WorkerRecord, report: Continue) -> 
         transitions.pull_back(state, task, tell=False)
         return
     transitions.processing_waiting(state, task, tell=False)
+    for follower in task.each_dependent():  # sent ahead; the worker has given them up with this attempt
+        if follower.waiting_on and follower.worker is worker:
+            transitions.pull_back(state, follower, tell=True)
     missing = _replace_inputs(state, task, report)
     if missing is not None:
         message = f"{task.key} was to go on with the result of {missing}, which is not known"

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from futurebroker.protocol.messages import Leave, Resize
-from futurebroker.scheduler import rates, recording, revoking
+from futurebroker.protocol.messages import Leave, Resize, Said
+from futurebroker.scheduler import placement, rates, recording, revoking, terms
+from futurebroker.scheduler.admission import SLOTS_MAX
 from futurebroker.scheduler.eligibility import refresh_all
 from futurebroker.scheduler.placement import DEFAULT_QUEUE
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
@@ -247,6 +248,16 @@ def purge_tasks(state: SchedulerState, _about: Any) -> int:
     return len(revoking.revoke(state, doomed, False))
 
 
+def resized(state: SchedulerState, worker: WorkerRecord, message: Said) -> None:
+    """A worker has more or fewer slots from now on."""
+    if isinstance(message.about, int) and 0 < message.about <= SLOTS_MAX:
+        worker.slots = message.about
+        placement.open_window(state, worker)
+        placement.update_room(state, worker)
+
+
+terms.SAYINGS["slots"] = resized
+#: questions that are answered at once
 TOPICS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     "inspect": inspect,
     "control": control,

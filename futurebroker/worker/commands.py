@@ -216,6 +216,13 @@ class Recall:
 
 
 @dataclass(slots=True)
+class Grow:
+    """Have so many executors more, or fewer; each that is too many is ended by an instruction of its own."""
+
+    more: int
+
+
+@dataclass(slots=True)
 class AskRest:
     """Have the executor report, and hand back what it hasn't begun of its packets; answered by RestReturned."""
 
@@ -404,7 +411,7 @@ class LeaveNow:
 
 
 Instruction = (
-    Message | SendPacket | Recall | AskRest | CallOut | KeepFunction | Probe | Pull | TakeFile | WritePart | SendPart
-    | Unlink | Spill | Relink | SetRoom | SetPaused | TrimExecutor | RecycleExecutor | KillExecutor | Drained | LeaveNow
-    | InspectOut | InspectAgent | ExecutorIdle | Operate
+    Message | SendPacket | Grow | Recall | AskRest | CallOut | KeepFunction | Probe | Pull | TakeFile
+    | WritePart | SendPart | Unlink | Spill | Relink | SetRoom | SetPaused | TrimExecutor | RecycleExecutor
+    | KillExecutor | Drained | LeaveNow | InspectOut | InspectAgent | ExecutorIdle | Operate
 )  # fmt: skip

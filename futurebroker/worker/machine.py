@@ -412,6 +412,7 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.Replicate: WorkerMachine._replicate,
     messages.AddFunction: lambda machine, m: machine._emit(commands.KeepFunction(m.digest, m.code)),
     messages.Kill: WorkerMachine._kill,
+    messages.Resize: lambda machine, message: machine.wear.resize(machine.executors, message.more),
     messages.CallFunction: lambda machine, message: machine._calls.make(message, machine.staying()),
     messages.CallExecutors: lambda machine, message: machine._calls.rounds.call(message),
     messages.Inspect: lambda machine, message: machine._calls.rounds.look(message),

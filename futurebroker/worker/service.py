@@ -22,7 +22,7 @@ from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.exceptions import FuturebrokerError, RefusedError
 from futurebroker.processes import process_mark
 from futurebroker.protocol.member import HEARTBEAT_INTERVAL, Member
-from futurebroker.protocol.messages import Happened, Message, Welcome
+from futurebroker.protocol.messages import Happened, Message, Said, Welcome
 from futurebroker.secret import is_loopback
 from futurebroker.states import WorkerStatus
 from futurebroker.types import Role
@@ -346,7 +346,7 @@ class WorkerService:
         about = {"worker": self.name, "task": task}
         logger.warning("executor %d ended with %s; starting another", executor.pid, how, extra=about)
         if executor.is_ready:
-            self._start_executor(self._renewal.python)
+            self._start_another()
             return
         if self._all_ready is not None and not self._all_ready.done():
             self._all_ready.set_exception(FuturebrokerError(f"an executor can't start: it ended with {how}"))
@@ -355,7 +355,14 @@ class WorkerService:
         self._restart_pause = min(self._restart_pause * 2, RESTART_MAX)
 
     def _start_another(self) -> None:
-        self._start_executor(self._renewal.python)
+        if len(self._running) < self.executors:
+            self._start_executor(self._renewal.python)
+
+    def _grow(self, instruction: commands.Grow) -> None:
+        self.executors += instruction.more
+        for _ in range(instruction.more):
+            self._start_another()
+        self._link.send(Said("slots", "", self.executors * self.threads))
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         def run() -> None:
@@ -531,6 +538,7 @@ _PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {
     commands.Recall: WorkerService._recall,
     commands.AskRest: WorkerService._ask_rest,
     commands.CallOut: WorkerService._call_out,
+    commands.Grow: WorkerService._grow,
     commands.InspectOut: WorkerService._look,
     commands.InspectAgent: WorkerService._look_into_agent,
     commands.ExecutorIdle: lambda service, instruction: service._renewal.idle(instruction.executor),

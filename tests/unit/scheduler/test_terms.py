@@ -97,6 +97,19 @@ def test_a_task_goes_on_with_the_result_of_another() -> None:
     assert play.states()["end"] == "processing"
 
 
+def test_what_was_sent_ahead_of_a_task_that_goes_on_is_taken_back() -> None:
+    """The worker drops what followed on the attempt that is over; it is sent again when there is a result."""
+    play = Play("w")
+    play.worker("w")
+    play.ann(submit("x"), submit("y", "x"), submit("new"))
+    attempt = play.task("x").attempt
+    play.worker("w", m.Continue("x", attempt, 5, args=b"deliver", inputs=["new"]))
+    play.worker("w", finished("new", play.task("new").attempt, b"n"))
+    play.worker("w", finished("x", play.task("x").attempt, b"n"))
+    play.worker("w", finished("y", play.task("y").attempt, b"y"))
+    assert play.states() == {"x": "memory", "y": "memory", "new": "memory"}
+
+
 def test_a_task_that_goes_on_with_what_failed_fails() -> None:
     """Its dependents get the same root cause."""
     play = Play("w")

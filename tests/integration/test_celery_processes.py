@@ -1,0 +1,146 @@
+"""What needs processes: executors that die or are ended, workers with ``-A``, schedules, and the commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from futurebroker import Client, LocalCluster
+from futurebroker.celery.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
+from tests.integration import celery_tasks as t
+from tests.integration.celery_rows import shows
+from tests.integration.celery_tasks import app
+from tests.integration.test_scheduler_restart import free_port
+
+WAIT = 30.0
+ROOT = str(Path(__file__).parents[2])
+
+
+@pytest.fixture
+def _cluster() -> Iterator[None]:
+    with LocalCluster(executors_per_worker=2) as cluster, Client(cluster, set_as_default=False) as client:
+        app.use_client(client)
+        app.set_current()
+        yield
+    app._sender = None
+
+
+def get(result: Any) -> Any:
+    """The result, waited for."""
+    return result.get(timeout=WAIT)
+
+
+@shows(
+    "semantics",
+    "17. `acks_late` and a killed child: failed, unless `reject_on_worker_lost` runs it again",
+    "differs",
+    "it runs again up to `allowed_failures` times, and not for ever",
+)
+@pytest.mark.usefixtures("_cluster")
+def test_a_killed_child(tmp_path: Path) -> None:
+    for task in (t.dies, t.dies_late):
+        with pytest.raises(WorkerLostError):
+            get(task.delay())
+    assert get(t.dies_once.delay(str(tmp_path / "once"))) == "done"
+
+
+@shows("task", "`time_limit` ends the executor; `terminate` ends a running task")
+@pytest.mark.usefixtures("_cluster")
+def test_hard_limits_and_termination(tmp_path: Path) -> None:
+    with pytest.raises(TimeLimitExceeded):
+        get(t.forever.delay())
+    started = tmp_path / "started"
+    result = t.sleeps.delay(60, str(started))
+    end = time.monotonic() + WAIT
+    while not started.exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    result.revoke(terminate=True)
+    with pytest.raises(TaskRevokedError, match="terminated"):
+        get(result)
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A scheduler and a worker with ``-A``, as commands; the environment to reach them."""
+    port = free_port()
+    ticks = tmp_path / "ticks"
+    (tmp_path / "deployedapp.py").write_text(
+        "from tests.integration.celery_tasks import app\n"
+        "app.conf.beat_schedule = {'tick': {'task': 'tests.integration.celery_tasks.appends',\n"
+        f"    'schedule': 0.5, 'args': ({str(ticks)!r},)}}}}\n"
+    )
+    environ = {
+        **os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "FUTUREBROKER_SECRET": "s" * 40,
+        "FUTUREBROKER_BROKER_URL": f"127.0.0.1:{port}", "TICKS": str(ticks),
+    }  # fmt: skip
+    alone = {name: value for name, value in environ.items() if name != "FUTUREBROKER_BROKER_URL"}
+    command = [sys.executable, "-c", "from futurebroker.cli.main import main; main()"]
+    scheduler = subprocess.Popen(
+        [*command, "scheduler", "--port", str(port)], env=alone, cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert scheduler.stdout is not None
+    scheduler.stdout.readline()
+    worker = subprocess.Popen(
+        [*command, "worker", "-A", "deployedapp", "-c", "1", "-Q", "celery,mail", "--max-tasks-per-child", "5"],
+        env=environ, cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert worker.stdout is not None
+    try:
+        assert "serves" in worker.stdout.readline()
+        yield environ
+    finally:
+        for process in (worker, scheduler):
+            process.terminate()
+            process.wait(30)
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def command(environ: dict[str, str], *arguments: str) -> str:
+    """What ``futurebroker`` prints."""
+    program = [sys.executable, "-c", "from futurebroker.cli.main import main; main()", *arguments]
+    done = subprocess.run(program, env=environ, capture_output=True, text=True, timeout=40, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+@shows(
+    "rest",
+    "worker: `-A`, `-Q`, `-c`, `--max-tasks-per-child`, `--max-memory-per-child`, `--time-limit`, `--soft-time-limit`",
+    "differs",
+    "pools, `-B`, `--autoscale`, `-E` and prefetch options are missing; the scheduler decides what is sent ahead",
+)
+@shows("rest", "commands `inspect`, `control`, `call`, `result`, `purge`")
+@shows(
+    "rest",
+    "`beat_schedule`: fired by the scheduler",
+    "differs",
+    "there is no beat process, and no scheduler class of one's own",
+)
+def test_a_deployed_app(deployed: dict[str, str]) -> None:
+    name = "tests.integration.celery_tasks.add"
+    end = time.monotonic() + WAIT
+    while name not in command(deployed, "inspect", "registered"):
+        assert time.monotonic() < end
+    assert "mail" in command(deployed, "inspect", "active_queues")
+    task_id = command(deployed, "call", name, "--args", "[2, 3]")
+    assert command(deployed, "result", task_id) == "5"
+    late = command(deployed, "call", name, "--args", "[2, 3]", "--countdown", "60")
+    assert late in command(deployed, "inspect", "scheduled")
+    assert "gave up 1 task" in command(deployed, "purge", "--force")
+    assert "revoked" in command(deployed, "control", "revoke", "some-id")
+    ticks = Path(deployed["TICKS"])
+    while not ticks.exists() or len(ticks.read_text().split()) < 4:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    times = [float(line) for line in ticks.read_text().split()]
+    # Late ones may come together; never more than were due.
+    assert len(times) <= (times[-1] - times[0]) / 0.5 + 2
