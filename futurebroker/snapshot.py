@@ -178,7 +178,7 @@ class Tracker:
         queues.sort(key=lambda queue: (-queue.no_worker, -queue.queued))
         rate = sum(kind.rate for kind in kinds)
         unfinished = sum(kind.unfinished for kind in kinds)
-        left = _seconds_left(unfinished, rate)
+        left = _seconds_left(unfinished, sum(kind.no_worker for kind in kinds), rate)
         alerts = [*_alerts(workers, queues, kinds, about), *self._standing(kinds, unfinished, time)]
         alerts.sort(key=lambda alert: -_ORDER[alert.level])
         level, health = _health(workers, kinds, alerts, left)
@@ -217,7 +217,7 @@ class Tracker:
         return KindView(
             name, total, done, failed, states.get("processing", 0), states.get("queued", 0), states.get("waiting", 0),
             states.get("no_worker", 0), states.get("memory", 0), kind.get("nbytes", 0), known.rate,
-            _seconds_left(unfinished, known.rate), kind["duration"], errors, ended, grown,
+            _seconds_left(unfinished, states.get("no_worker", 0), known.rate), kind["duration"], errors, ended, grown,
         )  # fmt: skip
 
     def _standing(self, kinds: list[KindView], unfinished: int, time: float) -> list[Alert]:
@@ -287,10 +287,12 @@ def _memory(workers: list[WorkerView]) -> dict[str, int]:
     }
 
 
-def _seconds_left(unfinished: int, rate: float) -> float | None:
+def _seconds_left(unfinished: int, unserved: int, rate: float) -> float | None:
+    """None when nothing tells: no rate yet, or only tasks are left that nobody serves."""
     if not unfinished:
         return 0.0
-    return unfinished / rate if rate > 0 else None
+    served = unfinished - unserved
+    return served / rate if rate > 0 and served else None
 
 
 # -- judgement -----------------------------------------------------------------------------------------------------

@@ -34,6 +34,10 @@ EVERY = 1.0
 KEPT = 600
 #: seconds the scheduler has to answer a question of a page
 ANSWER_TIMEOUT = 5.0
+#: seconds a question waits for the first connection
+FIRST_PATIENCE = 2.0
+#: what the trouble is before anything was tried
+CONNECTING = "connecting"
 #: seconds of one attempt to join the cluster; attempts go on for ever
 JOIN_TIMEOUT = 10.0
 
@@ -73,7 +77,7 @@ class Collector:
         self.link = link
         self._token_set = token_set
         #: why there is no connection; empty when there is one
-        self.trouble = "connecting"
+        self.trouble = CONNECTING
         self._secret = secret
         self._own_loop = loop is None
         self._loop = loop or asyncio.new_event_loop()
@@ -188,7 +192,7 @@ class Collector:
         """The newest snapshot; waits up to ``patience`` seconds for one that isn't old. None when none ever came."""
         self.watch()
         with self._changed:
-            if (patience and not self.trouble) or self.trouble == "connecting":
+            if (patience and not self.trouble) or self.trouble == CONNECTING:
                 self._changed.wait_for(lambda: self._closed or self._is_fresh(), patience)
             return self._ring[-1] if self._ring else None
 
@@ -211,6 +215,9 @@ class Collector:
         Raises:
             UnansweredError: there is no connection, no answer in time, or the question makes no sense to it.
         """
+        with self._changed:
+            # A page that comes right after the start must not say that there is no scheduler.
+            self._changed.wait_for(lambda: self._closed or self.trouble != CONNECTING, FIRST_PATIENCE)
         if self._work is None or self._closed or self._member is None or not self._member.connected:
             raise UnansweredError(f"the scheduler can't be reached: {self.trouble or 'reconnecting'}")
         reply = self._ask(topic, about)
@@ -266,7 +273,9 @@ class Collector:
         """See `MemberEvents.welcomed`."""
         if fresh:
             self._fail("the scheduler was restarted before it answered")
-        self.trouble = ""
+        with self._changed:
+            self.trouble = ""
+            self._changed.notify_all()
         self.paced(welcome.settings.get("heartbeat", 1.0))
 
     def heard(self, round_trip: float) -> None:

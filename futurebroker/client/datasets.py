@@ -48,7 +48,7 @@ class Datasets(ClientCore):
 
         A value may be a future, anything that holds futures, such as a list, a dict, an object of your own or a
         collection of dask's, or plain data. What is behind the futures is kept until the dataset is unpublished,
-        whatever becomes of this client. All given values are published, or none.
+        whatever becomes of this client. All given values are published, or none. Stability: beta, see docs/datasets.md.
 
         Args:
             values: with ``name``, the value; several make a tuple.

@@ -121,6 +121,8 @@ class _Gateway:
 def get_client(address: str | None = None, timeout: float | None = None) -> Client:
     """The client of this task, through which it submits further tasks; outside of tasks `Client.current`.
 
+    Experimental: details may change before version 1.
+
     What a task submits is kept for it until it ends, also if its worker is lost and it runs again elsewhere, and is
     cancelled with it. A task that waits for a future gives up its slot meanwhile, so that recursion can't deadlock. In
     an ``async def`` task the client is asynchronous. As in dask.distributed it is shared by all tasks of an executor.

@@ -132,10 +132,15 @@ class Visit:
         return self.page
 
     def ticks(self, count: int = 1) -> None:
-        """Wait for so many more ticks."""
-        now = int(self.page.evaluate("() => Number(document.documentElement.dataset.ticks || 0)"))
-        for number in range(now + 1, now + count + 1):
-            self.page.wait_for_selector(f'html[data-ticks="{number}"]', state="attached", timeout=15_000)
+        """Wait for so many more ticks; the page's policy lets nobody wait inside it, so it is asked again and again."""
+        wanted = self._ticked() + count
+        deadline = time.monotonic() + 30
+        while self._ticked() < wanted:
+            assert time.monotonic() < deadline, f"{self.page.url} is not kept up to date"
+            self.page.wait_for_timeout(100)
+
+    def _ticked(self) -> int:
+        return int(self.page.evaluate("() => Number(document.documentElement.dataset.ticks || 0)"))
 
     def drawn(self) -> None:
         """Wait until Plotly has drawn a figure."""

@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Dialog, expect
 
 from futurebroker.web.registry import PAGES
-from tests.browser.conftest import SHOTS, Visit
+from tests.browser.conftest import SHOTS, Visit, clean, load_table, train
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -76,8 +76,8 @@ def test_progress_is_live(visit: Visit) -> None:
     """What is submitted while the page is open appears without a reload."""
     page = visit.open("/")
     visit.served.keep.append(visit.served.client.map(pow, range(30), range(30), key="appears-later"))
-    expect(page.locator(".bars li", has_text="pow")).to_be_visible(timeout=10_000)
-    expect(page.locator(".bars li", has_text="pow").locator(".count")).to_have_text("30 / 30", timeout=10_000)
+    expect(page.locator(".bars li", has_text="appears-later")).to_be_visible(timeout=10_000)
+    expect(page.locator(".bars li", has_text="appears-later").locator(".count")).to_have_text("30 / 30", timeout=10_000)
 
 
 def test_bars_share_the_width_and_shrink(visit: Visit) -> None:
@@ -187,8 +187,13 @@ def test_the_theme_is_kept(visit: Visit) -> None:
 def test_the_pictures_of_the_readme(visit: Visit, request: pytest.FixtureRequest) -> None:
     """What the README shows is what this version draws; the pictures are written when asked for."""
     theme = "dark" if "dark" in request.node.name else "light"
-    page = visit.open("/" if theme == "light" else "/stream?last=600")
-    visit.ticks(2)
+    page = visit.open("/" if theme == "light" else "/stream")
+    visit.ticks()
+    client = visit.served.client
+    for _ in range(3):
+        tables = client.map(load_table, range(60))
+        visit.served.keep.append(client.map(train, client.map(clean, tables), range(60)))
+    visit.ticks(4)
     visit.drawn()
     picture = page.screenshot()
     assert len(picture) > 20_000

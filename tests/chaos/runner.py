@@ -21,6 +21,8 @@ from tests.chaos.rig import Rig
 
 #: seconds without an accepted result, while some are missing, that count as hung
 HUNG_AFTER = 60.0
+#: seconds to fetch a result that was said to be there, once something hangs
+ENDED_WITHIN = 5.0
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ def compute(client: Any, ledger: Ledger, plan: Plan, number: int) -> tuple[Recko
     finished = tally.wait(len(graph))
     reckoning = Reckoning()
     for future, node, answer in zip(futures, graph, answers(graph)):
-        reckoning.add(future, node, answer, tally, HUNG_AFTER if finished else 0.0)
+        patience = HUNG_AFTER if finished else ENDED_WITHIN if tally.ends[node.key] else 0.0
+        reckoning.add(future, node, answer, tally, patience)
     if not finished and isinstance(client, Client):
         missing = next(node.key for node in graph if not tally.ends[node.key])
         reckoning.errors.append(str(client.why(missing)))

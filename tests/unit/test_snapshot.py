@@ -45,6 +45,13 @@ def test_rate_and_time_left_come_from_two_answers() -> None:
     assert (second.done, second.total) == (100, 1000)
 
 
+def test_what_nobody_serves_has_no_time_left() -> None:
+    """A second from now would be a promise that nobody can keep."""
+    tracker = Tracker()
+    tracker.take(answer(kinds={"f": kind(0, queued=10, no_worker=3)}), 1.0)
+    assert only(tracker.take(answer(kinds={"f": kind(10, no_worker=3)}), 2.0)).seconds_left is None
+
+
 def test_a_bar_says_when_its_total_grows() -> None:
     """A bar that jumps back looks like lost work unless it says that more has come."""
     tracker = Tracker()

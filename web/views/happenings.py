@@ -75,10 +75,9 @@ def run(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
 def datasets(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     """Published datasets: what there is, how large, by whom."""
     try:
-        answer = site.collector.ask("datasets")
+        rows: list[dict[str, Any]] = site.collector.ask("datasets")
     except UnansweredError as error:
         return {"rows": [], "trouble": str(error)}
-    rows = answer if isinstance(answer, list) else list(answer.values()) if isinstance(answer, dict) else []
     return {"rows": rows, "trouble": ""}
 
 

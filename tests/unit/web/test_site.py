@@ -1,0 +1,264 @@
+"""The site over a real cluster in this process: every page and its JSON, live ticks, actions, report and metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from futurebroker import Client, LocalCluster, performance_report
+from futurebroker.config import Settings
+from futurebroker.web.app import create_blueprint, history_url_for, make_site
+from futurebroker.web.contents import DETAILS, VIEWS
+from futurebroker.web.registry import PAGES
+from futurebroker.web.site import Site
+from futurebroker.web.streaming import MARKS, Run, lay_out
+from futurebroker.web.views.happenings import flame
+from tests.unit.web.conftest import TOKEN, Visitor
+
+HOSTILE = "<script>alert(1)</script>'\"&-🙂-" + "x" * 900
+
+
+def test_every_page_of_the_navigation_is_there() -> None:
+    """A name in the navigation without a page behind it is a dead link."""
+    assert {page.name for page in (*PAGES, *DETAILS.values())} == set(VIEWS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_is_complete_without_scripts_and_has_a_twin(operator: Visitor, work: Client, page: Any) -> None:
+    """The first byte already says all; programs get the same as JSON."""
+    work.submit(pow, 2, 5).result()
+    status, text = operator.get(page.path)
+    assert status == 200
+    assert f"<h1>{page.title}</h1>" in text
+    assert isinstance(operator.json(f"/api/v1/{page.name}"), dict)
+
+
+def test_what_users_named_is_escaped_everywhere(operator: Visitor, work: Client) -> None:
+    """Keys, types and errors are whatever users wrote, and half a page of it is shortened."""
+
+    def fail() -> None:
+        raise ValueError(HOSTILE * 100)
+
+    fail.__name__ = "<b>fail"
+    future = work.submit(fail, key=HOSTILE[:1000])
+    future.exception()
+    for path in ("/", "/tasks", "/types", "/graph", "/graph?by=task", "/backlog", "/memory"):
+        status, text = operator.get(path)
+        assert status == 200
+        assert "<script>alert" not in text
+        assert "<b>fail" not in text
+        assert len(text) < 200_000
+    answer = operator.client.get("/task", query_string={"key": HOSTILE[:1000]}, headers=operator.headers)
+    text = answer.get_data(as_text=True)
+    assert "ValueError" in text
+    assert "<script>alert" not in text
+
+
+def test_unknown_things_have_pages_that_say_so(operator: Visitor, work: Client) -> None:
+    """A link to what was forgotten is no error of the reader's."""
+    status, text = operator.get("/task?key=gone-1")
+    assert status == 200
+    assert "No such task" in text
+    for path in ("/worker?name=nobody", "/run?id=99", "/run?id=x", "/nowhere", "/worker"):
+        status, text = operator.get(path)
+        assert status == 404
+        assert "Not here" in text
+
+
+def test_a_search_without_a_database_asks_the_scheduler(operator: Visitor, work: Client) -> None:
+    """The words are the same; what only a history can answer says so."""
+    futures = work.map(int, ["1", "no"], key="searched")
+    futures[1].exception()
+    found: Any = operator.json("/api/v1/tasks?q=state:failed")
+    assert [row["key"] for row in found["rows"]] == [futures[1].key]
+    assert "ValueError" in found["rows"][0]["error"]
+    assert "needs a history" in str(operator.json("/api/v1/tasks?q=since:1h")["error"])
+    assert "no state" in str(operator.json("/api/v1/tasks?q=state:odd")["error"])
+
+
+def test_an_operator_retries_by_query_and_it_is_noted(operator: Visitor, work: Client, tmp_path: Path) -> None:
+    """A dry run counts, a real one runs, and the events name who did it."""
+    mark = tmp_path / "ran"
+
+    def flaky(path: Path) -> int:
+        if not path.exists():
+            path.touch()
+            raise OSError("first time")
+        return 7
+
+    future = work.submit(flaky, mark)
+    future.exception()
+    assert json.loads(operator.post("/api/v1/retry", {"query": "flaky", "dry_run": True})[1])["count"] == 1
+    assert future.status == "error"
+    assert operator.post("/api/v1/retry", {"query": "flaky"})[0] == 200
+    assert future.result(timeout=10) == 7
+    rows: Any = operator.json("/api/v1/events")["rows"]
+    assert any(row["kind"] == "operator_retry" and future.key in row["text"] for row in rows)
+
+
+def test_an_operator_cancels_what_nobody_serves(operator: Visitor, work: Client) -> None:
+    """The way out of a backlog that will never be served."""
+    stuck = work.submit(pow, 2, 3, resources={"GPU": 1})
+    work.submit(pow, 2, 2).result()
+    body = operator.json("/api/v1/backlog")
+    assert [queue["demand"] for queue in body["unserved"]] == ["GPU=1"]  # type: ignore[attr-defined]
+    assert operator.post("/api/v1/cancel", {"keys": [stuck.key]})[0] == 200
+    with pytest.raises(Exception, match="operator"):
+        stuck.result(timeout=10)
+
+
+@pytest.mark.parametrize("body", [None, [], {"keys": "x"}, {"keys": [1]}, {"query": 3}, {"keys": [""] * 2}])
+def test_bad_actions_are_refused_with_a_sentence(operator: Visitor, body: object) -> None:
+    """What can't be understood changes nothing."""
+    status, text = operator.post("/api/v1/cancel", body)
+    assert status == 400
+    assert json.loads(text)["title"]
+
+
+def test_a_tick_sends_columns_and_the_page(operator: Visitor, site: Site, work: Client) -> None:
+    """The figures' traces came with the page; a tick has columns only."""
+    site.snapshot()
+    tick = operator.json("/api/v1/tick?page=overview&since=0")
+    assert set(tick) == {"id", "html", "figures", "append", "standing"}
+    append: Any = tick["append"]
+    assert set(append["throughput"]) == {"time", "rate"}
+    again: Any = operator.json(f"/api/v1/tick?page=overview&since={tick['id']}")
+    assert len(again["append"]["throughput"]["time"]) <= 1
+
+
+def test_a_stream_begins_at_once_and_gives_its_place_back(operator: Visitor, site: Site, work: Client) -> None:
+    """Too many streams are told to poll; one that ends makes room."""
+    site.streams = 1
+    answer = operator.client.get("/api/v1/live?page=overview", headers=operator.headers, buffered=False)
+    events = answer.iter_encoded()
+    assert next(events).startswith(b"retry:")
+    assert b"event: tick" in next(events)
+    refused = operator.client.get("/api/v1/live?page=overview", headers=operator.headers)
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"]
+    answer.close()
+    again = operator.client.get("/api/v1/live?page=workers", headers=operator.headers, buffered=False)
+    assert again.status_code == 200
+    again.close()
+
+
+def test_without_a_scheduler_the_last_state_is_shown_with_its_age(operator: Visitor, site: Site, work: Client) -> None:
+    """The site outlives the cluster and says that what it shows is old."""
+    work.submit(pow, 2, 2).result()
+    assert site.snapshot() is not None
+    site.collector.trouble = "the connection is lost"
+    status, text = operator.get("/")
+    assert status == 200
+    assert "Last known state" in text
+    assert operator.client.get("/healthz").get_data() == b"degraded\n"
+
+
+def test_metrics_speak_prometheus(operator: Visitor, nobody: Visitor, site: Site, work: Client) -> None:
+    """Names and labels are what docs/dashboard.md maps to those of dask and Flower."""
+    work.gather(work.map(pow, range(5), range(5)))
+    site.snapshot()
+    deadline = time.monotonic() + 10
+    text = ""
+    while 'futurebroker_tasks_finished_total{type="pow"} 5.0' not in text:
+        assert time.monotonic() < deadline, text
+        site.collector.since(site.collector.latest().number, patience=2)  # type: ignore[union-attr]
+        text = operator.get("/metrics")[1]
+    assert "futurebroker_up 1.0" in text
+    assert 'futurebroker_scheduler_workers{state="running"} 1.0' in text
+    assert nobody.get("/metrics")[0] == 401
+
+
+def test_the_report_is_one_file_that_fetches_nothing(work: Client, tmp_path: Any) -> None:
+    """It is sent to people without an account, and opened on a train."""
+    path = tmp_path / "run.html"
+    with contextlib.suppress(ZeroDivisionError), performance_report(path, client=work):
+        work.gather(work.map(pow, range(20), range(20)))
+        work.submit(divmod, 1, 0).result()  # a run that fails is the one that people want to look at
+    text = path.read_text()
+    assert "Task stream" in text
+    head = text.partition("<script>")[0]
+    assert re.findall(r"<[^>]*\b(?:src|href)=", head) == []
+    assert "default-src 'none'" in head
+
+
+def test_the_export_is_for_downloading(operator: Visitor, site: Site, work: Client) -> None:
+    """It has scripts of its own, so it must not run as a page of the site."""
+    site.snapshot()
+    answer = operator.client.get("/report.html", headers=operator.headers)
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    assert answer.headers["Content-Security-Policy"] == "sandbox"
+
+
+def test_it_can_be_mounted_in_another_application(cluster: LocalCluster, work: Client) -> None:
+    """The host decides who may see it, and every link stays below the prefix."""
+    site = make_site(
+        Settings(cluster=cluster.name), url=cluster.scheduler_address, secret=cluster.secret, loop=cluster.loop,
+        host_role=lambda request: request.headers.get("X-Role"),
+    )  # fmt: skip
+    host = Flask("host")
+    host.register_blueprint(create_blueprint(site=site), url_prefix="/jobs")
+    browser = host.test_client()
+    assert browser.get("/jobs/").status_code == 401
+    text = browser.get("/jobs/", headers={"X-Role": "viewer"}).get_data(as_text=True)
+    assert 'href="/jobs/workers"' in text
+    assert 'href="/workers"' not in text
+    with browser.get("/jobs/static/site.css") as answer:
+        assert answer.status_code == 200
+    site.close()
+
+
+def test_the_link_of_a_client_opens_the_site(cluster: LocalCluster, work: Client) -> None:
+    """What `Client()` gives is all that a newcomer needs."""
+    link = work.dashboard_link
+    assert link == cluster.dashboard_link
+    assert "?token=" in link
+    assert link in work._repr_html_()
+    other = Client(cluster)
+    assert other.dashboard_link == link
+    other.close()
+
+
+def test_history_is_looked_for_where_the_scheduler_keeps_it() -> None:
+    """A site beside a scheduler that listens itself finds its file by the port."""
+    by_port = history_url_for(Settings(port=1), "amqp://127.0.0.1:4567")
+    assert by_port == history_url_for(Settings(port=4567), "amqp://127.0.0.1:4567")
+    assert history_url_for(Settings(history=False), "amqp://h:1") is None
+    assert history_url_for(Settings(database_url="postgresql://db/x"), "amqp://h:1") == "postgresql://db/x"
+
+
+def test_a_window_with_100_000_runs_is_drawn_in_few_marks() -> None:
+    """The answer is bounded by lanes and pixels, and no run is left uncounted."""
+    runs = [
+        Run(n * 0.001, n * 0.001 + 0.0008, f"t{n % 12}", f"w · {n % 4}", n % 997 == 0, f"k{n}") for n in range(100_000)
+    ]
+    began = time.perf_counter()
+    drawn = lay_out(runs, 0.0, 100.0)
+    took = time.perf_counter() - began
+    assert drawn["runs"] == 100_000
+    columns = drawn["columns"]
+    assert sum(len(columns[f"t{n}"]["start"]) for n in range(10)) + len(columns["failed"]["start"]) <= MARKS
+    assert len(json.dumps(drawn)) < 600_000
+    assert took < 5  # a stranger's machine under load; the bench has the real figure
+
+
+def test_a_flame_graph_counts_every_sample_once() -> None:
+    """What a call took itself is what its callees did not."""
+    leaf = {"name": "leaf", "file": "f.py", "line": 3, "count": 3, "children": []}
+    tree = {"name": "", "file": "", "line": 0, "count": 4,
+            "children": [{"name": "task", "file": "", "line": 0, "count": 4, "children": [leaf]}]}  # fmt: skip
+    columns, hot = flame(tree)
+    assert columns["values"] == [4, 4, 3]
+    assert columns["parents"] == ["", "0", "1"]
+    assert [(call["name"], call["samples"]) for call in hot] == [("leaf", 3), ("task", 1)]
+
+
+def test_the_token_opens_nothing_but_by_its_whole() -> None:
+    """Half a token is no token."""
+    assert len(TOKEN) > 20
