@@ -140,6 +140,7 @@ class Executor:
         for thread in (*threads, *self._seats.threads):
             thread.join()
         self._coroutines.close()
+        self._writer.close()
         if not self._owns_process:
             listener.join()
 

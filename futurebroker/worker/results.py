@@ -62,6 +62,12 @@ class ResultWriter:
         (room,) = ROOM.unpack(self._room)
         return bool(size <= room)
 
+    def close(self) -> None:
+        """Let go of the page; what is written after this is taken to have room."""
+        room, self._room = self._room, None
+        if room is not None:
+            room.close()
+
     def read_function(self, digest: Digest) -> bytes:
         """The pickled function that the agent keeps under ``digest``."""
         *others, last = self._functions
