@@ -6,9 +6,8 @@ They are data only: `compiler` makes one graph of them when they are called.
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Iterable, Iterator, Mapping
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Self
 
 from futurebroker.celery.signature import Signature, maybe_list, maybe_signature, signature, subtask, uuid
@@ -85,7 +84,7 @@ class chain(_Composed):  # noqa: N801 - Celery's name
             if len(tasks) == 1 and not isinstance(tasks[0], Mapping):
                 tasks = tuple(tasks[0])
             if tasks:
-                return reduce(operator.or_, _cloned(tasks), chain_of([]))
+                return reduce(partial(cls.joined, fresh=True), _cloned(tasks), chain_of([]))
         return super().__new__(cls)
 
     def __init__(self, *tasks: Any, app: Any = None, **options: Any) -> None:
@@ -113,13 +112,13 @@ class chain(_Composed):  # noqa: N801 - Celery's name
         return self.tasks
 
     @classmethod
-    def joined(cls, left: Signature, right: Any) -> Any:
-        """``left | right``."""
+    def joined(cls, left: Signature, right: Any, fresh: bool = False) -> Any:
+        """``left | right``; with ``fresh`` both may become part of it, and else they are copied."""
         right = maybe_signature(right)
         if not isinstance(right, Signature):
             return NotImplemented
         if isinstance(left, chain) and not left.tasks:
-            return right.clone()
+            return right if fresh and not isinstance(right, chain) else right.clone()
         if isinstance(right, chain):
             copied = left
             for task in right.unchain_tasks():
@@ -131,10 +130,10 @@ class chain(_Composed):  # noqa: N801 - Celery's name
             copied = left.clone()
             copied.body = copied.body | right  # type: ignore[attr-defined]
             return copied
-        right = _unrolled(right.clone())
+        right = _unrolled(right if fresh else right.clone())
         if not isinstance(left, chain):
-            return chain_of([left.clone(), right], left._app)
-        copied = left.clone()
+            return chain_of([left if fresh else left.clone(), right], left._app)
+        copied = left if fresh else left.clone()
         if isinstance(copied.tasks[-1], (group, chord)):  # type: ignore[attr-defined]
             copied.tasks[-1] = copied.tasks[-1] | right  # type: ignore[attr-defined]
         else:
