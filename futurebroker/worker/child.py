@@ -24,7 +24,7 @@ from time import perf_counter_ns, time_ns
 from types import CoroutineType, FrameType
 from typing import Any
 
-from futurebroker.exceptions import ResultError, SerializationError
+from futurebroker.exceptions import ResultError, SerializationError, TaskError
 from futurebroker.inside import NO_TASK, Host, Place, current_task, noting_futures
 from futurebroker.logs import start_logging
 from futurebroker.protocol.messages import INLINE_LIMIT
@@ -273,6 +273,8 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 - whatever the user's classes raise when they are opened
             return self._failed(task, cannot_open(task, error), 0)
         if task.terms is not None:
+            if task.terms.hard and not self._owns_process:
+                return self._failed(task, TaskError(f"{task.key} has a time_limit, which threads can't be held to"), 0)
             current_terms.set((task.key, task.terms))
         call = copy_context().run
         start = slot.started = perf_counter_ns()

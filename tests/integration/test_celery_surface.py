@@ -23,6 +23,7 @@ from futurebroker.celery.exceptions import ImproperlyConfigured, UnknownSettingW
 from futurebroker.celery.groups import result_from_tuple
 from futurebroker.celery.results import AsyncResult
 from futurebroker.celery.states import ALL_STATES, FAILURE, PENDING, SUCCESS, state
+from futurebroker.exceptions import TaskError
 from futurebroker.schedules import Crontab, Interval, ParseException, schedule_of
 from tests.integration import celery_tasks as t
 from tests.integration.celery_rows import PAGE, page_with_table, shows
@@ -285,6 +286,17 @@ def test_requests() -> None:
 )
 def test_what_tasks_do() -> None:
     assert get(t.retry_with.delay(1)) == (3, 2)
+
+
+@shows(
+    "task",
+    "hard limits where executors are threads",
+    "differs",
+    "refused with `LocalCluster(processes=False)`, where Celery's threads ignore them",
+)
+def test_hard_limits_need_processes() -> None:
+    with pytest.raises(TaskError, match="time_limit"):
+        get(t.add.apply_async((1, 1), time_limit=5))
 
 
 @shows("task", "`add_to_chord`", "not", "the header is known before it runs; `replace` with a group does the same")
@@ -580,3 +592,12 @@ def test_the_plugin_for_tests_of_users(tmp_path: Path) -> None:
 
 def test_the_page_has_the_table() -> None:
     assert PAGE.read_text() == page_with_table()
+
+
+def test_the_example_shop_processes_its_orders() -> None:
+    """The example of the guide runs as it is."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, str(root / "docs" / "examples" / "shop.py")]
+    environ = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=55, check=False)
+    assert done.stdout.splitlines() == [f"order {n}: 8 things done" for n in range(3)], done.stdout + done.stderr
