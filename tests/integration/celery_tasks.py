@@ -274,3 +274,11 @@ def appends(path: str) -> None:
 @app.task
 def process_of() -> int:
     return os.getpid()
+
+
+@app.task(acks_late=True)
+def sleeps_late(seconds: float, path: str) -> str:
+    with open(path, "a") as file:
+        file.write("begun\n")
+    time.sleep(seconds)
+    return "slept"

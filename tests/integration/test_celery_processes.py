@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -65,6 +66,83 @@ def test_hard_limits_and_termination(tmp_path: Path) -> None:
     result.revoke(terminate=True)
     with pytest.raises(TaskRevokedError, match="terminated"):
         get(result)
+
+
+def until(condition: Any) -> Any:
+    """Wait for what another process does."""
+    end = time.monotonic() + WAIT
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+    return found
+
+
+@shows("semantics", "39. SIGTERM: what runs is finished, the rest goes to others")
+@shows(
+    "semantics",
+    "40. redelivery: `acks_late` tasks of a lost worker run again, and one result counts",
+    "differs",
+    "`worker_deduplicate_successful_tasks` has no effect: an attempt that was given up never counts, and a finished task isn't run again",
+)
+def test_workers_that_end_and_are_killed(tmp_path: Path) -> None:
+    with LocalCluster(n_workers=2, executors_per_worker=1) as cluster, Client(cluster, set_as_default=False) as client:
+        app.use_client(client)
+        started, again = tmp_path / "started", tmp_path / "again"
+        late = t.sleeps_late.delay(1.5, str(again))
+        until(again.exists)
+        name = until(lambda: app.sender.metas([late.id])[0]["worker"])  # type: ignore[index]
+        os.kill(cluster.workers[name].pid, signal.SIGKILL)
+        assert get(late) == "slept"
+        assert again.read_text() == "begun\n" * 2
+        result = t.sleeps.delay(1, str(started))
+        until(started.exists)
+        name = until(lambda: app.sender.metas([result.id])[0]["worker"])  # type: ignore[index]
+        os.kill(cluster.workers[name].pid, signal.SIGTERM)
+        assert get(result) == "slept"
+        app._sender = None
+
+
+def _serve(environ: dict[str, str], folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A command that serves; returns when it has said so."""
+    program = [sys.executable, "-c", "from futurebroker.cli.main import main; main()", *arguments]
+    process = subprocess.Popen(program, env=environ, cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_a_killed_scheduler_remembers_times_results_and_revocations(tmp_path: Path) -> None:
+    """A countdown, a kept result, a revoked id and a schedule's last moment survive kill -9."""
+    port = free_port()
+    secret = "s" * 40
+    environ = {**os.environ, "PYTHONPATH": ROOT, "FUTUREBROKER_SECRET": secret}
+    order = ("scheduler", "--port", str(port))
+    scheduler = _serve(environ, tmp_path, *order)
+    worker = _serve(environ, tmp_path, "worker", f"127.0.0.1:{port}", "-c", "1")
+    try:
+        with Client(f"127.0.0.1:{port}", secret=secret, set_as_default=False) as client:
+            app.use_client(client)
+            done = t.add.delay(1, 2)
+            assert get(done) == 3
+            later = t.add.apply_async((20, 3), countdown=6)
+            app.control.revoke("not-this-one")
+            app.sender.metas([later.id])
+        scheduler.kill()
+        scheduler.wait(10)
+        scheduler.stdout.close()  # type: ignore[union-attr]
+        scheduler = _serve(environ, tmp_path, *order)
+        with Client(f"127.0.0.1:{port}", secret=secret, set_as_default=False, timeout=20) as client:
+            app.use_client(client)
+            assert app.AsyncResult(done.id).get(timeout=WAIT) == 3
+            assert app.AsyncResult(later.id).get(timeout=WAIT) == 23
+            with pytest.raises(TaskRevokedError):
+                get(t.add.apply_async((1, 1), task_id="not-this-one"))
+    finally:
+        app._sender = None
+        for process in (worker, scheduler):
+            process.terminate()
+            process.wait(30)
+            process.stdout.close()  # type: ignore[union-attr]
 
 
 @pytest.fixture
