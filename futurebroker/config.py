@@ -16,127 +16,15 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from futurebroker import values
 from futurebroker.amounts import memory_limit, parse_bytes, parse_duration, part
 from futurebroker.exceptions import ConfigError
 
 FILE_NAME = "futurebroker.toml"
 
-_CLUSTER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_LOG_FORMATS = ("text", "json")
-_JOURNALS = ("none", "process", "full")
-_LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-_TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-
-
-# -- values --------------------------------------------------------------------------------------------------------
-
-
-def _interval(value: object) -> float:
-    seconds = parse_duration(value)
-    if seconds == 0:
-        raise ValueError(value)
-    return seconds
-
-
-def _integer(value: object, minimum: int, maximum: int | None = None) -> int:
-    if isinstance(value, str) and value.strip().isdecimal():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ValueError(value)
-    if maximum is not None and value > maximum:
-        raise ValueError(value)
-    return value
-
-
-def _count(value: object) -> int:
-    return _integer(value, 0)
-
-
-def _positive(value: object) -> int:
-    return _integer(value, 1)
-
-
-def _port(value: object) -> int:
-    return _integer(value, 0, 65535)
-
-
-def _boolean(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    return _TRUTHS[str(value).strip().lower()]
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip() or any(character in value for character in "\0\r\n"):
-        raise ValueError(value)
-    return value.strip()
-
-
-def _address(value: object) -> str:
-    address = _text(value)
-    if re.search(r"\s", address):
-        raise ValueError(value)
-    return address
-
-
-def _database_url(value: object) -> str:
-    url = _address(value)
-    if "://" not in url:
-        raise ValueError(value)
-    # Heroku and others still hand out a scheme that SQLAlchemy no longer knows.
-    return re.sub(r"^postgres://", "postgresql://", url)
-
-
-def _cluster_name(value: object) -> str:
-    if not isinstance(value, str) or not _CLUSTER_NAME.fullmatch(value):
-        raise ValueError(value)
-    return value
-
-
-def _path(value: object) -> Path:
-    return Path(value if isinstance(value, Path) else _text(value)).expanduser()
-
-
-def _log_level(value: object) -> str:
-    level = _text(value).lower()
-    if level not in _LOG_LEVELS:
-        raise ValueError(value)
-    return level
-
-
-def _log_format(value: object) -> str:
-    log_format = _text(value).lower()
-    if log_format not in _LOG_FORMATS:
-        raise ValueError(value)
-    return log_format
-
-
-def _data_address(value: object) -> str:
-    address = _address(value)
-    return address.lower() if address.lower() in ("auto", "none") else address
-
-
-def _journal(value: object) -> str:
-    mode = _text(value).lower()
-    if mode not in _JOURNALS:
-        raise ValueError(value)
-    return mode
-
-
-def _ways(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = [part.strip().lower() for part in value.split(",")]
-    if not isinstance(value, (list, tuple)) or not value or not set(value) <= {"map", "direct", "relay"}:
-        raise ValueError(value)
-    return tuple(value)
-
 
 def _show_list(value: object) -> str:
     return ",".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _switch(value: object) -> bool | Literal["auto"]:
-    return "auto" if isinstance(value, str) and value.strip().lower() == "auto" else _boolean(value)
 
 
 def _show(value: object) -> str:
@@ -212,43 +100,43 @@ class Settings:
     """All settings of one process. ``Settings()`` holds the defaults; ``load_settings`` reads what was set."""
 
     broker_url: str | None = _setting(
-        _address, None, _ADDRESS, "the broker that client, scheduler and workers meet at",
+        values.address, None, _ADDRESS, "the broker that client, scheduler and workers meet at",
         "FUTUREBROKER_BROKER_URL", "CLOUDAMQP_URL", show=_show_url,
     )  # fmt: skip
     cluster: str = _setting(
-        _cluster_name, "default", "1 to 64 letters, digits, dots, dashes and underscores",
+        values.cluster_name, "default", "1 to 64 letters, digits, dots, dashes and underscores",
         "the name that keeps clusters on one broker apart",
     )  # fmt: skip
     secret: str | None = _setting(
-        _text, None, "one line of text", "what every message is signed with",
+        values.text, None, "one line of text", "what every message is signed with",
         show=_show_secret, in_file=False,
     )  # fmt: skip
     secret_file: Path | None = _setting(  # noqa: RUF009 - it makes a field, as field() does
-        _path, None, "the path of a file", "where the secret is kept when it is not in a variable"
+        values.path, None, "the path of a file", "where the secret is kept when it is not in a variable"
     )
     database_url: str | None = _setting(
-        _database_url, None, "a URL like postgresql://user:password@host/name or sqlite:///file",
+        values.database_url, None, "a URL like postgresql://user:password@host/name or sqlite:///file",
         "the database that keeps what must survive",
         "FUTUREBROKER_DATABASE_URL", "DATABASE_URL", show=_show_url,
     )  # fmt: skip
     history: bool | Literal["auto"] = _setting(
-        _switch, "auto", "auto, true or false",
+        values.switch, "auto", "auto, true or false",
         "keep what people look up later: tasks that ended, events; auto: yes, but for local clusters of a program",
     )  # fmt: skip
     history_age: float = _setting(parse_duration, 30 * 86400.0, _DURATION, "how long that is kept; 0 is for ever")
-    history_rows: int = _setting(_count, 10_000_000, "0 or more", "how many tasks and events are kept; 0 is all")
-    host: str = _setting(_address, "127.0.0.1", "a host name or an IP address", "where the scheduler listens")
-    port: int = _setting(_port, 8786, "0 (any free port) to 65535", "the port the scheduler listens on")
+    history_rows: int = _setting(values.count, 10_000_000, "0 or more", "how many tasks and events are kept; 0 is all")
+    host: str = _setting(values.address, "127.0.0.1", "a host name or an IP address", "where the scheduler listens")
+    port: int = _setting(values.port, 8786, "0 (any free port) to 65535", "the port the scheduler listens on")
     connect_timeout: float = _setting(
-        _interval, 10.0, _DURATION, "how long a client or worker waits for the scheduler to answer"
+        values.interval, 10.0, _DURATION, "how long a client or worker waits for the scheduler to answer"
     )
     allowed_failures: int = _setting(
-        _count, 3, "0 or more", "how many workers or executors a task may lose before it fails"
+        values.count, 3, "0 or more", "how many workers or executors a task may lose before it fails"
     )
     suspect_grace: float = _setting(
         parse_duration, 5.0, _DURATION, "how long a silent worker keeps what it runs before it is given to another"
     )
-    heartbeat_interval: float = _setting(_interval, 1.0, _DURATION, "the time between two reports of a worker")
+    heartbeat_interval: float = _setting(values.interval, 1.0, _DURATION, "the time between two reports of a worker")
     client_grace: float = _setting(
         parse_duration, 60.0, _DURATION, "how long the futures of a client that disconnected are kept for it"
     )
@@ -267,47 +155,63 @@ class Settings:
         part, 0.95, _PART, "part of memory_limit over which the largest running executor is killed"
     )
     data_address: str = _setting(
-        _data_address, "auto", "auto, none, host or host:port",
+        values.data_address, "auto", "auto, none, host or host:port",
         "where a worker serves its results to other machines; auto: only where the broker is elsewhere",
     )  # fmt: skip
     data_ways: tuple[str, ...] = _setting(
-        _ways, ("map", "direct", "relay"), "some of map, direct and relay, with commas",
+        values.ways, ("map", "direct", "relay"), "some of map, direct and relay, with commas",
         "how data may move: mapped on one machine, by direct connections, through the broker", show=_show_list,
     )  # fmt: skip
     data_tls_cert: Path | None = _setting(  # noqa: RUF009 - as below
-        _path, None, "the path of a PEM file", "certificate of a worker's direct connections, which are TLS with it"
+        values.path,
+        None,
+        "the path of a PEM file",
+        "certificate of a worker's direct connections, which are TLS with it",
     )
     data_tls_key: Path | None = _setting(  # noqa: RUF009 - as below
-        _path, None, "the path of a PEM file", "key of that certificate, if it isn't in the same file"
+        values.path, None, "the path of a PEM file", "key of that certificate, if it isn't in the same file"
     )
     data_tls_ca: Path | None = _setting(  # noqa: RUF009 - as below
-        _path, None, "the path of a PEM file", "who has signed the certificates of other workers"
+        values.path, None, "the path of a PEM file", "who has signed the certificates of other workers"
     )
     local_folder: Path | None = _setting(  # noqa: RUF009 - it makes a field, as field() does
-        _path, None, "the path of a folder", "where results that go to disk are kept; temporary files' when not set"
+        values.path,
+        None,
+        "the path of a folder",
+        "where results that go to disk are kept; temporary files' when not set",
     )
     executors: int | None = _setting(
-        _positive, None, "1 or more", "executor processes of a worker; as many as there are cores when not set"
+        values.positive, None, "1 or more", "executor processes of a worker; as many as there are cores when not set"
     )
-    nthreads: int = _setting(_positive, 1, "1 or more", "threads of each executor process")
-    log_level: str = _setting(_log_level, "info", ", ".join(_LOG_LEVELS), "the least severe message that is logged")
+    nthreads: int = _setting(values.positive, 1, "1 or more", "threads of each executor process")
+    log_level: str = _setting(
+        values.log_level, "info", ", ".join(values.LOG_LEVELS), "the least severe message that is logged"
+    )
     log_format: str = _setting(
-        _log_format, "text", ", ".join(_LOG_FORMATS), "how log lines are written: for people, or one JSON object each"
+        values.log_format,
+        "text",
+        ", ".join(values.LOG_FORMATS),
+        "how log lines are written: for people, or one JSON object each",
     )
     intake_tasks: int = _setting(
-        _positive, 1_000_000, "1 or more", "unfinished tasks the scheduler takes from one client"
+        values.positive, 1_000_000, "1 or more", "unfinished tasks the scheduler takes from one client"
     )
     intake_bytes: int = _setting(
         parse_bytes, 2**30, _BYTES, "bytes of functions and arguments the scheduler holds for one client"
     )
     allow_run_on_scheduler: bool = _setting(
-        _boolean, False, "true or false", "let operators run code in the scheduler's process"
+        values.boolean, False, "true or false", "let operators run code in the scheduler's process"
     )
     operator_secret: str | None = _setting(
-        _text, None, "one line of text", "what operators must know to open consoles", show=_show_secret, in_file=False
+        values.text,
+        None,
+        "one line of text",
+        "what operators must know to open consoles",
+        show=_show_secret,
+        in_file=False,
     )
     journal: str | None = _setting(
-        _journal, None, ", ".join(_JOURNALS),
+        values.journal, None, ", ".join(values.JOURNALS),
         "what survives: nothing, the end of the scheduler's process, or (with PostgreSQL) that of its machine too",
     )  # fmt: skip
     detached_keep: float = _setting(
@@ -318,27 +222,32 @@ class Settings:
         parse_bytes, 64 * 2**20, _BYTES, "bytes of journal after which it is folded into a checkpoint"
     )
     store: Path | None = _setting(  # noqa: RUF009 - it makes a field, as field() does
-        _path, None, "a folder", "where datasets of persist='store' are kept; beside the database when not set"
+        values.path, None, "a folder", "where datasets of persist='store' are kept; beside the database when not set"
     )
     validate: bool = _setting(
-        _boolean, False, "true or false", "check the scheduler's invariants after every event; slow"
+        values.boolean, False, "true or false", "check the scheduler's invariants after every event; slow"
     )
-    web_host: str = _setting(_address, "127.0.0.1", "a host name or an IP address", "where the dashboard listens")
-    web_port: int = _setting(_port, 8787, "0 (any free port) to 65535", "the port the dashboard listens on")
+    web_host: str = _setting(values.address, "127.0.0.1", "a host name or an IP address", "where the dashboard listens")
+    web_port: int = _setting(values.port, 8787, "0 (any free port) to 65535", "the port the dashboard listens on")
     web_token: str | None = _setting(
-        _text, None, "one line of text", "opens the dashboard to who may cancel and retry; derived from the secret",
+        values.text, None, "one line of text",
+        "opens the dashboard to who may cancel and retry; derived from the secret",
         show=_show_secret, in_file=False,
     )  # fmt: skip
     web_viewer_token: str | None = _setting(
-        _text, None, "one line of text", "opens the dashboard to who may only look; derived from the secret",
+        values.text, None, "one line of text", "opens the dashboard to who may only look; derived from the secret",
         show=_show_secret, in_file=False,
     )  # fmt: skip
     web_hosts: str | None = _setting(
-        _text, None, "host names with commas between; .example.com takes all below it, * any",
+        values.text, None, "host names with commas between; .example.com takes all below it, * any",
         "names under which the dashboard may be asked for, besides this machine's own",
     )  # fmt: skip
-    web_read_only: bool = _setting(_boolean, False, "true or false", "let nobody cancel or retry in the dashboard")
-    dashboard: bool = _setting(_boolean, True, "true or false", "have `futurebroker up` and local clusters a dashboard")
+    web_read_only: bool = _setting(
+        values.boolean, False, "true or false", "let nobody cancel or retry in the dashboard"
+    )
+    dashboard: bool = _setting(
+        values.boolean, True, "true or false", "have `futurebroker up` and local clusters a dashboard"
+    )
     #: name -> where its value came from; what is not in it is a default
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
