@@ -110,6 +110,8 @@ class Historian:
             return
         self._process = None
         self._unwatch()
+        with contextlib.suppress(OSError):  # from here on somebody waits for it
+            os.sched_setscheduler(process.pid, os.SCHED_OTHER, os.sched_param(0))
         writing = asyncio.create_task(asyncio.to_thread(self._write_rest))
         if not (await asyncio.wait([writing], timeout=END_TIMEOUT))[0]:
             process.kill()  # which ends the write as well

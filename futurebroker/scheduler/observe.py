@@ -11,6 +11,8 @@ from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.records import ClientRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import SchedulerState
 
+#: the program that a site calls itself; nobody means it by a client
+DASHBOARD = "dashboard"
 #: keys an answer lists for each worker at most
 KEYS_SHOWN = 10_000
 
@@ -100,7 +102,7 @@ def scheduler_info(state: SchedulerState, _: object) -> dict[str, Any]:
     state.asked_at = state.now
     return {
         "workers": {worker.worker_id: worker_info(worker) for worker in state.workers.values()},
-        "clients": len(state.clients),
+        "clients": sum(client.info.get("program") != DASHBOARD for client in state.clients.values()),
         "programs": {client.client_id: client.info for client in state.clients.values()},
         "scheduler": state.about,
         "tasks": task_counts(state),

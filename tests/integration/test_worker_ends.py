@@ -204,7 +204,8 @@ class Box(Mailbox):
     def send(self, *messages):
         super().send(*messages)
         for message in messages:
-            print(type(message).__name__, message.key, flush=True)
+            if hasattr(message, "key") and type(message).__name__ != "Happened":
+                print(type(message).__name__, message.key, flush=True)
 asyncio.run(run_worker(url="", cluster="c", secret=b"", executors=1, make_link=Box))
 """
 

@@ -264,7 +264,8 @@ def test_a_wrong_password_ends_a_command_in_one_line(command: list[str], rabbitm
     """At once and not after a timeout: waiting would not heal it."""
     parts = urlsplit(rabbitmq_url)
     url = f"amqp://{parts.username}:wrong-one@{parts.hostname}:{parts.port}//"
-    done = run_program([*FUTUREBROKER, *command, url], tmp_path, FUTUREBROKER_SECRET="s" * 32)
+    own = {"FUTUREBROKER_SECRET": "s" * 32, "XDG_STATE_HOME": str(tmp_path)}
+    done = run_program([*FUTUREBROKER, *command, url], tmp_path, **own)
     lines = [line for line in done.stderr.splitlines() if line]
     assert done.returncode == 1
     assert len(lines) == 1, lines
