@@ -8,7 +8,7 @@ from tests.sim.planted.bank import BANK
 from tests.sim.scenario import Scenario, SimulationFailed
 
 #: seeds a bug may survive; the healthy scheduler passes all of them
-SEEDS = 600
+SEEDS = 1500
 
 
 @pytest.mark.parametrize("name", list(BANK))

@@ -16,6 +16,7 @@ from futurebroker.scheduler import claims, dispatch, intake, machine, placement,
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, PROCESSING, QUEUED, UNFINISHED, WAITING, SchedulerState
 from futurebroker.states import WorkerStatus
+from futurebroker.worker import machine as worker_machine
 
 BANK: dict[str, Callable[[], Any]] = {}
 
@@ -376,6 +377,12 @@ def the_end_of_detached_tasks_is_not_told(state: SchedulerState, task: TaskRecor
     """Whoever fired and forgot submits it again at each restart, for ever."""
     state.detachers.pop(task, None)
     _right_undetach(state, task)
+
+
+@_plant(table=(worker_machine._MESSAGES, m.Adopt))
+def adoption_is_taken_for_granted(worker: Any, message: m.Adopt) -> None:
+    """A task that ended before it was adopted is waited for without end."""
+    worker._goes_on(message)
 
 
 @_plant((transitions, "hold_back"))
