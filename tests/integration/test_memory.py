@@ -291,17 +291,17 @@ def test_heartbeats_keep_their_time_while_much_is_spilled(tmp_path: Path) -> Non
     async def scenario() -> None:
         gaps: list[float] = []
         async with working(executors=1, memory_limit=4096 * MiB, local_folder=str(tmp_path)) as box:
-            await _fill(box, 8, 30 * MiB)
+            await _fill(box, 12, 50 * MiB)
             gaps.append(time.monotonic())
             lag = asyncio.create_task(_lag(gaps))
             memory = box.events._machine.memory
             memory.target = 0
             await _fill_more(box)
-            await _until_spilled(box, 240 * MiB)
+            await _until_spilled(box, 550 * MiB)
             lag.cancel()
         pauses = sorted(after - before for before, after in pairwise(gaps))
         assert pauses[-1] < 1.0
-        assert pauses[int(len(pauses) * 0.99) - 1] < 0.2
+        assert pauses[int(len(pauses) * 0.99) - 1] < 0.1
 
     asyncio.run(scenario())
 
