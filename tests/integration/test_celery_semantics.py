@@ -417,6 +417,7 @@ def test_tasks_with_an_eta_wait_in_the_scheduler() -> None:
 
 @shows("semantics", "33. larger priorities run first, exactly")
 def test_priorities_are_exact() -> None:
+    GATES["hold"] = threading.Event()
     gates = [t.waits_for.delay("hold") for _ in range(8)]
     results = [t.log.apply_async((n,), priority=n) for n in (1, 9, 5, 3)]
     app.sender.metas([result.id for result in results])

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -75,6 +76,12 @@ def test_the_buildpack_finds_what_it_needs() -> None:
     assert others == []
 
 
+def _processes_of(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
 class Platform:
     """Starts dynos by the Procfile, with the environment that app.json makes."""
 
@@ -108,6 +115,8 @@ class Platform:
     def terminate(self) -> float:
         """SIGTERM to every process of every dyno at once, as the platform does; returns how long the last took."""
         began = time.monotonic()
+        # The shell that a dyno starts with ends at once; what counts is when the last of its processes has.
+        ours = [child for process in self._dynos.values() for child in _processes_of(process.pid)]
         for process in self._dynos.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
@@ -116,10 +125,13 @@ class Platform:
                 process.wait(max(0.1, began + GRACE - time.monotonic()))
             except subprocess.TimeoutExpired:
                 pytest.fail(f"{dyno} runs {GRACE:g} s after SIGTERM:\n{self.logs()}")
+        left = psutil.wait_procs(ours, max(0.1, began + GRACE - time.monotonic()))[1]
+        assert not left, f"{left} run {GRACE:g} s after SIGTERM:\n{self.logs()}"
         self._dynos.clear()
         return time.monotonic() - began
 
     def kill(self) -> None:
+        """End what a test that failed has left."""
         for process in self._dynos.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
