@@ -6,6 +6,7 @@ Everything here happens with the lock held, once for many keys, and touches neit
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +41,7 @@ KEYS_AT_A_TIME = 4096
 DROPPED_AT_A_TIME = 4096
 
 
-class Ledger:
+class Ledger(ABC):
     """The keys of one client; see the top of this file. A `Connection` is a ledger that sends and hears.
 
     Args:
@@ -61,17 +62,17 @@ class Ledger:
         #: keys the scheduler is to see to though no future of them may be left, until it says that they have ended
         self.detached: set[Key] = set()
 
+    @abstractmethod
     def put(self, message: Message) -> None:
         """Send ``message`` after all that was put before."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flush(self) -> None:
         """Send now: somebody waits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check_open(self) -> None:
         """Raise why nothing can be sent any more, if so."""
-        raise NotImplementedError
 
     # -- for user threads --------------------------------------------------------------------------------------------
 
@@ -215,9 +216,9 @@ class Ledger:
             _tell(waiters, run)
         intake.tell(False)
 
+    @abstractmethod
     def answered(self, message: Any) -> None:
         """A message that isn't about a key; the lock is held."""
-        raise NotImplementedError
 
     def fail_pending(self, error: Exception) -> None:
         """Settle all that is pending with ``error``."""

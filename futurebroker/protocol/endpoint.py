@@ -280,10 +280,8 @@ class Endpoint:
         conversation, link = self._conversations.get(name), self._link
         if conversation is None or link is None or self._is_blocked or not link.capabilities.mandatory:
             return
-        peer = conversation.peer
-        header = Header(Kind.ACK, self.cluster, self.me.name, self.me.incarnation, peer.name, self.epoch)
-        header.ack = conversation.session.received
-        link.send(conversation.destination, self._keyring.seal(self.me.role, peer.role, header, b""), mandatory=True)
+        envelope = self._seal(Kind.ACK, conversation.peer, b"", ack=conversation.session.received)
+        link.send(conversation.destination, envelope, mandatory=True)
         self._schedule_flush()
 
     def send_meeting(
@@ -295,10 +293,9 @@ class Endpoint:
             durable: keep its place behind the session's envelopes where those are kept by the broker.
             mandatory: have `EndpointEvents.returned` told, where links can, when there is no such destination.
         """
-        header = Header(Kind.MEETING, self.cluster, self.me.name, self.me.incarnation, peer.name, self.epoch)
         if self._link is not None and not self._is_blocked:
-            envelope = self._keyring.seal(self.me.role, peer.role, header, encode([message]))
             kept = durable and self._is_durable(destination)
+            envelope = self._seal(Kind.MEETING, peer, encode([message]))
             self._link.send(destination, envelope, mandatory=mandatory, durable=kept)
             self._schedule_flush()
 
@@ -348,19 +345,14 @@ class Endpoint:
             if outgoing.sequence:
                 conversation.withheld.append(outgoing)
             return
-        peer = conversation.peer
-        header = Header(
-            Kind.DATA if outgoing.sequence else Kind.ACK,
-            self.cluster,
-            self.me.name,
-            self.me.incarnation,
-            peer.name,
-            self.epoch,
-            outgoing.sequence,
-            outgoing.ack,
-        )
-        envelope = self._keyring.seal(self.me.role, peer.role, header, outgoing.body)
+        kind = Kind.DATA if outgoing.sequence else Kind.ACK
+        envelope = self._seal(kind, conversation.peer, outgoing.body, outgoing.sequence, outgoing.ack)
         self._link.send(conversation.destination, envelope, durable=conversation.durable and outgoing.sequence > 0)
+
+    def _seal(self, kind: Kind, peer: Peer, body: bytes, sequence: int = 0, ack: int = 0) -> bytes:
+        me = self.me
+        header = Header(kind, self.cluster, me.name, me.incarnation, peer.name, self.epoch, sequence, ack)
+        return self._keyring.seal(me.role, peer.role, header, body)
 
     def _is_durable(self, destination: str) -> bool:
         """Whether what is sent there outlives the broker: commands do, inboxes end with it in any case."""

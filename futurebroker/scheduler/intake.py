@@ -70,31 +70,14 @@ def add_function(state: SchedulerState, client: ClientRecord, message: AddFuncti
 def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None:
     """Take in calls of one function. Each call is taken whole or rejected whole; the others don't suffer."""
     function = state.functions.get(message.function)
-    if function is None:
+    fault, kind = _misfit(state, function, message)
+    if fault or function is None:
         for key in message.keys:
-            _reject(state, client, key, "its function was never sent")
+            _reject(state, client, key, fault, kind=kind)
         return
     rows: Sequence[tuple[Key, ...]] = message.dependencies or ((),) * len(message.keys)
-    count = len(message.keys)
-    if not count == len(message.args) == len(rows) == len(message.conditions or message.keys):
-        for key in message.keys:
-            _reject(state, client, key, "its message has more keys than calls, or fewer")
-        return
-    fault = bad_options(message.options)
-    if not fault and len(message.keys) > KEYS_PER_MESSAGE:
-        fault = f"its message submits {len(message.keys):,} calls, and may submit {KEYS_PER_MESSAGE:,}"
-    if fault:
-        for key in message.keys:
-            _reject(state, client, key, fault)
-        return
     state.moments.note(state.sequence, state.now)
-    parent = None
-    if message.parent and (fault := families.gone(state, message.parent)):
-        for key in message.keys:
-            _reject(state, client, key, fault, kind="cancelled")
-        return
-    if message.parent:
-        parent = families.unfinished(state, message.parent)
+    parent = families.unfinished(state, message.parent) if message.parent else None
     # What a graph consists of is wanted on its behalf, and its client hears nothing of it.
     wanter = state.holder(families.graph_holder(client, message.graph)) if message.graph else client
     pool = placement.pool_for(state, message.options)
@@ -120,15 +103,11 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
         room -= 1
         dependencies: tuple[TaskRecord, ...] = ()
         if names:
-            known = [tasks.get(name) for name in names]
-            if None in known:
-                missing = names[known.index(None)]
-                _reject(state, client, key, f"its dependency {missing} was cancelled, lost or never known")
+            found = _inputs(state, names)
+            if isinstance(found, str):
+                _reject(state, client, key, found)
                 continue
-            if len(names) > 1 and len(set(names)) < len(names):
-                _reject(state, client, key, "it names a dependency twice")
-                continue
-            dependencies = tuple(known)  # type: ignore[arg-type]
+            dependencies = found
         task = state.add_task(key, function.kind, function, args, dependencies, pool, parent)
         task.add_client(wanter)
         if keeps:
@@ -145,6 +124,35 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             transitions.released_queued(state, task)
     if not pool.tasks:
         state.pools.pop(pool.token, None)
+
+
+def _misfit(state: SchedulerState, function: FunctionRecord | None, message: Submit) -> tuple[str, str]:
+    """Why none of a message's calls can be taken in, and what kind of refusal that is; empty when they can."""
+    keys = message.keys
+    if function is None:
+        return "its function was never sent", "rejected"
+    if not len(keys) == len(message.args) == len(message.dependencies or keys) == len(message.conditions or keys):
+        return "its message has more keys than calls, or fewer", "rejected"
+    if fault := bad_options(message.options):
+        return fault, "rejected"
+    if len(keys) > KEYS_PER_MESSAGE:
+        return f"its message submits {len(keys):,} calls, and may submit {KEYS_PER_MESSAGE:,}", "rejected"
+    if message.parent and (fault := families.gone(state, message.parent)):
+        return fault, "cancelled"
+    return "", ""
+
+
+def _inputs(state: SchedulerState, names: tuple[Key, ...]) -> tuple[TaskRecord, ...] | str:
+    """The tasks that a call depends on, or why it can't."""
+    found: list[TaskRecord] = []
+    for name in names:
+        task = state.tasks.get(name)
+        if task is None:
+            return f"its dependency {name} was cancelled, lost or never known"
+        found.append(task)
+    if len(names) > 1 and len(set(names)) < len(names):
+        return "it names a dependency twice"
+    return tuple(found)
 
 
 def end_graph(state: SchedulerState, client: ClientRecord, message: EndGraph) -> None:

@@ -7,10 +7,8 @@ client, is what a user sent unpickled. An executor ends when its sockets do.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import itertools
-import mmap
 import os
 import pickle
 import signal
@@ -21,7 +19,7 @@ from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter_ns, time_ns
-from types import CoroutineType, FrameType
+from types import CoroutineType
 from typing import Any
 
 from futurebroker.exceptions import ResultError, SerializationError, TaskError
@@ -29,7 +27,7 @@ from futurebroker.inside import NO_TASK, Host, Place, current_task, noting_futur
 from futurebroker.logs import start_logging
 from futurebroker.protocol.messages import INLINE_LIMIT
 from futurebroker.protocol.serialize import Buffer, dump_frames, frames_size, layout, loads, loads_writable
-from futurebroker.worker import inspecting, standing, tasklink
+from futurebroker.worker import inspecting, lifeline, standing, tasklink
 from futurebroker.worker.apps import close_app, open_app
 from futurebroker.worker.coroutines import CoroutineRunner
 from futurebroker.worker.failures import failure_of
@@ -77,7 +75,6 @@ REPORT_AFTER = 5_000_000
 CALL_LIMIT = 4 * 1024 * 1024
 #: seconds an executor told to stop has for its user's exit handlers
 EXIT_TIMEOUT = 2.0
-_PR_SET_PDEATHSIG = 1
 #: types of which a value, itself and not of a subclass, needs nothing but plain pickle; of the second if it is short
 _PLAIN = frozenset({int, float, bool, complex, type(None)})
 _TEXT = frozenset({str, bytes})
@@ -112,7 +109,7 @@ class Executor:
         self._coroutines = CoroutineRunner()
         self._seats = Seats(setup.threads, self._read, self._left, self._returning)
         size = CRUMB_BYTES * (setup.threads + AWAY_MAX)
-        crumbs = _map_crumbs(setup.crumbs, size) if setup.crumbs else bytearray(size)
+        crumbs = lifeline.map_crumbs(setup.crumbs, size) if setup.crumbs else bytearray(size)
         self._crumbs = memoryview(crumbs).cast(CRUMB)
         self._stopping = False
         self._profiler = Profiler(self._seats, Executor._run.__code__)
@@ -349,7 +346,7 @@ class Executor:
 
     def _listen(self) -> None:
         if self._owns_process:
-            _die_with_parent()
+            lifeline.die_with_parent()
         buffer = bytearray()
         while True:
             try:
@@ -430,45 +427,10 @@ def _take_all(slot: Slot) -> list[int]:
     return numbers
 
 
-def _map_crumbs(path: str, size: int) -> mmap.mmap:
-    number = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        return mmap.mmap(number, size)
-    finally:
-        os.close(number)
-
-
-def _die_with_parent() -> None:
-    """Code that holds the interpreter lock can't notice a closed socket; the kernel's signal reaches it anyhow."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Ending the executors is the agent's business; unlike SIG_IGN, this isn't inherited by what a task starts."""
-
-
-def read_setup(control: socket.socket) -> Setup:
-    """The first record on the control socket.
-
-    Raises:
-        EOFError: the agent is gone already.
-    """
-    buffer = bytearray()
-    while True:
-        data = control.recv(4096)
-        if not data:
-            raise EOFError
-        buffer += data
-        for record in take_controls(buffer):
-            if isinstance(record, Setup):
-                return record
-
-
 def run_in_thread(data: socket.socket, control: socket.socket) -> None:
     """An executor inside the agent's process; the caller's thread is its first."""
     with data, control:
-        Executor(data, control, read_setup(control), owns_process=False).run()
+        Executor(data, control, lifeline.read_setup(control), owns_process=False).run()
 
 
 def _log_fields(worker: str) -> dict[str, str]:
@@ -480,11 +442,11 @@ def _log_fields(worker: str) -> dict[str, str]:
 def main() -> None:
     """An executor process; its arguments are the numbers of its data and control sockets."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _ignore)
+        signal.signal(number, lifeline.ignore)
     data, control = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
     del sys.argv[1:]
     try:
-        setup = read_setup(control)
+        setup = lifeline.read_setup(control)
     except (EOFError, OSError):
         return
     places = list(setup.path)

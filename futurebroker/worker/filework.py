@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from futurebroker.data.sealed import DamagedFileError
 from futurebroker.data.valuefiles import MappedError, ValueFiles
@@ -202,3 +202,16 @@ class FileWork:
         self._closed.set()
         for lane in (self._spills, self._copies, self._lane):
             lane.close()
+
+
+#: instruction -> what carries it out
+PERFORM: dict[type[Any], Callable[[FileWork, Any], None]] = {
+    KeepFunction: FileWork.keep_function,
+    Probe: FileWork.probe,
+    TakeFile: FileWork.take,
+    WritePart: FileWork.write_part,
+    SendPart: FileWork.send_part,
+    Unlink: FileWork.unlink,
+    Spill: FileWork.spill,
+    Relink: FileWork.relink,
+}

@@ -9,30 +9,29 @@ import asyncio
 import contextlib
 import logging
 import os
-import platform
 import secrets as random_names
 import socket
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from futurebroker import logs
 from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.exceptions import FuturebrokerError, RefusedError
-from futurebroker.processes import process_mark
 from futurebroker.protocol.member import HEARTBEAT_INTERVAL, Member
-from futurebroker.protocol.messages import Happened, Message, Said, Welcome
+from futurebroker.protocol.messages import Happened, Said, Welcome
 from futurebroker.secret import is_loopback
 from futurebroker.states import WorkerStatus
 from futurebroker.types import Role
-from futurebroker.worker import commands
+from futurebroker.worker import commands, filework, place, upkeep
 from futurebroker.worker.apps import AppHost, AppPlan
 from futurebroker.worker.commands import Event
 from futurebroker.worker.executors import Executor
 from futurebroker.worker.figures import task_counts
 from futurebroker.worker.filework import FileWork
 from futurebroker.worker.importing import handed_down_path
+from futurebroker.worker.link import LinkFactory
 from futurebroker.worker.machine import WorkerMachine
 from futurebroker.worker.monitor import Monitor
 from futurebroker.worker.packets import Call, Called, LinkWanted, Look, Result, ReturnRest, Saying, Seen, Setup
@@ -40,7 +39,7 @@ from futurebroker.worker.relaying import Relay
 from futurebroker.worker.renewing import Renewal
 from futurebroker.worker.software import Software
 from futurebroker.worker.transfers import Transfers
-from futurebroker.worker.upkeep import PERFORM, Upkeep
+from futurebroker.worker.upkeep import Upkeep
 
 logger = logging.getLogger("futurebroker.worker")
 
@@ -56,32 +55,6 @@ RESTART_MAX = 30.0
 
 #: tasks at executors below which a report goes on at once; with more of them, others may join it
 FEW = 8
-
-#: what keeps an executor's allocator from holding on to memory that its tasks have freed
-_ALLOCATION = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "65536"}
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-
-class SchedulerLink(Protocol):
-    """The part of `Member` that a worker uses."""
-
-    async def connect(self, timeout: float) -> None:
-        """Join the cluster."""
-
-    def send(self, *messages: Message) -> None:
-        """Send numbered messages."""
-
-    def flush(self) -> None:
-        """Send now what collected."""
-
-    def heartbeat(self, status: str, metrics: dict[str, Any]) -> None:
-        """Send a heartbeat."""
-
-    async def close(self, reason: str = "") -> None:
-        """Say goodbye."""
-
-
-LinkFactory = Callable[..., SchedulerLink]
 
 
 class WorkerService:
@@ -170,7 +143,7 @@ class WorkerService:
         self._upkeep = Upkeep(*self._memory)
         self._folder = self._upkeep.folder
         self._files = ValueFiles(self._folder.path, self._upkeep.disk.path)
-        self._transfers = Transfers(self._transfer, self._where, self._files, self._feed, self._loop)
+        self._transfers = Transfers(self._transfer, self._where, self._files, self.feed, self._loop)
         self._machine = WorkerMachine(self.name, self._files.new_path, self._upkeep.plan, self._transfers.ways)
         self._machine.wear.limit(self._app.plan.max_tasks, self._app.plan.max_bytes)
         self._transfers.start(self._machine.store, self._machine.memory)
@@ -180,11 +153,11 @@ class WorkerService:
         self._link = self._make_link(
             Role.WORKER, self.id, **where, events=self, loop=self._loop, info=self._info, share=self._relay.share
         )
-        self._file_work = FileWork(self._files, self._feed, self._link.send, self._loop)
+        self._file_work = FileWork(self._files, self.feed, self._link.send, self._loop)
         self._renewal = Renewal(
             Software(self._where["secret"], self._link.send, self._memory[3]),
             self._start_executor,
-            lambda number: self._feed(commands.Retire(number)),
+            lambda number: self.feed(commands.Retire(number)),
             self._running,
             self._link.send,
             self._loop,
@@ -224,7 +197,7 @@ class WorkerService:
         if drain:
             # First, or what is handed back would be sent here again.
             self._link.heartbeat(self._status.value, self.metrics())
-        self._feed(commands.Drain())
+        self.feed(commands.Drain())
         if drain:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._drained.wait(), self._patience)
@@ -276,21 +249,16 @@ class WorkerService:
         setup.app = self._app.plan.name
         executor = self._running[number] = Executor(number, setup, self, self._loop)
         if self.processes:
-            executor.start_process(self._environment(), python)
+            executor.start_process(place.environment(self.executors * self.threads), python)
             self._upkeep.begun(executor)
         else:
             executor.start_threads()
         return executor
 
-    def _environment(self) -> dict[str, str]:
-        """As ours; native libraries share the CPUs among the tasks that can run at once."""
-        share = str(max(1, (os.cpu_count() or 1) // (self.executors * self.threads)))
-        return {**dict.fromkeys(_THREAD_VARIABLES, share), **_ALLOCATION, **os.environ}
-
     def ready(self, executor: Executor) -> None:
         """See `ExecutorEvents`."""
         self._restart_pause = RESTART_FIRST
-        self._feed(commands.ExecutorReady(executor.number, executor.threads))
+        self.feed(commands.ExecutorReady(executor.number, executor.threads))
         self._renewal.ready(executor)
         if self._all_ready is not None and not self._all_ready.done():
             if sum(other.is_ready for other in self._running.values()) == self.executors:
@@ -298,18 +266,18 @@ class WorkerService:
 
     def reported(self, executor: Executor, results: list[Result]) -> None:
         """See `ExecutorEvents`."""
-        self._feed(commands.Reported(executor.number, results))
+        self.feed(commands.Reported(executor.number, results))
         if len(self._machine.dispatcher.sent) < FEW:
             self._link.flush()
 
     def rest_returned(self, executor: Executor, numbers: list[int]) -> None:
         """See `ExecutorEvents`."""
-        self._feed(commands.RestReturned(executor.number, numbers))
+        self.feed(commands.RestReturned(executor.number, numbers))
 
     def away(self, executor: Executor, task: int, is_away: bool) -> None:
         """See `ExecutorEvents`."""
         event = commands.TaskLeft if is_away else commands.TaskBack
-        self._feed(event(executor.number, task))
+        self.feed(event(executor.number, task))
         self._link.flush()
 
     def link_wanted(self, executor: Executor, wanted: LinkWanted, sock: socket.socket) -> None:
@@ -318,12 +286,12 @@ class WorkerService:
 
     def called(self, executor: Executor, called: Called) -> None:
         """See `ExecutorEvents`."""
-        self._feed(commands.CallEnded(called.number, called.value, called.failure, executor.number))
+        self.feed(commands.CallEnded(called.number, called.value, called.failure, executor.number))
         self._link.flush()
 
     def seen(self, executor: Executor, seen: Seen) -> None:
         """See `ExecutorEvents`."""
-        self._feed(commands.Inspected(executor.number, seen.number, seen.view))
+        self.feed(commands.Inspected(executor.number, seen.number, seen.view))
         self._link.flush()
 
     def said(self, saying: Saying) -> None:
@@ -339,7 +307,7 @@ class WorkerService:
             running = [] if self._is_ending or executor.number in self._renewal.leaving else executor.running()
             sent = self._machine.dispatcher.sent
             task = ", ".join(sent[number].key for number in running if number in sent)
-            self._feed(commands.ExecutorEnded(executor.number, running, how))
+            self.feed(commands.ExecutorEnded(executor.number, running, how))
         self._file_work.sweep(executor.folder.name, self._machine.store.paths())
         if self._renewal.ended(executor, how) or self._status is WorkerStatus.CLOSING:
             return
@@ -376,13 +344,13 @@ class WorkerService:
 
     def deliver(self, messages: list[Any]) -> None:
         """See `MemberEvents`."""
-        self._feed(commands.Delivered(messages))
+        self.feed(commands.Delivered(messages))
 
     def welcomed(self, welcome: Welcome, fresh: bool) -> None:
         """See `MemberEvents`."""
         self._interval = welcome.settings.get("heartbeat", HEARTBEAT_INTERVAL)
         if fresh:
-            self._feed(commands.Fresh())
+            self.feed(commands.Fresh())
         self._app.tell(joined=self.started, fresh=fresh)
 
     def heard(self, round_trip: float) -> None:
@@ -408,18 +376,14 @@ class WorkerService:
 
     def _info(self) -> dict[str, Any]:
         return {
+            **place.facts(),
             "name": self.name,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "process": process_mark(),
             "executors": self.executors,
             "threads": self.threads,
             "slots": self.executors * self.threads,
             **self._app.info(),
             "resources": self.resources,
             "memory_limit": self._upkeep.limit.nbytes or None,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
             "store": str(self._folder.path),
             "data": self._transfers.address,
         }
@@ -442,10 +406,6 @@ class WorkerService:
 
     # -- what `Upkeep` needs ----------------------------------------------------------------------------------------
 
-    def feed(self, event: Event) -> None:
-        """See `upkeep.Agent`."""
-        self._feed(event)
-
     def pause(self, paused: bool) -> None:
         """See `upkeep.Agent`."""
         if self._status is not WorkerStatus.CLOSING:
@@ -466,7 +426,7 @@ class WorkerService:
 
     # -- the machine ------------------------------------------------------------------------------------------------
 
-    def _feed(self, event: Event) -> None:
+    def feed(self, event: Event) -> None:
         """Let the machine handle ``event`` and carry out what it says; events that arise meanwhile wait their turn."""
         self._events.append(event)
         if self._busy:
@@ -493,7 +453,7 @@ class WorkerService:
 
     def _tick(self) -> None:
         self._tick_timer = None
-        self._feed(commands.Tick())
+        self.feed(commands.Tick())
 
     def _send_packet(self, instruction: commands.SendPacket) -> None:
         self._upkeep.hurry()
@@ -505,21 +465,8 @@ class WorkerService:
             self._events.append(commands.Recalled(instruction.executor, executor.recall()))
 
     def _ask_rest(self, instruction: commands.AskRest) -> None:
-        executor = self._running.get(instruction.executor)
-        if executor is not None:
+        if (executor := self._running.get(instruction.executor)) is not None:
             executor.tell(ReturnRest())
-
-    def _call_out(self, instruction: commands.CallOut) -> None:
-        self._running[instruction.executor].tell(Call(instruction.number, instruction.code, instruction.args))
-
-    def _look(self, instruction: commands.InspectOut) -> None:
-        self._running[instruction.executor].tell(Look(instruction.number, instruction.topic, instruction.about))
-
-    def _look_into_agent(self, instruction: commands.InspectAgent) -> None:
-        self._events.append(commands.Inspected(0, instruction.number, logs.recent()))
-
-    def _has_drained(self, instruction: commands.Drained) -> None:
-        self._drained.set()
 
     def _leave_now(self, instruction: commands.LeaveNow) -> None:
         if self._closing is None:
@@ -533,26 +480,27 @@ def _to_upkeep(perform: Callable[[Upkeep, Any], None], service: WorkerService, i
     perform(service._upkeep, instruction)
 
 
+def _to_files(perform: Callable[[FileWork, Any], None], service: WorkerService, instruction: Any) -> None:
+    perform(service._file_work, instruction)
+
+
 _PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {
     commands.SendPacket: WorkerService._send_packet,
     commands.Recall: WorkerService._recall,
     commands.AskRest: WorkerService._ask_rest,
-    commands.CallOut: WorkerService._call_out,
+    commands.CallOut: lambda service, out: service._running[out.executor].tell(Call(out.number, out.code, out.args)),
     commands.Grow: WorkerService._grow,
-    commands.InspectOut: WorkerService._look,
-    commands.InspectAgent: WorkerService._look_into_agent,
+    commands.InspectOut: lambda service, out: service._running[out.executor].tell(
+        Look(out.number, out.topic, out.about)
+    ),
+    commands.InspectAgent: lambda service, out: service._events.append(
+        commands.Inspected(0, out.number, logs.recent())
+    ),
     commands.ExecutorIdle: lambda service, instruction: service._renewal.idle(instruction.executor),
     commands.Operate: lambda service, instruction: service._renewal.take(instruction.message),
-    commands.KeepFunction: lambda service, instruction: service._file_work.keep_function(instruction),
-    commands.Probe: lambda service, instruction: service._file_work.probe(instruction),
     commands.Pull: lambda service, instruction: service._transfers.pull(instruction),
-    commands.TakeFile: lambda service, instruction: service._file_work.take(instruction),
-    commands.WritePart: lambda service, instruction: service._file_work.write_part(instruction),
-    commands.SendPart: lambda service, instruction: service._file_work.send_part(instruction),
-    commands.Unlink: lambda service, instruction: service._file_work.unlink(instruction),
-    commands.Spill: lambda service, instruction: service._file_work.spill(instruction),
-    commands.Relink: lambda service, instruction: service._file_work.relink(instruction),
-    commands.Drained: WorkerService._has_drained,
+    commands.Drained: lambda service, _instruction: service._drained.set(),
     commands.LeaveNow: WorkerService._leave_now,
-    **{kind: partial(_to_upkeep, perform) for kind, perform in PERFORM.items()},
+    **{kind: partial(_to_files, perform) for kind, perform in filework.PERFORM.items()},
+    **{kind: partial(_to_upkeep, perform) for kind, perform in upkeep.PERFORM.items()},
 }
