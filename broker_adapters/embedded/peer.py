@@ -127,6 +127,7 @@ class Peer:
         self._is_writing = False
         self._is_finished = False
         self._is_deaf = False
+        self._is_cut = False
         self._heartbeat = 0
         self._timer: TimerHandle | None = broker.loop.call_later(_HANDSHAKE_SECONDS, self.drop)
         broker.loop.add_reader(self._fd, self.on_readable)
@@ -417,7 +418,13 @@ class Peer:
         try:
             written = self.output.write(self._sock.send)
         except OSError:
-            self.drop()
+            # It has gone, but what it said before (a goodbye, perhaps) is still to be read, and ends with its end.
+            self._is_cut = True
+        if self._is_cut:
+            self.output.clear()
+            self.waiting = 0
+            self._watch_writable(False)
+            self._update_reading()
             return
         if written:
             self._wrote = True
@@ -467,7 +474,7 @@ class Peer:
     def _update_reading(self) -> None:
         if self.stage is Stage.CLOSED:
             return
-        wanted = not self.is_held_back and self.waiting < _STOP_READING
+        wanted = self._is_cut or (not self.is_held_back and self.waiting < _STOP_READING)
         if wanted is not self._is_reading:
             self._is_reading = wanted
             if wanted:

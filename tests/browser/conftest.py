@@ -37,7 +37,15 @@ def _chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of them run in one process, one after the other: Playwright's loop runs in the thread as long as they do."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("browser"))
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=_chromium(), args=list(FLAGS))
@@ -86,7 +94,7 @@ class Served:
         return self.server.address.rstrip("/") + path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _world() -> Iterator[Served]:
     with LocalCluster(n_workers=2, executors_per_worker=2, processes=False, name="browsers") as cluster:
         settings = Settings(cluster=cluster.name, web_token=TOKEN)

@@ -52,3 +52,26 @@ def test_the_shortcut_ends_with_its_broker() -> None:
         assert connect_here("127.0.0.1", port, 5) is None
 
     run(test)
+
+
+def test_what_a_client_said_before_it_left_is_read_though_nothing_can_be_written_to_it() -> None:
+    """A worker that says goodbye while the scheduler writes to it must not be taken for lost."""
+
+    async def test() -> None:
+        async with broker_here() as broker:
+            leaver = await connect(broker.url, [Queue("leaver", QueueKind.INBOX)])
+            other = await connect(broker.url, [Queue("other", QueueKind.INBOX)])
+            assert isinstance(leaver.link, AmqpLink)
+            leaver.link.send("other", b"goodbye")
+            leaver.link.flush()
+            asyncio.get_running_loop().remove_reader(leaver.link._sock.fileno())
+            leaver._timer.cancel()
+            leaver.link._sock.close()
+            here = broker.local_link([])
+            here.send("leaver", b"one more")
+            here.flush()  # finds the socket closed before the loop has come to what was sent
+            await other.until(lambda owner: owner.received_bodies == [b"goodbye"])
+            here.close()
+            other.link.close()
+
+    run(test)
