@@ -83,8 +83,9 @@ class Client(Datasets, Collections, Inquiries, Insight, Tending, IPython, Holdin
             retries: how often it is run again after an exception.
             priority: larger runs earlier.
             pure: give equal calls of equal functions one key, so that they run once.
-            durable: keep the result, of at most 64 KiB, with the scheduler and in its journal, so that it is not lost
-                with a worker and the task never runs again.
+            durable: keep the result in the scheduler's journal, or its database if it is large, before anybody is told
+                that it is there; so no loss of workers takes it away, and the task never runs again. A scheduler
+                without a journal keeps results of at most 64 KiB so, as long as it lives.
             keep: seconds for which the result is kept after the end although no future of it is left; a day for
                 durable and idempotent calls, else 0.
             idempotency_key: a call with the same, from any client and also after a restart, gives the future of the

@@ -100,7 +100,8 @@ class Archive:
             elif kind is DataWanted:
                 self._run(partial(self._read, message), self._spoken)
             elif kind is Replicate:
-                self._waiting.append(message.source.key)
+                if message.source.key not in self._waiting:
+                    self._waiting.append(message.source.key)
                 self._begin()
             elif kind is Free:
                 self._free(message.keys)

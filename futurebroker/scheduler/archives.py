@@ -20,6 +20,7 @@ from futurebroker.protocol.wire import Seal
 from futurebroker.scheduler import storing
 from futurebroker.scheduler.archive import Archive
 from futurebroker.scheduler.commands import WorkerSaid
+from futurebroker.scheduler.published import ARCHIVE
 from futurebroker.scheduler.state import SchedulerState
 
 logger = logging.getLogger("futurebroker.scheduler")
@@ -51,7 +52,7 @@ class Archives:
         if folder:
             places["store"] = FolderBlobs(folder_of(folder, journal.cluster, database), journal.cluster, seal)
         for name, blobs in places.items():
-            archive = Archive(name, blobs, partial(self._said, storing.ARCHIVE + name))
+            archive = Archive(name, blobs, partial(self._said, ARCHIVE + name))
             try:
                 inventory = await archive.inventory()
             except DatabaseError as error:

@@ -251,7 +251,7 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> 
     if not is_former(task):
         transitions.lose(state, task, again)
         return
-    transitions.memory_released(state, task)
+    holding.memory_released(state, task)
     recording.lost(state, task, again=False)
     if not transitions.hold_back(state, task):
         state.check.append(task)

@@ -15,7 +15,7 @@ import msgspec
 
 from futurebroker.protocol.messages import Answer, Ask
 from futurebroker.scheduler import recording, sharing, storing
-from futurebroker.scheduler.published import Asker, Dataset, Entry
+from futurebroker.scheduler.published import ARCHIVE, Asker, Dataset, Entry
 from futurebroker.scheduler.records import ClientRecord, TaskRecord
 from futurebroker.scheduler.shared import Request
 from futurebroker.scheduler.state import ERRED, MEMORY, SchedulerState
@@ -94,7 +94,7 @@ def _fault_of(state: SchedulerState, entry: Entry) -> str:
         return f"{name} has no value"
     if entry.persist and entry.persist not in ARCHIVES:
         return f"persist= takes {' or '.join(map(repr, ARCHIVES))}, got {entry.persist!r}"
-    if entry.persist and not state.replaying and storing.ARCHIVE + entry.persist not in state.archives:
+    if entry.persist and not state.replaying and ARCHIVE + entry.persist not in state.archives:
         return (
             f"this scheduler can't keep {name} in its {entry.persist}, because it keeps no journal; "
             "start it with --journal process, or publish without persist="

@@ -1,4 +1,4 @@
-"""Tasks that may begin, for the first time or again: ready at once, or held until their time has come."""
+"""Tasks that may begin, for the first time or again: at once, when their time has come, or after their result went."""
 
 from __future__ import annotations
 
@@ -53,3 +53,26 @@ def erred_released(state: SchedulerState, task: TaskRecord) -> None:
     task.failure = None
     task.retried = 0
     task.deaths = 0
+
+
+def memory_released(state: SchedulerState, task: TaskRecord) -> None:
+    """The result is not kept any more, here or on workers."""
+    state.move(task, RELEASED)
+    task.value = None
+    if state.untold:
+        state.untold.pop(task, None)
+    if task.holders is not None:
+        for worker in tuple(task.holder_paths()):
+            state.free(worker, task.key)
+            task.discard_holder(worker)
+
+
+def runs_once(task: TaskRecord) -> bool:
+    """Whether a result that was there must not be made a second time."""
+    return bool(task.pool.options.keep) or task.pool.at_most_once
+
+
+def may_run_again(state: SchedulerState, task: TaskRecord) -> bool:
+    """Whether a result that is lost may be computed anew; also if it was to be kept, but nobody knows that it was."""
+    is_secret = task in state.untold and task.wanted_by is not None and not task.pool.at_most_once
+    return is_secret or not runs_once(task)

@@ -207,7 +207,7 @@ def _reject(state: SchedulerState, client: ClientRecord, key: Key, reason: str, 
 def want(state: SchedulerState, client: ClientRecord, task: TaskRecord) -> None:
     """``client`` wants the result of a known task, and learns at once what is known of it."""
     task.add_client(client)
-    if task.state is MEMORY:
+    if task.state is MEMORY and task not in state.untold:
         value = task.value
         held = None if value is not None else task.held()
         state.send(client.client_id, KeyFinished(task.key, value, held))

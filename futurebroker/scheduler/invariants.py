@@ -9,6 +9,7 @@ Laws of the state, here:
     I3   ``waiting_on`` counts the dependencies without a result; a task is WAITING exactly if there are some
     I4   PROCESSING means one worker that is connected, and worker and task name each other
     I5   attempt numbers come from one rising counter, so none is used twice, not even by a key that comes again
+    I7   of a durable result clients are told once it can't be lost with workers
     I8   a task in MEMORY has its value or a holder, no other task has; tasks and holders name each other
     I9   only a task that was sent may lack a result: see I3; ``needed_by`` counts unfinished dependents,
          but for adopted ones, which have what they need
@@ -26,7 +27,7 @@ Laws of the state, here:
 
 Laws of a history, for which tests keep a ledger of events and commands: I6 (one accepted completion an attempt), I13
 (one terminal notice), I14 (stale reports change counters only), I15 (what comes twice counts once), I24 (equal input,
-equal output), I27 (late results are freed), I28 (a call is taken whole or not at all). I7, I12, I20, I21 and I23 are
+equal output), I27 (late results are freed), I28 (a call is taken whole or not at all). I12, I20, I21 and I23 are
 laws of timers and of what is written to disk.
 
 Where tasks lawfully differ from the plain reading: a PROCESSING task may have ``waiting_on``, because it was sent ahead
@@ -58,6 +59,7 @@ from futurebroker.scheduler.state import (
     WAITING,
     SchedulerState,
 )
+from futurebroker.scheduler.telling import must_be_stored
 from futurebroker.states import TaskState, WorkerStatus
 
 #: what sums of floats may be off by
@@ -153,6 +155,8 @@ def _check_result(state: SchedulerState, task: TaskRecord) -> None:
     for worker in paths:
         if not _is_known(state, worker) or task not in worker.holds:
             _broken(state, "I8", f"{task} and its holder {worker} disagree, or the holder is gone", task)
+    if task in state.untold and not must_be_stored(state, task):
+        _broken(state, "I7", f"{task} is stored or isn't there, and its clients still wait to be told of it", task)
 
 
 def _check_failure(state: SchedulerState, task: TaskRecord) -> None:

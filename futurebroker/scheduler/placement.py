@@ -234,6 +234,8 @@ def explain(state: SchedulerState, task: TaskRecord) -> str:
             name = task.worker.name if task.worker is not None else "?"
             return f"was sent to worker {name}, attempt {task.attempt}"
         case TaskState.MEMORY:
+            if task in state.untold:
+                return f"has run; its result of {task.nbytes:,} bytes is being stored, and counts when it is"
             holders = ", ".join(worker.name for worker in task.holder_paths()) or "the scheduler"
             return f"is finished; its result of {task.nbytes:,} bytes is held by {holders}"
         case TaskState.ERRED:

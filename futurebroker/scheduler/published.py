@@ -6,6 +6,11 @@ import msgspec
 
 from futurebroker.types import ClientId, Key
 
+#: what the names of archives begin with, among those of workers
+ARCHIVE = "archive:"
+#: the one that durable results are in which are too large for the journal
+DURABLE = ARCHIVE + "database"
+
 
 class About(msgspec.Struct, omit_defaults=True):
     """What the publisher tells of a dataset, for people."""

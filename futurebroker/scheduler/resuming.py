@@ -51,6 +51,7 @@ def ready(state: SchedulerState, epoch: int, now: float, grace: float) -> None:
     state.now = now
     state.replaying = False
     state.attempts = epoch * ATTEMPTS
+    storing.hold_back(state)
     state.timers.at(now + grace, partial(finish, state))
 
 

@@ -148,6 +148,8 @@ class SchedulerState:
         self.shared = Shared()
         #: published datasets; see `datasets`
         self.published = Published()
+        #: finished durable tasks that nobody is told of before their result is stored; see `storing`
+        self.untold: dict[TaskRecord, None] = {}
         #: holders of results in this process that run nothing, by name; see `storing`
         self.archives: dict[str, WorkerRecord] = {}
         #: tasks that may have become unneeded; looked at by `transitions.settle`

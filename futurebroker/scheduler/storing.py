@@ -14,13 +14,12 @@ from typing import Any
 from futurebroker.protocol import messages as m
 from futurebroker.scheduler import claims, relay, reports
 from futurebroker.scheduler.commands import WorkerSaid
-from futurebroker.scheduler.published import Dataset
+from futurebroker.scheduler.published import ARCHIVE, DURABLE, Dataset
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import ERRED, MEMORY, UNFINISHED, SchedulerState
+from futurebroker.scheduler.telling import must_be_stored, tell_stored
 from futurebroker.types import Key
 
-#: what the names of archives begin with, among those of workers
-ARCHIVE = "archive:"
 #: seconds until a result is stored again that was on the move, or that could not be written
 AGAIN = 1.0
 AGAIN_AFTER_TROUBLE = 10.0
@@ -78,17 +77,26 @@ def look(state: SchedulerState) -> None:
     if state.replaying:
         return
     for key in ended:
+        task = state.tasks.get(key)
+        takers: dict[str, None] = {}
+        if task is not None and must_be_stored(state, task):
+            takers[DURABLE] = None
+        elif task is not None and task in state.untold:
+            tell_stored(state, task)
         for name in tuple(state.published.unstored.get(key, ())):
             dataset = state.published.datasets[name]
-            archive, task = archive_of(state, dataset), state.tasks.get(key)
+            archive = archive_of(state, dataset)
             if archive is None or task is None or state.holders.get(dataset.place) not in task.each_client():
                 _note_trouble(state, name, dataset, f"{key} was cancelled")
             elif _is_stored(task, archive):
                 _stored(state, name, dataset, key)
             elif task.state is MEMORY:
-                state.send(archive.worker_id, m.Replicate(task.held()))
+                takers[archive.worker_id] = None
             elif task.state is ERRED and task.failure is not None:
                 _note_trouble(state, name, dataset, f"{key} failed: {task.failure.type}: {task.failure.message}")
+        if task is not None:
+            for taker in takers:
+                state.send(taker, m.Replicate(task.held()))
 
 
 def _stored(state: SchedulerState, name: str, dataset: Dataset, key: Key) -> None:
@@ -120,9 +128,16 @@ def tell(state: SchedulerState, name: str, trouble: str) -> None:
     state.published.askers = kept
 
 
+def hold_back(state: SchedulerState) -> None:
+    """A journal was replayed: no durable result is spoken of before it is known to be stored."""
+    if any(pool.options.durable for pool in state.pools.values()):
+        state.untold.update((task, None) for task in state.tasks.values() if must_be_stored(state, task))
+
+
 def resume(state: SchedulerState) -> None:
-    """A journal was replayed and the workers are back: go on with what isn't stored."""
+    """The workers are back: go on with what isn't stored."""
     state.published.ended += state.published.unstored
+    state.published.ended += [task.key for task in state.untold]
 
 
 # -- what archives say -----------------------------------------------------------------------------------------------
@@ -146,6 +161,9 @@ def _not_stored(state: SchedulerState, archive: WorkerRecord, message: m.NotStor
             dataset = state.published.datasets[name]
             if archive_of(state, dataset) is archive:
                 _note_trouble(state, name, dataset, message.reason)
+        task = state.tasks.get(message.key)
+        if task is not None and task in state.untold:
+            state.note(task, f"its result was not stored, and counts when it is: {message.reason}")
     pause = AGAIN_AFTER_TROUBLE if message.reason else AGAIN
     state.timers.at(state.now + pause, partial(_look_again, state, message.key))
 
@@ -158,6 +176,7 @@ def _lost(state: SchedulerState, archive: WorkerRecord, message: m.DataLost) -> 
     """What the archive had is damaged or gone: it is computed again and stored again, if that can be."""
     task = state.tasks.get(message.key)
     reports.data_lost(state, archive, message)
+    state.published.ended.append(message.key)
     if task is not None and task.state in (MEMORY, *UNFINISHED):
         for name, dataset in state.published.datasets.items():
             if archive_of(state, dataset) is archive and message.key in dataset.keys:

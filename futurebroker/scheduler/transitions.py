@@ -24,7 +24,7 @@ from futurebroker.protocol.messages import (
     Stored,
 )
 from futurebroker.scheduler import placement, recording
-from futurebroker.scheduler.holding import erred_released, get_ready, let_go
+from futurebroker.scheduler.holding import erred_released, get_ready, let_go, may_run_again, memory_released, runs_once
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
@@ -39,7 +39,7 @@ from futurebroker.scheduler.state import (
     WAITING,
     SchedulerState,
 )
-from futurebroker.scheduler.telling import tell_end
+from futurebroker.scheduler.telling import must_be_stored, tell_end, tell_later
 from futurebroker.scheduler.terms import forget_planned, make_planned, run_message
 from futurebroker.states import TaskState
 
@@ -201,7 +201,9 @@ def processing_refused(state: SchedulerState, task: TaskRecord, reason: str) -> 
 def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None, type_name: str) -> None:
     """What follows when a result has come, however it came."""
     wanted = task.wanted_by
-    if wanted is not None:
+    if value is None and must_be_stored(state, task):
+        tell_later(state, task)
+    elif wanted is not None:
         message = KeyFinished(task.key, value, None if value is not None else task.held(), type_name)
         if type(wanted) is ClientRecord and wanted.client_id:
             state.send(wanted.client_id, message)
@@ -357,8 +359,9 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None, how
         again: whether to compute it, when that was decided before.
     """
     state.note(task, "its result was lost with the last worker that held it")
+    may_run = may_run_again(state, task) if again is None else again
     memory_released(state, task)
-    if task.function is None or task.pool.options.keep:
+    if task.function is None or (runs_once(task) and not may_run):
         recording.lost(state, task, again=False)
         what, advice = ("the scattered data", "scatter it again") if task.function is None else KEPT_LOST
         released_erred(state, task, f"the only copy of {what} {task.key} was lost {how}; {advice}")
@@ -404,16 +407,6 @@ def ready_waiting(state: SchedulerState, task: TaskRecord) -> None:
     task.pool.stranded.pop(task, None)
     let_go(state, task)
     state.move(task, WAITING)
-
-
-def memory_released(state: SchedulerState, task: TaskRecord) -> None:
-    """The result is not kept any more, here or on workers."""
-    state.move(task, RELEASED)
-    task.value = None
-    if task.holders is not None:
-        for worker in tuple(task.holder_paths()):
-            state.free(worker, task.key)
-            task.discard_holder(worker)
 
 
 # -- releasing -----------------------------------------------------------------------------------------------------

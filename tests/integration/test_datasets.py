@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,18 +17,10 @@ from futurebroker import Client
 from futurebroker.exceptions import DatasetNotStoredError, UnknownDatasetError
 from tests.chaos.ledger import Ledger
 from tests.integration.gate import Gate, pass_gate
-from tests.integration.programs import FUTUREBROKER, ROOT, lines_until, run, running
+from tests.integration.killable import PATIENCE, Cluster
+from tests.integration.programs import FUTUREBROKER, ROOT, run
 
-SECRET = "known to these tests"
-PATIENCE = 40
 LARGE = 3_000_000
-
-
-def free_port() -> int:
-    """A port that nobody listens on now; schedulers come back on it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def counted(path: str, value: int) -> Any:
@@ -45,54 +32,6 @@ def counted(path: str, value: int) -> Any:
 
 def total(array: Any) -> int:
     return int(array.sum())
-
-
-class Cluster:
-    """A scheduler with a journal and a worker, each of which can be killed and started again."""
-
-    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
-        self.folder = folder
-        self.address = f"127.0.0.1:{free_port()}"
-        self.database = folder / "journal.db"
-        self._stack = stack
-        self.variables = {
-            "FUTUREBROKER_SECRET": SECRET,
-            "FUTUREBROKER_DATABASE_URL": f"sqlite:///{self.database}",
-            "FUTUREBROKER_VALIDATE": "true",
-            "FUTUREBROKER_HISTORY": "false",
-        }
-        self.scheduler = self.start_scheduler()
-        self.worker = self.start_worker()
-
-    def start_scheduler(self) -> subprocess.Popen[str]:
-        """A scheduler at the address."""
-        command = [*FUTUREBROKER, "scheduler", "--port", self.address.rpartition(":")[2], "--journal", "process"]
-        self.scheduler = self._stack.enter_context(running(command, self.folder, **self.variables))
-        lines_until(self.scheduler, "stop with")
-        return self.scheduler
-
-    def start_worker(self) -> subprocess.Popen[str]:
-        """A worker that serves it."""
-        command = [*FUTUREBROKER, "worker", self.address, "--executors", "2"]
-        self.worker = self._stack.enter_context(running(command, self.folder, **self.variables))
-        lines_until(self.worker, "serves the scheduler")
-        return self.worker
-
-    def kill(self, program: subprocess.Popen[str]) -> None:
-        """As `kill -9`."""
-        os.kill(program.pid, signal.SIGKILL)
-        program.communicate()
-
-    def client(self) -> Client:
-        """A client of it."""
-        return Client(self.address, secret=SECRET, timeout=PATIENCE)
-
-    def program(self, text: str) -> str:
-        """What another program prints, that is given ``client``."""
-        lines = ["from futurebroker import Client, get_client", f"client = Client({self.address!r})", text]
-        done = run([sys.executable, "-c", "\n".join(lines)], self.folder, **self.variables)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
 
 
 @pytest.fixture

@@ -206,7 +206,8 @@ class CommandLedger:
                 client = self.state.clients[client_id]
                 task = self.state.tasks.get(key)
                 if kind == "duplicate" and task is not None and task in client.wants:
-                    told[key] = task.state in ENDED  # the future it had under this key is none the worse
+                    # The future it had under this key is none the worse.
+                    told[key] = task.state in ENDED and task not in self.state.untold
                 else:
                     told.pop(key, None)
 
@@ -228,6 +229,6 @@ class CommandLedger:
             if wants != self.told.get(client_id, {}).keys():
                 broken("I28", f"{client_id} wants {self.told.get(client_id)}, believed are {wants}")
             for task in client.wants:
-                ended = task.state in ENDED
+                ended = task.state in ENDED and task not in state.untold
                 if self.told[client_id][task.key] != ended:
                     broken("I13", f"{client_id} was told of the end of {task}: {not ended}")

@@ -12,7 +12,18 @@ from typing import Any
 
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.session import Outgoing, Session
-from futurebroker.scheduler import claims, dispatch, intake, machine, placement, reports, stealing, telling, transitions
+from futurebroker.scheduler import (
+    claims,
+    dispatch,
+    holding,
+    intake,
+    machine,
+    placement,
+    reports,
+    stealing,
+    telling,
+    transitions,
+)
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, PROCESSING, QUEUED, UNFINISHED, WAITING, SchedulerState
 from futurebroker.states import WorkerStatus
@@ -119,7 +130,7 @@ def followers_are_not_pulled_back(state: SchedulerState, task: TaskRecord, *, te
 @_plant((transitions, "lose"))
 def lost_results_are_not_computed_again(state: SchedulerState, task: TaskRecord) -> None:
     """A result that went with its worker is waited for in vain."""
-    transitions.memory_released(state, task)
+    holding.memory_released(state, task)
     if task.function is None:
         transitions.released_erred(state, task, "lost")
         return
@@ -146,7 +157,7 @@ def kept_values_are_released_with_their_lineage_cut(state: SchedulerState) -> No
     """A value is computed again from no inputs: a wrong answer."""
     for task in state.check:
         if task.state is MEMORY and task.value is not None and not task.needed and task.dependents is not None:
-            transitions.memory_released(state, task)
+            holding.memory_released(state, task)
     _right_settle(state)
 
 
