@@ -184,6 +184,13 @@ class Settings:
         values.positive, None, "1 or more", "executor processes of a worker; as many as there are cores when not set"
     )
     nthreads: int = _setting(values.positive, 1, "1 or more", "threads of each executor process")
+    task_output: bool = _setting(
+        values.boolean, True, "true or false", "keep what tasks print, 16,000 letters of each, for who looks at a task"
+    )
+    task_arguments: bool = _setting(
+        values.boolean, True, "true or false",
+        "keep arguments and results in short words, of tasks that fail or take over 10 ms, for who looks at a task",
+    )  # fmt: skip
     log_level: str = _setting(
         values.log_level, "info", ", ".join(values.LOG_LEVELS), "the least severe message that is logged"
     )

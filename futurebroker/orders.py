@@ -1,4 +1,4 @@
-"""What settings say of the memory and data of workers and clients, as orders that JSON can carry."""
+"""What settings say of memory and data of workers and clients, and of what is noted, as orders that JSON can carry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from futurebroker.config import Settings
 
 
 def worker_data(settings: Settings, share: float = 1.0) -> dict[str, Any]:
-    """What the settings say of a worker's memory and data, as arguments of `WorkerService` that JSON can carry.
+    """What the settings say of a worker's memory, data and notes, as arguments of `WorkerService` that JSON can carry.
 
     Args:
         share: of workers on one machine, what each gets of an automatic limit.
@@ -23,6 +23,7 @@ def worker_data(settings: Settings, share: float = 1.0) -> dict[str, Any]:
             "terminate": settings.memory_terminate,
         },
         "transfer": data_transfer(settings),
+        "notes": {"output": settings.task_output, "arguments": settings.task_arguments},
         "local_folder": str(settings.local_folder) if settings.local_folder is not None else None,
     }
 

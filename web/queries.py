@@ -258,6 +258,9 @@ def _story(found: dict[str, Any]) -> dict[str, Any]:
             "type": found["error_type"], "message": found["error"], "traceback": found["traceback"], "key": "",
             "worker": found["worker"],
         } if found["outcome"] == "failed" else None,
+        "notes": [
+            {name: row[name] for name in ("at", "worker", "arguments", "result", "output")} for row in found["notes"]
+        ],
         "inputs": [_neighbour(row) for row in found["inputs"]],
         "inputs_count": len(found["inputs"]),
         "outputs": [_neighbour(row) for row in found["outputs"]],

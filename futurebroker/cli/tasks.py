@@ -92,7 +92,10 @@ def _line(row: dict[str, Any]) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_history
 def task(key: str, as_json: bool, **place: Any) -> None:
-    """Tell the story of the task KEY: when it was submitted, began and ended, its attempts, its error, its inputs."""
+    """Tell the story of the task KEY: when it was submitted, began and ended, its attempts and its error.
+
+    Also what it printed, its arguments and result in short words, its inputs and outputs.
+    """
     with history(**place) as lookup:
         found = lookup.task(key)
     if found is None:
@@ -116,6 +119,7 @@ def story(found: dict[str, Any]) -> list[str]:
     if found["error_type"]:
         lines.append(f"  {found['error_type']}: {found['error']}")
         lines += [f"    {line}" for line in found["traceback"].splitlines()]
+    lines += _noted(found["notes"])
     for name in ("inputs", "outputs"):
         if found[name]:
             lines.append(f"  {name}:")
@@ -123,6 +127,19 @@ def story(found: dict[str, Any]) -> list[str]:
     if found["earlier"]:
         lines.append("  it ended before:")
         lines += [f"    {_line(row)}" for row in found["earlier"]]
+    return lines
+
+
+def _noted(notes: list[dict[str, Any]]) -> list[str]:
+    """Arguments and result of the last run that has any, and what each run printed, as lines."""
+    lines = []
+    for name in ("arguments", "result"):
+        text = next((note[name] for note in notes if note[name]), "")
+        lines += [f"  {name}: {text}"] * bool(text)
+    for note in reversed(notes):
+        if note["output"]:
+            lines.append(f"  it printed on {note['worker']} at {_when(note['at'])}:")
+            lines += [f"    {line}" for line in note["output"].splitlines()]
     return lines
 
 

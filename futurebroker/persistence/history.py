@@ -25,7 +25,7 @@ from sqlalchemy import select as select_rows
 from futurebroker.exceptions import DatabaseError
 from futurebroker.persistence import revisions
 from futurebroker.persistence.database import is_sqlite, open_engine, reading, writing
-from futurebroker.persistence.history_tables import events, runs, snapshots, task_types, tasks
+from futurebroker.persistence.history_tables import events, notes, runs, snapshots, task_types, tasks
 from futurebroker.protocol.history import Batch, Ended, HistoryOrders, TypeTotals
 
 logger = logging.getLogger("futurebroker.history")
@@ -101,6 +101,7 @@ class Writer:
             for batch in batches
             for one in batch.snapshots
         ]
+        noted = [{"run": run, **msgspec.structs.asdict(note)} for batch in batches for note in batch.notes]
         with writing(self._engine) as connection:
             if rows:
                 self._write_rows(connection, rows)
@@ -108,6 +109,8 @@ class Writer:
                 connection.execute(insert(events), happened)
             if stood:
                 connection.execute(insert(snapshots), stood)
+            if noted:
+                connection.execute(insert(notes), [_storable(row) for row in noted])
             self._add_totals(connection, batches)
             dropped = sum(batch.dropped for batch in batches)
             seen = {"seen_at": time.time(), "dropped": runs.c.dropped + dropped}
@@ -152,7 +155,8 @@ class Writer:
         self._swept_at = time.monotonic()
         keep_seconds, keep_rows = self._orders.keep_seconds, self._orders.keep_rows
         before = time.time() - keep_seconds if keep_seconds else 0.0
-        for table, at in ((tasks, tasks.c.ended_at), (events, events.c.at), (snapshots, snapshots.c.at)):
+        aging = ((tasks, tasks.c.ended_at), (events, events.c.at), (snapshots, snapshots.c.at), (notes, notes.c.at))
+        for table, at in aging:
             with reading(self._engine) as connection:
                 last = connection.execute(select_rows(func.max(table.c.id))).scalar() or 0
                 aged = connection.execute(select_rows(func.max(table.c.id)).where(at < before)).scalar() or 0
@@ -188,6 +192,11 @@ def _row(run: int, ended: Ended) -> tuple[Any, ...]:
         ended.result_type[:NAME_MOST], ended.error_type[:NAME_MOST], ended.error, ended.traceback,
         json.dumps(ended.inputs) if ended.inputs else "",
     )  # fmt: skip
+
+
+def _storable(row: dict[str, Any]) -> dict[str, Any]:
+    """Text without what PostgreSQL doesn't take."""
+    return {name: value.replace("\0", "") if isinstance(value, str) else value for name, value in row.items()}
 
 
 class Input:

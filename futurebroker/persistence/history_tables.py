@@ -107,5 +107,21 @@ snapshots = Table(
     Index("ix_snapshots_at", "at"),
 )
 
+#: of runs of tasks that printed, failed or took long: what they printed, and their arguments and result in words
+notes = Table(
+    "task_notes",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("run", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("worker", String(200), nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("output", Text, nullable=False),
+    Index("ix_task_notes_key", "key"),
+    Index("ix_task_notes_at", "at"),
+)
+
 #: all of them, for who sweeps or counts
-TABLES = (tasks, events, snapshots, task_types, runs)
+TABLES = (tasks, events, snapshots, notes, task_types, runs)

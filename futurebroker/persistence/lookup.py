@@ -26,11 +26,13 @@ from sqlalchemy import (
 
 from futurebroker.exceptions import QueryError
 from futurebroker.persistence.database import is_sqlite, open_engine, reading
-from futurebroker.persistence.history_tables import events, runs, snapshots, task_types, tasks
+from futurebroker.persistence.history_tables import events, notes, runs, snapshots, task_types, tasks
 from futurebroker.persistence.search import Condition, conditions
 
 #: matches that a search counts at the most; more are shown as "at least"
 COUNT_MOST = 100_000
+#: notes of one task that an answer holds, the newest
+NOTES_MOST = 10
 #: events and snapshots one answer holds at the most
 ROWS_MOST = 5_000
 #: pieces that `stream` makes of its window
@@ -105,12 +107,15 @@ class Lookup:
             return list(connection.execute(found.limit(most)).scalars())
 
     def task(self, key: str) -> dict[str, Any] | None:
-        """Everything that is known of a task: its last end, ends before that, its events, and its inputs and outputs.
+        """Everything that is known of a task: its last end, ends before that, its events and notes, inputs and outputs.
+
+        Notes, the newest first, are what it printed and its arguments and result in words, where that was kept.
 
         None for a key that no row has.
         """
         ends = select(tasks).where(tasks.c.key == key, tasks.c.run.in_(self._ours)).order_by(tasks.c.id.desc())
         story = select(events).where(events.c.key == key, events.c.run.in_(self._ours)).order_by(events.c.id)
+        noted = select(notes).where(notes.c.key == key, notes.c.run.in_(self._ours)).order_by(notes.c.id.desc())
         with reading(self._engine) as connection:
             rows = [dict(row) for row in connection.execute(ends.limit(50)).mappings()]
             if not rows:
@@ -124,6 +129,7 @@ class Lookup:
                 **last,
                 "earlier": rows[1:],
                 "events": happened,
+                "notes": [dict(row) for row in connection.execute(noted.limit(NOTES_MOST)).mappings()],
                 "inputs": [inputs.get(one, {"key": one, "type": "", "outcome": ""}) for one in last["inputs"]],
                 "outputs": [dict(row) for row in outputs],
             }

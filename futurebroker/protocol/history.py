@@ -44,6 +44,17 @@ class Happened(msgspec.Struct, array_like=True, gc=False):
     text: str
 
 
+class Noted(msgspec.Struct, array_like=True, gc=False):
+    """What was noted of one run of a task: what it printed, and its arguments and result in words."""
+
+    at: float
+    key: Key
+    worker: str
+    arguments: str
+    result: str
+    output: str
+
+
 class Stood(msgspec.Struct, array_like=True, gc=False):
     """How a worker, or the whole cluster (empty), stood at a moment."""
 
@@ -78,6 +89,7 @@ class Batch(msgspec.Struct, array_like=True):
     totals: dict[str, TypeTotals] = {}
     dropped: int = 0  #: rows and events left out
     snapshots: list[Stood] = []
+    notes: list[Noted] = []
 
 
 class HistoryOrders(msgspec.Struct):

@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from futurebroker.protocol.history import CANCELLED, FAILED, FINISHED, Batch, Ended, Happened, TypeTotals
+from futurebroker.protocol.history import CANCELLED, FAILED, FINISHED, Batch, Ended, Happened, Noted, TypeTotals
 from futurebroker.protocol.messages import Erred, Failure, Finished
+from futurebroker.scheduler.notes import Note
 from futurebroker.scheduler.records import ORDER_MASK, ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.types import Key
 
 #: rows and events that wait to be taken, at the most
 ROWS_MOST = 100_000
 EVENTS_MOST = 10_000
+#: characters of notes that wait to be taken, at the most
+NOTES_MOST = 8_000_000
 #: inputs that are named of a task
 INPUTS_MOST = 50
 #: characters of an error's message and of a traceback
@@ -34,12 +37,13 @@ class Chronicle:
         when: the machine's time at which a running number was submitted; None when nobody knows.
     """
 
-    __slots__ = ("_batch", "_erred", "_numbers", "_submitted", "_when", "offset")
+    __slots__ = ("_batch", "_erred", "_noted", "_numbers", "_submitted", "_when", "offset")
 
     def __init__(self, when: Callable[[int], float | None]) -> None:
         self.offset = 0.0  #: seconds from the machine's time to that since 1970; kept right by whoever drives it
         self._when = when
         self._batch = Batch()
+        self._noted = 0
         #: the last range of running numbers that was asked for, and when it was submitted
         self._numbers = range(0)
         self._submitted: float | None = None
@@ -138,14 +142,24 @@ class Chronicle:
             return
         events.append(Happened(now + self.offset, kind, worker, key, client, text[:MESSAGE_MOST]))
 
+    def noted(self, note: Note) -> None:
+        """An executor noted something of a run of a task; beyond `NOTES_MOST` nothing of it is kept."""
+        size = len(note.arguments) + len(note.result) + len(note.output)
+        if self._noted + size > NOTES_MOST:
+            self._batch.dropped += 1
+            return
+        self._noted += size
+        self._batch.notes.append(Noted(note.at, note.key, note.worker, note.arguments, note.result, note.output))
+
     # -- taking -----------------------------------------------------------------------------------------------------
 
     def take(self) -> Batch | None:
         """All that was noted since the last call; None when nothing was."""
         batch = self._batch
-        if not (batch.rows or batch.events or batch.totals):
+        if not (batch.rows or batch.events or batch.totals or batch.notes):
             return None
         self._batch = Batch()
+        self._noted = 0
         return batch
 
 

@@ -147,7 +147,7 @@ class Historian:
     def _add(self, batch: Batch) -> None:
         if self._bytes > WAITING_MOST:
             batch.dropped += len(batch.rows)
-            batch.rows = []
+            batch.rows, batch.notes = [], []
         self.dropped += batch.dropped
         if batch.dropped and not self._said_dropped:
             self._said_dropped = True

@@ -141,8 +141,8 @@ def _look(topic: str, merged: Callable[[SchedulerState, Round], Any]) -> Callabl
     return request
 
 
-def _stacks(state: SchedulerState, done: Round) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _by_task(state: SchedulerState, done: Round) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for views in done.views.values():
         for view in views:
             found.update(view or {})
@@ -168,7 +168,8 @@ def _logs(state: SchedulerState, done: Round) -> dict[str, Any]:
 
 #: see `requests.REQUESTS`; the web reads "profile", whose answer is a tree of plain data
 REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
-    "call_stack": _look("call_stack", _stacks),
+    "call_stack": _look("call_stack", _by_task),
+    "task_notes": _look("notes", _by_task),
     "profile": _look("profile", _profile),
     "profiles": _look("profile", _profiles),
     "versions": _look("versions", _versions),

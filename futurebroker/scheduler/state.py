@@ -14,6 +14,7 @@ from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.chronicle import Chronicle
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.moments import Moments
+from futurebroker.scheduler.notes import Notes
 from futurebroker.scheduler.operations import Note, Operations
 from futurebroker.scheduler.published import Published
 from futurebroker.scheduler.recent import Recent
@@ -198,6 +199,8 @@ class SchedulerState:
         self.moments = Moments()
         #: runs that have just ended, while somebody looks
         self.recent = Recent()
+        #: what executors noted of tasks
+        self.notes = Notes()
         #: attempts begun so far; their numbers rise through all tasks, so that a key that comes again reuses none
         self.attempts = 0
         #: what was ignored and why (stale completions, unknown keys, ...), and what was stolen

@@ -20,7 +20,7 @@ from futurebroker.protocol.messages import (
     Said,
     TaskOptions,
 )
-from futurebroker.scheduler import keeping, placement
+from futurebroker.scheduler import keeping, notes, placement
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, TaskRecord, Terms, WorkerRecord
 from futurebroker.scheduler.state import ERRED, MEMORY, UNFINISHED, SchedulerState
 from futurebroker.types import Key
@@ -131,8 +131,24 @@ def update_state(state: SchedulerState, worker: WorkerRecord, message: Said) -> 
         terms_of(task).custom = (name, meta)
 
 
+def noted(state: SchedulerState, worker: WorkerRecord, message: Said) -> None:
+    """What an executor noted of tasks whose ends it reports next."""
+    try:
+        told, left_out = notes.read(message.about)
+    except msgspec.ValidationError:
+        state.counters["unexpected"] += 1
+        return
+    if left_out:
+        state.counters["notes left out"] += left_out
+    for note in told:
+        note.worker = worker.name
+        state.notes.add(note)
+        if state.chronicle is not None:
+            state.chronicle.noted(note)
+
+
 #: what executors may tell, by topic; more is added by who knows more
-SAYINGS: dict[str, Any] = {"state": update_state}
+SAYINGS: dict[str, Any] = {"state": update_state, "notes": noted}
 
 
 # -- failures --------------------------------------------------------------------------------------------------------

@@ -138,6 +138,10 @@ def task(state: SchedulerState, key: str) -> dict[str, Any] | None:
             "type": record.failure.type, "message": record.failure.message, "traceback": record.failure.traceback,
             "key": record.failure.key, "worker": record.failure.worker,
         },
+        "note": None if (note := state.notes.get(key)) is None else {
+            "at": note.at, "worker": note.worker, "arguments": note.arguments, "result": note.result,
+            "output": note.output,
+        },
     }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from futurebroker.worker.apps import close_app, open_app
 from futurebroker.worker.coroutines import CoroutineRunner
 from futurebroker.worker.failures import failure_of
 from futurebroker.worker.later import RunAgain, current_terms, say
+from futurebroker.worker.notes import Notebook
 from futurebroker.worker.opening import InputFailed, InputGone, Opener, cannot_open
 from futurebroker.worker.packets import (
     AWAY_MAX,
@@ -91,10 +92,13 @@ class Executor:
 
     Args:
         crumbs: where each thread writes the number of its task before it begins.
+        notes: what is noted of tasks.
         owns_process: end the process when the agent is gone.
     """
 
-    def __init__(self, data: socket.socket, control: socket.socket, setup: Setup, *, owns_process: bool) -> None:
+    def __init__(
+        self, data: socket.socket, control: socket.socket, setup: Setup, notes: Notebook, *, owns_process: bool
+    ) -> None:
         self._data = data
         self._control = control
         self._control_lock = threading.Lock()
@@ -112,6 +116,7 @@ class Executor:
         crumbs = lifeline.map_crumbs(setup.crumbs, size) if setup.crumbs else bytearray(size)
         self._crumbs = memoryview(crumbs).cast(CRUMB)
         self._stopping = False
+        self._notes, self._slow, self._noted = notes, notes.after, notes.open
         self._profiler = Profiler(self._seats, Executor._run.__code__)
 
     def run(self) -> None:
@@ -231,6 +236,8 @@ class Executor:
             pass
         if not batch:
             return
+        if self._noted:
+            self._notes.send(batch, self.say)
         data = encode_results(batch)
         if len(data) <= REPORT_LIMIT:
             self._data.send(data)
@@ -288,11 +295,14 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are the task's own as well
             duration = (perf_counter_ns() - start) // 1000
             self._fence(slot, task)
+            self._notes.ended(task.number, task.key, args, keywords)
             return self._failed(task, error, duration)
         end = perf_counter_ns()
         if slot.made:
             self._fence(slot, task)
         duration = (end - start) // 1000
+        if duration > self._slow or self._noted:
+            self._notes.returned(task.number, task.key, args, keywords, value, duration)
         if kind in _PLAIN or (kind in _TEXT and len(value) <= INLINE_LIMIT):
             data = pickle.dumps(value, 5)
             if len(data) <= INLINE_LIMIT:
@@ -367,7 +377,7 @@ class Executor:
         elif isinstance(record, Call):
             threading.Thread(target=self._call, args=(record,), name="call", daemon=True).start()
         elif isinstance(record, Look):
-            self._tell(Seen(record.number, inspecting.look(record, self._seats, self._profiler)))
+            self._tell(Seen(record.number, inspecting.look(record, self._seats, self._profiler, self._notes)))
         elif isinstance(record, Trim):
             trim()
         elif isinstance(record, Stop):
@@ -430,7 +440,10 @@ def _take_all(slot: Slot) -> list[int]:
 def run_in_thread(data: socket.socket, control: socket.socket) -> None:
     """An executor inside the agent's process; the caller's thread is its first."""
     with data, control:
-        Executor(data, control, lifeline.read_setup(control), owns_process=False).run()
+        setup = lifeline.read_setup(control)
+        # Standard output is the program's own here.
+        notes = Notebook(output=False, arguments=setup.arguments)
+        Executor(data, control, setup, notes, owns_process=False).run()
 
 
 def _log_fields(worker: str) -> dict[str, str]:
@@ -454,13 +467,15 @@ def main() -> None:
         places.append(os.getcwd())
     # After all else, so that a `queue.py` where the worker was started shadows nothing.
     sys.path.extend(entry for entry in places if entry not in sys.path)
+    notes = Notebook(output=setup.output, arguments=setup.arguments)
+    notes.listen()  # before the log is begun, whose lines of a task are among what it prints
     if setup.log_level:
         start_logging(setup.log_level, setup.log_format, fields=lambda: _log_fields(setup.worker))
     import_module(DASK).serve_tasks()
     about = open_app(setup.app)
     # What is imported by now stays: the user's collections needn't walk it.
     gc.freeze()
-    executor = Executor(data, control, setup, owns_process=True)
+    executor = Executor(data, control, setup, notes, owns_process=True)
     if about is not None:
         executor.say("app", "", about)
     executor.run()

@@ -1,27 +1,53 @@
-"""What an executor tells of itself when it is asked to look: call stacks, its profile, the versions of packages."""
+"""What an executor tells of itself when it is asked to look: call stacks, what tasks print, its profile, versions."""
 
 from __future__ import annotations
 
 import linecache
 import sys
+from types import FrameType
 from typing import Any
 
 from futurebroker.versions import versions
+from futurebroker.worker.notes import NEVER, Notebook, clean
 from futurebroker.worker.packets import Look
 from futurebroker.worker.profiling import Profiler
 from futurebroker.worker.seats import Seats
+from futurebroker.worker.words import call_in_words
 
 
-def look(record: Look, seats: Seats, profiler: Profiler) -> Any:
+def look(record: Look, seats: Seats, profiler: Profiler, notes: Notebook) -> Any:
     """What ``record`` asks for, as plain data; None when it isn't known here."""
     about = record.about if isinstance(record.about, dict) else {}
     if record.topic == "call_stack":
         return call_stacks(about.get("keys"), seats)
+    if record.topic == "notes":
+        return notes_so_far(about.get("keys") or [], seats, notes)
     if record.topic == "profile":
         return profiler.view(about)
     if record.topic == "versions":
         return versions(about.get("packages") or ())
     return None
+
+
+def notes_so_far(keys: list[str], seats: Seats, notes: Notebook) -> dict[str, dict[str, str]]:
+    """By the key of each of these tasks that runs here: its arguments in words, and what it has printed so far."""
+    frames = sys._current_frames()
+    found = {}
+    for slot in list(seats.slots):
+        if slot.task and slot.key in keys:
+            arguments = _arguments(frames.get(slot.thread)) if notes.after != NEVER else ""
+            found[slot.key] = {"arguments": arguments, "output": notes.so_far(slot.task)}
+    return found
+
+
+def _arguments(frame: FrameType | None) -> str:
+    """Of the task that runs in this frame; tasks leave theirs nowhere else, because that would cost each of them."""
+    while frame is not None and frame.f_code.co_qualname != "Executor._run":
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    known = frame.f_locals
+    return clean(call_in_words(known.get("args", ()), known.get("keywords", {})))
 
 
 def call_stacks(keys: list[str] | None, seats: Seats) -> dict[str, list[str]]:

@@ -115,6 +115,8 @@ class Setup(Control, tag=1):
     broker_is_local: bool = False  #: whether the broker's address is on loopback
     room: str = ""  #: path of the file with the bytes that a value in memory may have
     disk: str = ""  #: folder for larger ones
+    output: bool = False  #: whether what tasks print is noted
+    arguments: bool = False  #: whether arguments and results of tasks are put in words
 
 
 class ReturnRest(Control, tag=2):

@@ -66,6 +66,7 @@ class WorkerService:
         resources: abstract amounts tasks may ask for.
         memory_limit, memory_share, thresholds: see `Upkeep`.
         transfer: see `Transfers`.
+        notes: see `Notebook`; default all.
         processes: False makes the executors threads of this process.
         local_folder: where to make the folder of results on disk.
         make_link: makes the conversation with the scheduler, with `Member`'s arguments.
@@ -85,6 +86,7 @@ class WorkerService:
         memory_share: float = 1.0,
         thresholds: dict[str, float] | None = None,
         transfer: dict[str, Any] | None = None,
+        notes: dict[str, bool] | None = None,
         processes: bool = True,
         local_folder: str | None = None,
         app: AppPlan | None = None,
@@ -95,7 +97,7 @@ class WorkerService:
         self.executors = executors or os.cpu_count() or 1
         self.threads = threads
         self.resources = dict(resources or {})
-        self._transfer = transfer or {}
+        self._transfer, self._notes = transfer or {}, notes or {}
         self._memory = (memory_limit, memory_share, thresholds or {}, local_folder, processes)
         self.processes = processes
         self._app = AppHost(app or AppPlan(), lambda message: self._link.send(message))
@@ -245,6 +247,7 @@ class WorkerService:
             self.name, self.id, str(self._folder.path), self.threads, "", "", self.resources, handed_down_path(python)
         )
         self._upkeep.set_up(setup)
+        setup.output, setup.arguments = (self._notes.get(name, True) for name in ("output", "arguments"))
         setup.cluster, setup.broker_is_local = self._where["cluster"], is_loopback(self._where["url"])
         setup.app = self._app.plan.name
         executor = self._running[number] = Executor(number, setup, self, self._loop)

@@ -16,6 +16,7 @@ from tests.integration.test_cli import interrupt
 
 def fail(number: int) -> None:
     """A task's own mistake."""
+    print("looking for row", number)
     raise ValueError(f"no row {number}")
 
 
@@ -52,6 +53,9 @@ def test_tasks_are_found_after_their_cluster_has_ended(tmp_path: Path, monkeypat
     story = run([*FUTUREBROKER, "task", "bad-1"], tmp_path).stdout
     assert "began on up" in story
     assert 'raise ValueError(f"no row {number}")' in story
+    assert "  arguments: 7\n" in story
+    # By itself, and again when it was retried.
+    assert story.count("\n    looking for row 7\n") == 2
     assert "abs-" in run([*FUTUREBROKER, "task", key], tmp_path).stdout
     assert "failed" in run([*FUTUREBROKER, "runs"], tmp_path).stdout
     unknown = run([*FUTUREBROKER, "tasks", "stat:failed"], tmp_path)

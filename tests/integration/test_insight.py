@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,3 +169,44 @@ def _show_tables(cluster: LocalCluster, client: Client) -> None:
     for thing in things:
         assert thing._repr_html_().startswith("<")
     assert "&lt;b&gt;" in future._repr_html_()
+
+
+def talk(path: str, token: str) -> int:
+    """Prints, then runs until it may end."""
+    print("so far")
+    print("so bad", file=sys.stderr)
+    logging.getLogger("mine").warning("so it is logged")
+    return spin_until(path)
+
+
+def test_what_a_task_prints_and_got_is_seen_while_it_runs_and_after(client: Client, tmp_path: Path) -> None:
+    """Nobody should have to find the worker's terminal to see where a task is."""
+    end = tmp_path / "end"
+    future = client.submit(talk, str(end), token="abc")
+    seen: dict[str, Any] = {}
+    while "so it is logged" not in seen.get("output", ""):
+        seen = client._ask("task_notes", {"keys": [future.key]}).get(future.key, {})
+    assert seen["output"].startswith("so far\nso bad\n")
+    assert seen["arguments"] == f"{str(end)!r}, token=***"
+    end.touch()
+    rounds = future.result(30)
+    note = client._ask("task", future.key)["note"]
+    assert (note["arguments"], note["result"]) == (seen["arguments"], str(rounds))
+    assert note["output"] == seen["output"]
+    assert note["worker"] in {worker["name"] for worker in client.scheduler_info()["workers"].values()}
+    short = client.submit(abs, -1)
+    assert short.result(30) == 1
+    assert client._ask("task", short.key)["note"] is None
+
+
+def test_settings_keep_output_and_arguments_to_the_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where data is private, nothing of it is shown to who looks at tasks."""
+    monkeypatch.setenv("FUTUREBROKER_TASK_OUTPUT", "false")
+    monkeypatch.setenv("FUTUREBROKER_TASK_ARGUMENTS", "no")
+    (tmp_path / "end").touch()
+    with LocalCluster(executors_per_worker=1) as cluster, Client(cluster) as client:
+        future = client.submit(talk, str(tmp_path / "end"), token="abc")
+        failed = client.submit(fails_once, str(tmp_path / "other"))
+        assert future.result(30) == 0
+        assert failed.exception(30) is not None
+        assert [client._ask("task", one.key)["note"] for one in (future, failed)] == [None, None]

@@ -153,7 +153,25 @@ def task(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
             )
         )
         return page
-    return {**page, **_merged(now or {}, past or {})}
+    return {**page, **_merged(now or {}, past or {}), **(_seen(site, now) if now is not None else {})}
+
+
+def _seen(site: Site, now: Mapping[str, Any]) -> dict[str, Any]:
+    """What the executor sees of a task that runs: where it is, its arguments, and what it has printed so far."""
+    if now["state"] != "processing" or not now.get("worker_id"):
+        return {}
+    about = {"workers": [now["worker_id"]], "keys": [now["key"]]}
+    try:
+        stack = site.collector.ask("call_stack", about).get(now["key"])
+        note = site.collector.ask("task_notes", about).get(now["key"])
+    except UnansweredError:
+        return {}
+    if stack is None:
+        return {}
+    seen: dict[str, Any] = {"stack": "\n".join(stack)[:20_000]}
+    if note is not None and any(note.values()):
+        seen["notes"] = [{"at": None, "worker": now.get("worker"), "result": "", **note}]
+    return seen
 
 
 def _merged(now: Mapping[str, Any], past: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,9 +201,8 @@ def _merged(now: Mapping[str, Any], past: Mapping[str, Any]) -> dict[str, Any]:
         "timeline": past.get("timeline", []),
         "attempts": past.get("attempts_made", []),
         "failure": now.get("failure") or past.get("failure"),
-        "result": past.get("result"),
-        "arguments": past.get("arguments"),
-        "output": past.get("output"),
+        "notes": past.get("notes") or [note for note in [now.get("note")] if note],
+        "stack": "",
         "inputs": now.get("inputs") or past.get("inputs", []),
         "inputs_count": now.get("inputs_count") or past.get("inputs_count", 0),
         "outputs": now.get("outputs") or past.get("outputs", []),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from futurebroker.protocol.history import Batch, Ended, Happened, HistoryOrders, Stood, TypeTotals
+from futurebroker.protocol.history import Batch, Ended, Happened, HistoryOrders, Noted, Stood, TypeTotals
 
 #: when it begins
 BEGIN = 1_700_000_000.0
@@ -23,7 +23,7 @@ def ended(
 
 
 def sample() -> list[Batch]:
-    """Four tasks, two events, a snapshot, and a hundred tasks that were left out."""
+    """Four tasks, two events, a snapshot, two notes, and a hundred tasks that were left out."""
     failed = ended("c", kind="load", outcome="failed", started=BEGIN + 2.5, duration=0.25)
     failed.error_type, failed.error, failed.traceback = "KeyError", "missing", "Traceback: missing"
     failed.inputs = ("a", "b", "elsewhere")
@@ -41,4 +41,8 @@ def sample() -> list[Batch]:
     ]
     totals = {"train": TypeTotals(2, 0, 0, 2_000_000), "load": TypeTotals(0, 1), "eval": TypeTotals(0, 0, 1)}
     snapshots = [Stood(BEGIN + 1, "w1", {"memory": 5}), Stood(BEGIN + 1, "", {"workers": 2})]
-    return [Batch(rows, events, totals, 0, snapshots), Batch([], [], {"train": TypeTotals(100)}, 100, [])]
+    notes = [
+        Noted(BEGIN + 2, "c", "w2", "'x.csv'", "", "first try\0\n"),
+        Noted(BEGIN + 2.5, "c", "w1", "'x.csv', retries=1", "", "second try 🎈\n"),
+    ]
+    return [Batch(rows, events, totals, 0, snapshots, notes), Batch([], [], {"train": TypeTotals(100)}, 100, [])]

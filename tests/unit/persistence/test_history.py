@@ -103,6 +103,9 @@ def test_a_task_s_story_has_all_that_is_known(lookup: Lookup) -> None:
     assert [one["key"] for one in found["inputs"]] == ["a", "b", "elsewhere"]
     assert [event["kind"] for event in found["events"]] == ["task-retried"]
     assert found["traceback"] == "Traceback: missing"
+    assert [(note["worker"], note["arguments"], note["output"]) for note in found["notes"]] == [
+        ("w1", "'x.csv', retries=1", "second try 🎈\n"), ("w2", "'x.csv'", "first try\n"),
+    ]  # fmt: skip
     before = lookup.task("a")
     assert before is not None
     assert [one["key"] for one in before["outputs"]] == ["c"]

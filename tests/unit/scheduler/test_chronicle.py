@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from futurebroker.protocol import messages as m
-from futurebroker.protocol.history import CANCELLED, FAILED, FINISHED, Batch, Ended, TypeTotals
+from futurebroker.protocol.history import CANCELLED, FAILED, FINISHED, Batch, Ended, Noted, TypeTotals
 from futurebroker.scheduler import chronicle as chronicle_module
 from futurebroker.scheduler.chronicle import Chronicle
 from futurebroker.scheduler.commands import ClientGone, WorkerLost, WorkerSuspected
@@ -95,3 +95,17 @@ def test_rows_beyond_the_bound_are_counted_and_totals_stay_right(play: Play, mon
         play.worker("w", finished(f"k{number}", number + 1))
     batch = taken(play)
     assert (len(batch.rows), batch.dropped, batch.totals["f"].finished) == (3, 2, 5)
+
+
+def test_notes_go_to_the_history_up_to_a_bound(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tasks print may be much more than what is known of them."""
+    monkeypatch.setattr(chronicle_module, "NOTES_MOST", 25)
+    told = [["a", 1.0, "1", "2", "x" * 10], ["b", 2.0, "", "", "y" * 10], ["c", 3.0, "", "", "z" * 10]]
+    play.worker("w", m.Said("notes", "", [told, 0]))
+    batch = taken(play)
+    assert batch.notes == [Noted(1.0, "a", "w", "1", "2", "x" * 10), Noted(2.0, "b", "w", "", "", "y" * 10)]
+    assert batch.dropped == 1
+    assert play.state.chronicle is not None
+    assert play.state.chronicle.take() is None
+    play.worker("w", m.Said("notes", "", [told[2:], 0]))
+    assert len(taken(play).notes) == 1

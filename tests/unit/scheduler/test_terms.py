@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from futurebroker.protocol import messages as m
+from futurebroker.scheduler import viewing
 from futurebroker.scheduler.commands import ClientGone, Send, Tick
+from futurebroker.scheduler.notes import KEPT, Note, Notes
 from tests.unit.scheduler.play import FUNCTION, Play, failure, finished, runs, submit
 
 
@@ -288,3 +290,31 @@ def test_tasks_go_to_workers_that_take_from_their_queue() -> None:
     play.state.workers["second"].queues = {"mail": None}
     play.ann(submit("warm", workers=("second",)))
     assert "taking from the queue" in play.why("warm")
+
+
+def test_notes_of_executors_are_kept_for_who_looks_at_a_task() -> None:
+    """They come before the report; what a task has made up is counted and does no harm."""
+    play = Play("w")
+    play.ann(submit("x"))
+    play.worker("w", m.Said("notes", "", [[["x", 5.0, "1, 2", "3", "printed"]], 2]), finished("x", 1))
+    found = viewing.task(play.state, "x")
+    assert found is not None
+    assert found["note"] == {"at": 5.0, "worker": "w", "arguments": "1, 2", "result": "3", "output": "printed"}
+    assert play.state.counters["notes left out"] == 2
+    for about in (None, 7, [], [[["x"]], 0], [[["x", "soon", "", "", ""]], 0], [[], "many"]):
+        play.worker("w", m.Said("notes", "", about))
+    assert play.state.counters["unexpected"] == 6
+
+
+def test_only_the_newest_notes_are_kept() -> None:
+    """A scheduler that runs for months remembers megabytes of what was printed, not all."""
+    notes = Notes()
+    for number in range(1_000):
+        notes.add(Note(f"k{number}", 0.0, "", "", "x" * 15_000))
+    assert notes.get("k0") is None
+    kept = [number for number in range(1_000) if notes.get(f"k{number}") is not None]
+    assert kept[-1] == 999
+    assert KEPT // 16_000 < len(kept) <= KEPT // 15_000
+    for _ in range(1_000):
+        notes.add(Note("same", 0.0, "", "", "x" * 15_000))
+    assert notes.get("k999") is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,16 @@ from futurebroker.web.views.happenings import flame
 from tests.unit.web.conftest import TOKEN, Visitor
 
 HOSTILE = "<script>alert(1)</script>'\"&-🙂-" + "x" * 900
+
+
+#: ends what runs `wait_here`
+END = threading.Event()
+
+
+def wait_here(what: str, password: str) -> None:
+    """A task that ends, badly, when it is told to."""
+    END.wait()
+    raise ValueError(what)
 
 
 def test_every_page_of_the_navigation_is_there() -> None:
@@ -59,6 +70,23 @@ def test_what_users_named_is_escaped_everywhere(operator: Visitor, work: Client)
     text = answer.get_data(as_text=True)
     assert "ValueError" in text
     assert "<script>alert" not in text
+
+
+def test_a_task_s_page_tells_its_arguments_and_where_it_is(operator: Visitor, work: Client) -> None:
+    """The first questions about a task that failed, or doesn't end; what it was given is as hostile as any text."""
+    END.clear()
+    future = work.submit(wait_here, HOSTILE, password="hunter2")
+    while "END.wait()" not in (text := operator.get(f"/task?key={future.key}")[1]):
+        pass
+    assert "Where it is" in text
+    END.set()
+    assert future.exception() is not None
+    for path in (f"/task?key={future.key}", f"/api/v1/task?key={future.key}"):
+        status, text = operator.get(path)
+        assert status == 200
+        assert "password=***" in text
+        assert "hunter2" not in text
+    assert "<script>alert" not in operator.get(f"/task?key={future.key}")[1]
 
 
 def test_unknown_things_have_pages_that_say_so(operator: Visitor, work: Client) -> None:
