@@ -1,13 +1,18 @@
-"""Ill-treat a cluster while it works: ``python -m tests.chaos --seed N --minutes M [--tasks 10000]``."""
+"""Ill-treat a cluster while it works: ``python -m tests.chaos --seed N --minutes M [--tasks 10000]``; or kill its
+scheduler at chosen steps of writing the journal, over and over: ``python -m tests.chaos --step all --kills 200``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.runner import Plan, run
+from tests.chaos.steps import STEPS, kill_at
 
 
 def main() -> int:
@@ -37,8 +42,30 @@ def main() -> int:
     parser.add_argument(
         "--peer", choices=("dask", "celery"), default="", help="another system under the same graphs and faults"
     )
+    parser.add_argument("--step", choices=("all", *STEPS), help="kill schedulers at this step of writing instead")
+    parser.add_argument("--kills", type=int, default=200, help="at each step")
     parser.add_argument("--json", type=Path, help="write the report to this file as well")
     options = parser.parse_args()
+    report = by_steps(options) if options.step else by_plan(options)
+    text = json.dumps(report, indent=1)
+    if options.json is not None:
+        options.json.write_text(text + "\n")
+    print(text)
+    return 0 if report["passed"] else 1
+
+
+def by_steps(options: argparse.Namespace) -> dict[str, Any]:
+    """Kill schedulers at one step after the other; each is told as soon as it is over."""
+    reports = []
+    for step in STEPS if options.step == "all" else (options.step,):
+        with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+            reports.append(kill_at(step, options.kills, Path(folder)))
+        print(json.dumps(reports[-1]), file=sys.stderr)
+    return {"passed": all(report["passed"] for report in reports), "steps": reports}
+
+
+def by_plan(options: argparse.Namespace) -> dict[str, Any]:
+    """One run with faults of all kinds."""
     plan = Plan(
         options.seed,
         options.tasks,
@@ -54,12 +81,7 @@ def main() -> int:
         peer=options.peer,
     )
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        report = run(plan, Path(folder))
-    text = json.dumps(report, indent=1)
-    if options.json is not None:
-        options.json.write_text(text + "\n")
-    print(text)
-    return 0 if report["passed"] else 1
+        return run(plan, Path(folder))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from futurebroker import Client
+from tests.integration.killable import free_port
 from tests.integration.programs import FUTUREBROKER, lines_until, running
-from tests.integration.test_durability import free_port
 
 SECRET = "s" * 32
 LIMIT = 100_000

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.killable import free_port
 from tests.integration.programs import FUTUREBROKER, lines_until, run, running
 from tests.integration.takeovers import kill, stand_still, take_over
-from tests.integration.test_durability import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -1,6 +1,6 @@
 """A scheduler that kills itself, as `kill -9` would, at a chosen step of writing the journal; and then another.
 
-``python -m tests.integration.doomed_scheduler STEP PORT URL`` forks one scheduler after the other at PORT. Each ends at
+``python -m tests.chaos.doomed STEP PORT URL`` forks one scheduler after the other at PORT. Each ends at
 one of its first batches: before it is appended, inside its commit, after that and before anybody is told, or after all
 were told. A line is printed for each that has ended.
 """
