@@ -208,7 +208,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     """Reassign what the worker had and compute again what only it held.
 
     Which tasks it was really running nobody can tell any more; blamed are the first of those sent, one a slot, unless
-    the worker left by its own will.
+    the worker left by its own will. Those that waited for others are, where nothing else can have run.
     """
     worker = state.workers.pop(event.worker, None)
     if worker is None:
@@ -223,8 +223,8 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     for pool in state.pools.values():
         refresh(state, pool)
     # An input that goes with the worker makes a task look as if it had not begun: choose before.
-    begun = (task for task in worker.processing if not task.waiting_on and task.function is not None)
-    blamed = [task for task in begun if task not in worker.away][: worker.slots]
+    begun = [task for task in worker.processing if not task.waiting_on and task.function is not None]
+    blamed = [task for task in begun if task not in worker.away][: worker.slots] or begun
     for task in tuple(worker.holds):
         task.discard_holder(worker)
         if task.state is MEMORY and task.holders is None and task.value is None:

@@ -79,7 +79,8 @@ def reported(state: SchedulerState, worker: WorkerRecord, message: Any) -> None:
     facts = state.facts
     if facts is None:
         return
-    if type(message) in _SOFT_REPORTS and not state.tasks[message.key].pool.at_most_once:
+    is_soft = type(message) in _SOFT_REPORTS or (type(message) is m.ExecutorDied and message.innocent)
+    if is_soft and not state.tasks[message.key].pool.at_most_once:
         return
     if type(message) is Finished and message.value is not None and len(message.value) > KEEP_LIMIT:
         task = state.tasks[message.key]

@@ -94,9 +94,16 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
 
 
 def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorDied) -> None:
-    """A task ended its executor: it is tried again elsewhere until it has done so too often."""
+    """A task ended its executor: it is tried again elsewhere until it has done so too often.
+
+    One that only went with it is tried again without blame, if it may run twice.
+    """
     task = current(state, worker, report)
-    if task is not None:
+    if task is None:
+        return
+    if report.innocent and not task.pool.at_most_once:
+        _run_again(state, worker, task)
+    else:
         count_death(state, task, worker, "ExecutorDiedError", report.how)
 
 
@@ -131,12 +138,16 @@ def gave_back(state: SchedulerState, worker: WorkerRecord, report: GaveBack) -> 
     """An attempt was not begun: the task is ready for another, or goes to the worker it was asked back for."""
     task = current(state, worker, report)
     if task is not None:
-        thief = stealing.given(state, worker, task)
-        if revoking.given_back(state, task):
-            return
-        transitions.pull_back(state, task, tell=False)
-        if thief is not None:
-            stealing.place(state, task, worker, thief)
+        _run_again(state, worker, task)
+
+
+def _run_again(state: SchedulerState, worker: WorkerRecord, task: TaskRecord) -> None:
+    thief = stealing.given(state, worker, task)
+    if revoking.given_back(state, task):
+        return
+    transitions.pull_back(state, task, tell=False)
+    if thief is not None:
+        stealing.place(state, task, worker, thief)
 
 
 def inputs_missing(state: SchedulerState, worker: WorkerRecord, report: InputsMissing) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from futurebroker.protocol.messages import ExecutorDied, GaveBack, Message, TaskAway, TaskReturned
+from futurebroker.protocol.messages import ExecutorDied, Message, TaskAway, TaskReturned
+from futurebroker.worker.bounds import how
 from futurebroker.worker.commands import ExecutorEnded, TaskBack, TaskLeft
 from futurebroker.worker.dispatch import Dispatcher
-from futurebroker.worker.records import TaskRecord
+from futurebroker.worker.records import ExecutorRecord, TaskRecord
 
 
 def task_left(dispatcher: Dispatcher, event: TaskLeft) -> list[Message]:
@@ -26,20 +27,34 @@ def task_back(dispatcher: Dispatcher, event: TaskBack, now: float) -> list[Messa
     return [] if task.silent or task.dropped else [TaskReturned(task.key, task.attempt)]
 
 
-def executor_ended(dispatcher: Dispatcher, event: ExecutorEnded) -> list[tuple[TaskRecord, Message | None]]:
-    """The tasks that were away in an executor that has ended, each with what to tell the scheduler of it.
-
-    One that had seceded ran, and may be to blame; one that waited for others is not.
-    """
-    lost: list[tuple[TaskRecord, Message | None]] = []
-    for number in [number for number, executor in dispatcher.away.items() if executor.number == event.executor]:
+def split(
+    dispatcher: Dispatcher, executor: ExecutorRecord, event: ExecutorEnded
+) -> tuple[list[TaskRecord], list[TaskRecord]]:
+    """The tasks of an executor that has ended leave their packets: those that had begun, and the others."""
+    begun: list[TaskRecord] = []
+    rest: list[TaskRecord] = []
+    away = [number for number, where in dispatcher.away.items() if where is executor]
+    for number in [number for packet in executor.packets.values() for number in packet.numbers] + away:
+        is_away = number in dispatcher.away
         task = dispatcher.take_back(number)
-        if task is None:
-            continue
-        if task.silent or task.dropped:
-            lost.append((task, None))
-        elif number in event.running:
-            lost.append((task, ExecutorDied(task.key, task.attempt, event.how)))
-        else:
-            lost.append((task, GaveBack(task.key, task.attempt)))
-    return lost
+        if task is not None:
+            (begun if is_away or number in event.running else rest).append(task)
+    return begun, rest
+
+
+def reports(begun: list[TaskRecord], executor: ExecutorRecord, event: ExecutorEnded, is_calling: bool) -> list[Message]:
+    """What to tell the scheduler of tasks that had begun in an executor that has ended.
+
+    To blame are those that ran, among them who had seceded. Those that waited are suspected only where nobody else can
+    have done it: else one that ends its executor while it waits, by a thread of its own or by all that it allocated,
+    would be run again for ever.
+    """
+    told = [task for task in begun if not task.silent and not task.dropped]
+    culprits: set[TaskRecord] = set()
+    if executor.condemned:
+        culprits.update(task for task in told if task.overdue)
+    elif not event.expected:
+        culprits.update(task for task in told if task.number in event.running)
+        if not culprits and not is_calling:
+            culprits.update(told)
+    return [ExecutorDied(task.key, task.attempt, how(task, event.how), task not in culprits) for task in told]

@@ -49,6 +49,7 @@ class Bounds:
 def end(task: TaskRecord, emit: Callable[[Instruction], None]) -> None:
     """End the executor of a task, if the task may have begun."""
     if task.state is SENT and task.packet is not None:
+        task.packet.executor.condemned = True
         emit(KillExecutor(task.packet.executor.number, "SIGKILL, at the end of its time"))
 
 

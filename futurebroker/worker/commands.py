@@ -42,6 +42,7 @@ class ExecutorEnded:
     executor: int
     running: list[int]
     how: str
+    expected: bool = False  #: the agent ended it, and nothing that ran there is to blame
 
 
 @dataclass(slots=True)

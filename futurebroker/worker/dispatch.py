@@ -280,10 +280,12 @@ class Dispatcher:
         self._leave(task)
         task.packet = None
         self.away[task.number] = packet.executor
+        packet.executor.away += 1
 
     def set_back(self, task: TaskRecord, now: float) -> None:
         """A task that was set apart takes a thread of its executor again."""
         executor = self.away.pop(task.number)
+        executor.away -= 1
         packet = task.packet = self._begin(executor, now)
         packet.first = task.number
         packet.count = packet.left = 1
@@ -294,7 +296,7 @@ class Dispatcher:
     def _leave(self, task: TaskRecord) -> None:
         packet = task.packet
         if packet is None:
-            del self.away[task.number]
+            self.away.pop(task.number).away -= 1
             return
         executor = packet.executor
         if task.cost < 0:

@@ -62,4 +62,6 @@ def _check_packets(machine: WorkerMachine) -> None:
             expected += sum(task.cost for task in left if task.cost >= 0)
             unknown += sum(task.cost < 0 for task in left)
         assert (executor.expected, executor.unknown) == (expected, unknown)
-    assert inside == set(sent), "packets and the tasks in them disagree"
+        assert executor.away == sum(where is executor for where in machine.dispatcher.away.values())
+    assert inside.isdisjoint(machine.dispatcher.away), "a task that is away is in a packet"
+    assert inside | set(machine.dispatcher.away) == set(sent), "packets and the tasks in them disagree"

@@ -52,7 +52,7 @@ class WorkerMachine(Attempts):
         self.wake_at: float | None = None
         self._now = 0.0
         self._calls = Calls(name, self.executors, self._emit)
-        self._retiring = Retiring(self.executors, self.dispatcher)
+        self._retiring = Retiring(self.executors)
         self._bounds = bounds.Bounds(self._emit)
         self.memory = Memory(plan, self.store, self.executors, self._emit, new_path, self._is_occupied)
         self.arrivals = Arrivals(self, self._emit, lambda nbytes: new_path(self.memory.to_disk(nbytes)), ways)
@@ -81,8 +81,7 @@ class WorkerMachine(Attempts):
 
     def _is_occupied(self, executor: int) -> bool:
         """Whether an executor has more to do than its packets: a call out of line, a task that waits for others."""
-        away = self.dispatcher.away.values()
-        return self._calls.is_calling(executor) or any(record.number == executor for record in away)
+        return self._calls.is_calling(executor) or bool(self.executors[executor].away)
 
     def staying(self) -> list[int]:
         """The executors that aren't about to be replaced."""
@@ -316,26 +315,18 @@ class WorkerMachine(Attempts):
         self._calls.executor_ready(self.executors[event.executor])
 
     def _executor_ended(self, event: commands.ExecutorEnded) -> None:
+        is_calling = self._calls.is_calling(event.executor)
         self._calls.executor_ended(event.executor, event.how)
         executor = self.executors.pop(event.executor, None) or self._retiring.pop(event.executor)
         if executor is None:
             return
-        for packet in list(executor.packets.values()):
-            for number in packet.numbers:
-                task = self.dispatcher.take_back(number)
-                if task is None:
-                    continue
-                if number not in event.running or task.silent or task.dropped:
-                    self._return(task)
-                    continue
-                self._out.append(messages.ExecutorDied(task.key, task.attempt, bounds.how(task, event.how)))
-                self._end(task)
-                self._forget_dependents(task.key)
-        for task, message in absences.executor_ended(self.dispatcher, event):
-            if message is not None:
-                self._out.append(message)
+        begun, rest = absences.split(self.dispatcher, executor, event)
+        for task in rest:
+            self._return(task)
+        self._out += absences.reports(begun, executor, event, is_calling)
+        for task in begun:
             self._end(task)
-            if message is not None:
+            if not task.silent and not task.dropped:
                 self._forget_dependents(task.key)
 
     def _recalled(self, event: commands.Recalled) -> None:

@@ -113,7 +113,19 @@ class ReadyQueue:
 class ExecutorRecord:
     """One executor: what it has, and when it was last heard of."""
 
-    __slots__ = ("asked", "expected", "heard", "leaving", "number", "packets", "threads", "unknown", "unread")
+    __slots__ = (
+        "asked",
+        "away",
+        "condemned",
+        "expected",
+        "heard",
+        "leaving",
+        "number",
+        "packets",
+        "threads",
+        "unknown",
+        "unread",
+    )
 
     def __init__(self, number: int, threads: int, now: float) -> None:
         self.number = number
@@ -124,4 +136,6 @@ class ExecutorRecord:
         self.asked = False  #: to hand back the rest of its packets, since it was last heard of
         self.unread = False  #: whether it may have packets that it hasn't read
         self.leaving = False  #: being replaced: it gets nothing more
+        self.condemned = False  #: it is being ended for a task that must not go on
+        self.away = 0  #: tasks in it that wait for others, or have seceded
         self.unknown = 0  #: tasks among them of which nobody knows how long they take, or that take long

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from futurebroker.worker.commands import AskRest, ExecutorIdle, Instruction, Recall
-from futurebroker.worker.dispatch import Dispatcher
 from futurebroker.worker.records import ExecutorRecord
 
 
@@ -14,9 +13,8 @@ class Retiring:
         executors: those that tasks may be given to.
     """
 
-    def __init__(self, executors: dict[int, ExecutorRecord], dispatcher: Dispatcher) -> None:
+    def __init__(self, executors: dict[int, ExecutorRecord]) -> None:
         self._executors = executors
-        self._dispatcher = dispatcher
         self._leaving: dict[int, ExecutorRecord] = {}
 
     def __bool__(self) -> bool:
@@ -40,8 +38,7 @@ class Retiring:
 
     def idle(self) -> list[Instruction]:
         """Those that have nothing to do any more, each once."""
-        busy = {executor.number for executor in self._dispatcher.away.values()}
-        gone = [number for number, executor in self._leaving.items() if not executor.packets and number not in busy]
+        gone = [number for number, executor in self._leaving.items() if not executor.packets and not executor.away]
         for number in gone:
             del self._leaving[number]
         return [ExecutorIdle(number) for number in gone]

@@ -307,10 +307,10 @@ class WorkerService:
         self._relay.executor_ended(executor.number)
         task = ""
         if executor.is_ready:
-            running = [] if self._is_ending or executor.number in self._renewal.leaving else executor.running()
+            running, expected = executor.running(), self._is_ending or executor.number in self._renewal.leaving
             sent = self._machine.dispatcher.sent
             task = ", ".join(sent[number].key for number in running if number in sent)
-            self.feed(commands.ExecutorEnded(executor.number, running, how))
+            self.feed(commands.ExecutorEnded(executor.number, running, how, expected))
         self._file_work.sweep(executor.folder.name, self._machine.store.paths())
         if self._renewal.ended(executor, how) or self._status is WorkerStatus.CLOSING:
             return

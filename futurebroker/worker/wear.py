@@ -36,7 +36,8 @@ class Wear:
             self._emit(Grow(more))
             return
         staying = [executor for executor in executors.values() if not executor.leaving]
-        surplus = sorted(staying, key=lambda executor: len(executor.packets))[: min(-more, len(staying) - 1)]
+        staying.sort(key=lambda executor: len(executor.packets) + executor.away)
+        surplus = staying[: min(-more, len(staying) - 1)]
         if not surplus:
             return
         self._emit(Grow(-len(surplus)))
@@ -46,7 +47,7 @@ class Wear:
             self._end_surplus(executor)
 
     def _end_surplus(self, executor: ExecutorRecord) -> None:
-        if executor.number in self._surplus and not executor.packets:
+        if executor.number in self._surplus and not executor.packets and not executor.away:
             self._surplus.discard(executor.number)
             self._emit(RecycleExecutor(executor.number))
 
@@ -61,6 +62,6 @@ class Wear:
         grown = bool(self._max_bytes) and self._sizes.get(executor.number, 0) > self._max_bytes
         if worn or grown:
             executor.leaving = True
-        if executor.leaving and not ahead and (grown or (worn and done >= self.max_tasks)):
+        if executor.leaving and not ahead and not executor.away and (grown or (worn and done >= self.max_tasks)):
             del self._done[executor.number]
             self._emit(RecycleExecutor(executor.number))

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from futurebroker import (
     CancelledError,
     Client,
+    Event,
     Future,
     LocalCluster,
     as_completed,
@@ -282,3 +284,30 @@ def test_a_child_that_ends_the_executor_of_its_parent_is_the_one_to_blame() -> N
         error = client.submit(dies_while_a_parent_waits).exception(PATIENCE)
     assert isinstance(error, ExecutorDiedError)
     assert error.key.startswith("kills_its_executor")
+
+
+def dies_of_a_thread(port: int, ledger: str) -> None:
+    """While it waits, a thread of its own ends its executor."""
+
+    def pass_and_kill() -> None:
+        pass_gate(port, ledger, "thread")
+        kills_its_executor()
+
+    threading.Thread(target=pass_and_kill, daemon=True).start()
+    Event("never set").wait()
+
+
+def test_a_parent_that_ends_its_executor_while_it_waits_does_so_no_more_than_allowed(
+    gate: Gate, ledger: Ledger
+) -> None:
+    """Nothing else ran there: if nobody were to blame it would be run again for ever."""
+    with LocalCluster(n_workers=1, executors_per_worker=1) as cluster, Client(cluster) as client:
+        parent = client.submit(dies_of_a_thread, gate.port, ledger.path)
+        for _ in range(4):
+            arrival = gate.arrival()
+            assert client.submit(inc, 1).result(PATIENCE) == 2  # so it has given up its slot
+            arrival.release()
+        error = parent.exception(PATIENCE)
+    assert isinstance(error, ExecutorDiedError)
+    assert (error.key, error.deaths) == (parent.key, 4)
+    assert ledger.count("thread") == 4

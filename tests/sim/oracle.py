@@ -24,6 +24,7 @@ class Call(msgspec.Struct, array_like=True, frozen=True):
     seconds: float = 0.01
     fails: int = 0  #: runs that raise before one succeeds
     poison: bool = False  #: ends its executor
+    waits: bool = False  #: gives up its slot for a while
 
     @staticmethod
     def of(args: bytes) -> Call:

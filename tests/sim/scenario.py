@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from random import Random
 from typing import Any
 
 from futurebroker.protocol.messages import INLINE_LIMIT, KEEP_LIMIT, Failure, TaskOptions
@@ -61,6 +62,7 @@ class Scenario:
     ) -> None:
         self.world = World(seed, show)
         self.random = self.world.random
+        self._patience = Random(f"{seed} waits")  # of its own, so that the graphs of seeds stay what they are
         self.weather = Weather()
         self.scheduler = DurableSimScheduler(self.world) if durable else SimScheduler(self.world)
         self.hosts: dict[str, dict[str, bytes]] = {}
@@ -139,7 +141,8 @@ class Scenario:
             fails = min(retries, 2) or ALWAYS
         size, stored = random.choice(((20, False), (20, False), (KEEP_LIMIT + 1, False), (40, True), (40, True)))
         seconds = random.choice((0.0002, 0.002, 0.002, 0.05, 0.5))
-        call = Call(key, size, stored, seconds, fails, poison=random.random() < 0.015)
+        waits = self._patience.random() < 0.15
+        call = Call(key, size, stored, seconds, fails, random.random() < 0.015, waits)
         workers = random.choice(((), (), (), (), ("east",), ("east", "west")))
         options = TaskOptions(
             workers, random.random() < 0.3, random.choice((None, None, None, {"gpu": 1.0})), retries,

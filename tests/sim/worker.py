@@ -20,7 +20,10 @@ RESTART_TIME = 0.2
 
 
 class SimExecutor:
-    """Runs packets one after the other; what it was given and has not begun can be taken back."""
+    """Runs packets one after the other; what it was given and has not begun can be taken back.
+
+    A task that waits gives its slot to others, and takes the next that is free.
+    """
 
     def __init__(self, worker: SimWorker, number: int) -> None:
         self.worker = worker
@@ -29,11 +32,16 @@ class SimExecutor:
         self.rest: deque[Task] = deque()
         self.running: Task | None = None
         self.values: dict[int, int] = {}  #: what earlier tasks of the packet came to
+        self.away: dict[int, tuple[Task, dict[int, int]]] = {}
+        self.returning: deque[Task] = deque()
         self.alive = True
 
     def go_on(self) -> None:
         """Begin the next task, if there is one."""
         if not self.alive or self.running is not None:
+            return
+        if self.returning:
+            self._resume(self.returning.popleft())
             return
         if not self.rest and self.packets:
             self.rest.extend(self.packets.popleft().tasks)
@@ -43,28 +51,59 @@ class SimExecutor:
         task = self.running = self.rest.popleft()
         call = Call.of(task.args)
         seconds = call.seconds * self.worker.world.random.uniform(0.5, 1.5)
-        if call.poison:
+        if call.waits:
+            self.worker.world.after(seconds / 2, lambda: self._leave(task, call, seconds))
+        elif call.poison:
             self.worker.world.after(seconds, lambda: self.die("SIGSEGV", task))
         else:
-            self.worker.world.after(seconds, lambda: self._end(task, call, seconds))
+            self.worker.world.after(seconds, lambda: self._end(task, call, seconds, self.values))
 
-    def _end(self, task: Task, call: Call, seconds: float) -> None:
+    def _leave(self, task: Task, call: Call, seconds: float) -> None:
         if not self.alive or self.running is not task:
             return
         self.running = None
-        result = self._result(task, call, int(seconds * 1e6))
+        self.away[task.number] = (task, dict(self.values))
+        self.return_rest()
+        self.worker.handle(w.TaskLeft(self.number, task.number))
+        self.worker.world.after(2 * seconds, lambda: self._come_back(task, call))
+        self.go_on()
+
+    def _come_back(self, task: Task, call: Call) -> None:
+        if not self.alive or task.number not in self.away:
+            return
+        if call.poison and self.running is None:
+            self.die("SIGSEGV")
+            return
+        self.worker.handle(w.TaskBack(self.number, task.number))
+        self.returning.append(task)
+        self.go_on()
+
+    def _resume(self, task: Task) -> None:
+        _, values = self.away.pop(task.number)
+        self.running = task
+        call = Call.of(task.args)
+        if call.poison:
+            self.worker.world.after(0.001, lambda: self.die("SIGSEGV", task))
+        else:
+            self.worker.world.after(0.001, lambda: self._end(task, call, call.seconds, values))
+
+    def _end(self, task: Task, call: Call, seconds: float, values: dict[int, int]) -> None:
+        if not self.alive or self.running is not task:
+            return
+        self.running = None
+        result = self._result(task, call, int(seconds * 1e6), values)
         self.worker.handle(w.Reported(self.number, [result]))
         self.go_on()
 
-    def _result(self, task: Task, call: Call, duration: int) -> Result:
+    def _result(self, task: Task, call: Call, duration: int, values: dict[int, int]) -> Result:
         worker = self.worker
         inputs: list[int] = []
         missing: list[int] = []
         for index, source in enumerate(task.inputs):
             if isinstance(source, int):
-                if source not in self.values:
+                if source not in values:
                     return Result(task.number, 0, not_run=True)
-                inputs.append(self.values[source])
+                inputs.append(values[source])
             elif isinstance(source, ValueFile):
                 content = worker.readable(source.path)
                 if content is None:
@@ -78,7 +117,7 @@ class SimExecutor:
         if worker.raises(call):
             failure = m.Failure("ValueError", "no", "", call.key, worker.line.name)
             return Result(task.number, duration, duration, failure=failure)
-        number = self.values[task.number] = value_of(call.key, inputs)
+        number = values[task.number] = value_of(call.key, inputs)
         value = packed(number, call.size)
         if not call.stored:
             return Result(task.number, duration, duration, len(value), value)
@@ -91,7 +130,7 @@ class SimExecutor:
         if not self.alive or (during is not None and self.running is not during):
             return
         self.alive = False
-        running = [self.running.number] if self.running is not None else []
+        running = [task.number for task in (self.running, *self.returning) if task is not None]
         self.worker.handle(w.ExecutorEnded(self.number, running, how))
         self.worker.world.after(RESTART_TIME, self.worker.start_executor)
 

@@ -37,6 +37,7 @@ class ExecutorDied(Message, tag=62):
     key: Key
     attempt: int
     how: str
+    innocent: bool = False  #: the task had begun, but isn't what ended the executor: it waited, or we ended it
 
 
 class GaveBack(Message, tag=63):

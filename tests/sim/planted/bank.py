@@ -27,7 +27,11 @@ from futurebroker.scheduler import (
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, PROCESSING, QUEUED, UNFINISHED, WAITING, SchedulerState
 from futurebroker.states import WorkerStatus
+from futurebroker.worker import absences
 from futurebroker.worker import machine as worker_machine
+from futurebroker.worker.commands import ExecutorEnded
+from futurebroker.worker.records import ExecutorRecord
+from futurebroker.worker.records import TaskRecord as WorkerTask
 
 BANK: dict[str, Callable[[], Any]] = {}
 
@@ -400,3 +404,24 @@ def adoption_is_taken_for_granted(worker: Any, message: m.Adopt) -> None:
 def what_follows_on_a_lost_result_is_not_held_back(state: SchedulerState, task: TaskRecord) -> bool:
     """It runs into a void, or waits for what nobody makes."""
     return task.wanted_by is not None
+
+
+# -- tasks that wait -----------------------------------------------------------------------------------------------
+
+
+@_plant((absences, "reports"))
+def who_waits_is_never_to_blame(
+    begun: list[WorkerTask], executor: ExecutorRecord, event: ExecutorEnded, is_calling: bool
+) -> list[m.Message]:
+    """A task that ends its executor while it waits is run again for ever."""
+    told = [task for task in begun if not task.silent and not task.dropped]
+    return [m.ExecutorDied(task.key, task.attempt, event.how, task.number not in event.running) for task in told]
+
+
+@_plant((absences, "reports"))
+def who_waits_is_handed_back_unheard(
+    begun: list[WorkerTask], executor: ExecutorRecord, event: ExecutorEnded, is_calling: bool
+) -> list[m.Message]:
+    """The scheduler believes for ever that it waits there."""
+    told = [task for task in begun if not task.silent and not task.dropped and task.number in event.running]
+    return [m.ExecutorDied(task.key, task.attempt, event.how) for task in told]

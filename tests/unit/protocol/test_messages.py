@@ -36,7 +36,7 @@ SAMPLES: dict[str, Any] = {
     "epoch": 2, "error": "text", "failure": _FAILURE, "force": True, "forgotten": True, "function": b"f" * 16,
     "held": _HELD, "holder": "w1", "how": "SIGKILL", "inbox": "q", "incarnation": "i", "info": {"a": [1, None]},
     "inputs": (b"value", _HELD), "interval": 10.0, "key": "k", "keys": ["k1", "k2"], "kind": "lost",
-    "last": True, "length": 9, "limits": {"t": 1},
+    "innocent": True, "last": True, "length": 9, "limits": {"t": 1}, "mark": 3.5, "names": ["file a.py"],
     "metrics": {"cpu": 1.5}, "missing": [("k", "w1")], "name": "inc", "nbytes": 7, "number": 4, "offset": 8,
     "executor": 2, "started": 12,
     "oldest": 5, "resumed": True,

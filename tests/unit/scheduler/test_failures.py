@@ -129,6 +129,35 @@ def test_a_task_that_ends_its_executor_fails_after_allowed_deaths() -> None:
     assert command.message.failure.fields == ["x", "w", "SIGSEGV", 2]
 
 
+def test_a_task_that_only_went_with_its_executor_is_not_counted() -> None:
+    """It waited for the one to blame; and one that must not run twice had begun all the same."""
+    play = Play("w", allowed_failures=0)
+    play.ann(submit("x"), submit("y", at_most_once=True))
+    assert play.worker("w", m.ExecutorDied("x", 1, "9", innocent=True)) == [play.run("w", "x", 3)]
+    assert play.task("x").deaths == 0
+    play.worker("w", m.ExecutorDied("y", 2, "9", innocent=True))
+    assert play.states() == {"x": "processing", "y": "erred"}
+
+
+def test_a_task_that_waited_is_blamed_for_a_worker_on_which_nothing_else_ran() -> None:
+    """It may have ended the worker; beside one that ran it isn't suspected."""
+    play = Play("w1", slots=1, allowed_failures=1)
+    play.ann(submit("x"))
+    play.worker("w1", m.TaskAway("x", 1))
+    play.ann(submit("y"))
+    play.handle(WorkerLost("w1"))
+    assert (play.task("x").deaths, play.task("y").deaths) == (0, 1)
+    play.ann(m.Release(["y"]))
+    for number in (2, 3):
+        play.join(f"w{number}", 1)
+        play.worker(f"w{number}", m.TaskAway("x", play.task("x").attempt))
+        play.handle(WorkerLost(f"w{number}"))
+    assert play.states() == {"x": "erred"}
+    failed = play.task("x").failure
+    assert failed is not None
+    assert failed.type == "WorkerLostError"
+
+
 def test_a_task_handed_back_runs_elsewhere_without_blame() -> None:
     """It had not begun."""
     play = Play("w", allowed_failures=0)

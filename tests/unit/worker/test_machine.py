@@ -16,8 +16,12 @@ from futurebroker.protocol.messages import (
     GiveBack,
     Held,
     InputsMissing,
+    Kill,
+    TaskAway,
+    TaskReturned,
 )
 from futurebroker.worker import commands
+from futurebroker.worker.commands import KillExecutor, RecycleExecutor
 from futurebroker.worker.packets import Result
 from tests.unit.worker.world import SLEEP, World, failure, run
 
@@ -138,6 +142,76 @@ def test_only_the_task_that_ran_is_blamed_for_a_death() -> None:
     assert world.die(1) == [ExecutorDied("t1", 1, "signal 9 (SIGKILL)")]
     number = world.start_executor()
     assert world.packets(number) == [["t2"]]
+
+
+def waiting_world() -> World:
+    """An executor in which "parent" waits."""
+    world = World(executors=1)
+    world.learn()
+    world.deliver(run("parent"))
+    world.begin(1)
+    assert world.leave(1) == [TaskAway("parent", 1)]
+    return world
+
+
+def test_a_task_that_waited_is_not_blamed_for_what_another_did() -> None:
+    """Its child, or a stranger, ran and ended the executor: the parent runs again as if nothing had happened."""
+    world = waiting_world()
+    world.deliver(run("child"))
+    world.begin(1)
+    assert world.die(1, "9") == [ExecutorDied("child", 1, "9"), ExecutorDied("parent", 1, "9", innocent=True)]
+
+
+def test_a_task_that_waited_is_to_blame_where_nothing_else_ran() -> None:
+    """A thread of its own ended the executor, or its memory did: without blame it would be run again for ever."""
+    assert waiting_world().die(1, "9") == [ExecutorDied("parent", 1, "9")]
+
+
+def test_who_came_back_is_one_that_runs() -> None:
+    """Its wait is over."""
+    world = waiting_world()
+    assert world.come_back(1) == [TaskReturned("parent", 1)]
+    assert world.die(1, "9") == [ExecutorDied("parent", 1, "9")]
+
+
+def test_nobody_is_to_blame_for_an_executor_that_its_worker_ended() -> None:
+    """Executors are replaced, in another environment for instance; the scheduler learns what had begun."""
+    world = waiting_world()
+    world.deliver(run("child"), run("later"))
+    world.begin(1)
+    told = world.die(1, "9", expected=True)
+    assert told == [ExecutorDied(key, 1, "9", innocent=True) for key in ("child", "parent")]
+    assert world.packets(world.start_executor()) == [["later"]]
+
+
+def test_nobody_is_to_blame_for_an_executor_that_was_ended_for_a_cancelled_task() -> None:
+    """``terminate=True`` kills the executor; the parent that waited in it isn't why."""
+    world = waiting_world()
+    world.deliver(run("child"))
+    world.begin(1)
+    world.deliver(Kill("child", 1))
+    assert KillExecutor(1, "SIGKILL, at the end of its time") in world.said
+    assert world.die(1, "9") == [ExecutorDied("parent", 1, "9", innocent=True), GaveBack("child", 1)]
+
+
+def test_nobody_is_to_blame_for_an_executor_that_a_call_out_of_line_ended() -> None:
+    """``client.run`` may do anything."""
+    world = waiting_world()
+    world.deliver(CallFunction(1, b"code", b"args"))
+    assert ExecutorDied("parent", 1, "9", innocent=True) in world.die(1, "9")
+
+
+def test_an_executor_is_not_worn_out_while_a_task_waits_in_it() -> None:
+    """The waiting task would go with it."""
+    world = waiting_world()
+    world.machine.wear.limit(2, 0)
+    world.deliver(run("one"), run("two"))
+    world.step(1)
+    world.step(1)
+    assert RecycleExecutor(1) not in world.said
+    world.come_back(1)
+    world.end(1)
+    assert RecycleExecutor(1) in world.said
 
 
 def test_an_idle_executor_gets_what_another_has_not_read() -> None:

@@ -100,6 +100,21 @@ class WorkerLife(RuleBasedStateMachine):
             self.world.begin(number)
 
     @rule(index=st.integers(0, 3))
+    def leave(self, index: int) -> None:
+        """A task gives up its slot."""
+        number = self.executor(index)
+        if number is not None and self.world.begin(number) is not None:
+            self.world.leave(number)
+
+    @rule(index=st.integers(0, 3))
+    def come_back(self, index: int) -> None:
+        """A task takes its slot again."""
+        number = self.executor(index)
+        if number is not None and self.world.executors[number].away and self.world.executors[number].running is None:
+            self.world.hand_back(number)
+            self.world.come_back(number)
+
+    @rule(index=st.integers(0, 3))
     def fail(self, index: int) -> None:
         """A task raises."""
         number = self.executor(index)
@@ -125,6 +140,12 @@ class WorkerLife(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Left alone, everything that can end does; then each attempt was answered once, or its inputs never came."""
         world = self.world
+        for number, executor in list(world.executors.items()):
+            while executor.away:
+                if world.begin(number) is not None:
+                    world.end(number)
+                world.hand_back(number)
+                world.come_back(number)
         for _ in range(10_000):
             if not any(world.begin(number) is not None and [world.end(number)] for number in list(world.executors)):
                 break
@@ -169,13 +190,15 @@ def _random_step(life: WorkerLife, chance: random.Random) -> None:
         lambda: life.work(chance.randint(0, 3), chance.randint(1, 10)),
         lambda: life.begin(chance.randint(0, 3)),
         lambda: life.fail(chance.randint(0, 3)),
+        lambda: life.leave(chance.randint(0, 3)),
+        lambda: life.come_back(chance.randint(0, 3)),
         lambda: life.die(chance.randint(0, 3)),
         lambda: life.wait(chance.choice([0.001, 0.03, 0.2])),
         lambda: life.free(chance.randint(1, 20)),
         lambda: life.take_back(chance.randint(1, 20)),
         lambda: life.drop(chance.randint(1, 10), chance.random() < 0.5) if life.attempts else None,
     ]
-    chance.choices(steps, [3, 2, 1, 1, 1, 1, 1, 1, 1])[0]()
+    chance.choices(steps, [3, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1])[0]()
 
 
 WorkerLife.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)

@@ -35,6 +35,8 @@ class FakeExecutor:
         self.todo: deque[Task] = deque()
         self.done: set[int] = set()
         self.running: Task | None = None
+        #: tasks that gave up their slot
+        self.away: list[Task] = []
         self.asked = False
 
 
@@ -132,6 +134,25 @@ class World:
             result = Result(task.number, cost, cost, 5, b"value", "int")
         return self.do(commands.Reported(number, [result]))
 
+    def leave(self, number: int) -> list[Message]:
+        """The task an executor runs gives up its slot; what would wait behind it is handed back."""
+        executor = self.executors[number]
+        task = executor.running
+        assert task is not None
+        executor.running = None
+        executor.away.append(task)
+        told = self.hand_back(number)
+        return told + self.do(commands.TaskLeft(number, task.number))
+
+    def come_back(self, number: int) -> list[Message]:
+        """The task that left first takes its slot again; nothing else may run then."""
+        executor = self.executors[number]
+        task = executor.away.pop(0)
+        told = self.do(commands.TaskBack(number, task.number))
+        executor.running = task
+        executor.done = {source for source in task.inputs if isinstance(source, int)}
+        return told
+
     def hand_back(self, number: int) -> list[Message]:
         """An executor that was asked hands back what it hasn't begun."""
         executor = self.executors[number]
@@ -140,11 +161,11 @@ class World:
         executor.todo.clear()
         return self.do(commands.RestReturned(number, numbers))
 
-    def die(self, number: int, how: str = "signal 9 (SIGKILL)") -> list[Message]:
+    def die(self, number: int, how: str = "signal 9 (SIGKILL)", *, expected: bool = False) -> list[Message]:
         """An executor dies, and with it what it runs."""
         executor = self.executors.pop(number)
         running = [executor.running.number] if executor.running is not None else []
-        return self.do(commands.ExecutorEnded(number, running, how))
+        return self.do(commands.ExecutorEnded(number, running, how, expected))
 
     def step(self, number: int, **outcome: Any) -> list[Message]:
         """An executor runs its next task to its end."""
