@@ -112,8 +112,8 @@ class Tending(ClientCore):
     def register_plugin(self, plugin: Any, name: str | None = None) -> Any:
         """Have ``plugin`` in every executor, or in the scheduler if it is a `SchedulerPlugin`; see `WorkerPlugin`.
 
-        One of the same name is replaced. It is registered until `unregister_worker_plugin`, or until the scheduler
-        ends.
+        One of the same name is replaced. It is registered until `unregister_worker_plugin`, also over restarts of the
+        scheduler; a `SchedulerPlugin` until the scheduler ends.
         """
         name = name or getattr(plugin, "name", None) or type(plugin).__name__
         if isinstance(plugin, SchedulerPlugin):

@@ -26,7 +26,7 @@ from futurebroker.protocol.facts import VERSION, Batch, Cursor, encode_batch
 from futurebroker.protocol.messages import Hello, Inventory, MeetAgain, Welcome
 from futurebroker.protocol.wire import Seal
 from futurebroker.scheduler import resuming
-from futurebroker.scheduler.archives import Archives, default_folder
+from futurebroker.scheduler.archives import Archives, default_folder, folder_of
 from futurebroker.scheduler.commands import Command, WorkersBack
 from futurebroker.scheduler.durability import Durability
 from futurebroker.scheduler.folding import Folding
@@ -133,6 +133,9 @@ class DurableScheduler(SchedulerService):
         storage = self.storage
         folder = default_folder(storage.database) if storage.store is None else storage.store
         await self._archives.open(state, self._endpoint, journal, storage.database, folder, Seal(self._secret))
+        if folder:
+            place = folder_of(folder, self.cluster, storage.database)
+            self._errands.keep_in(place.with_suffix(".environments"))
         resuming.ready(state, journal.epoch, self._loop.time(), self.storage.come_back)
 
     async def _lead(self) -> Journal:

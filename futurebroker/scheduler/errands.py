@@ -1,7 +1,7 @@
 """What the scheduler's process does beside the machine: keeps environments in files, tells its log, runs consoles.
 
-The machine passes messages on by `PassOn`. Environments are kept in a folder of this process's own and go with it; a
-client uploads an environment again to a scheduler that was restarted.
+The machine passes messages on by `PassOn`. Environments are kept in a folder of this process's own, which goes with it,
+or in one that stays; what isn't there any more, workers fetch from workers that have it, through the scheduler.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from futurebroker.protocol.messages import (
     RunOnScheduler,
     ToPeer,
 )
-from futurebroker.scheduler import channels, tending
+from futurebroker.scheduler import channels, standing, tending
 from futurebroker.scheduler.commands import Noticed
 from futurebroker.scheduler.state import SchedulerState
 
@@ -62,12 +62,12 @@ class Console(Protocol):
 
 
 class _Parcel:
-    """A file that comes in parts, in order."""
+    """A file that comes in parts, in order; or has come before."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_there: bool = False) -> None:
         self.path = path
-        self.file = path.open("wb+")
-        self.size = 0
+        self.file = path.open("rb" if is_there else "wb+")
+        self.size = path.stat().st_size if is_there else 0
         self.hash = hashlib.sha256()
 
 
@@ -94,7 +94,11 @@ class Errands:
         self._state = state
         self._send = send
         self._parcels: dict[str, _Parcel] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
+        self._passing: tempfile.TemporaryDirectory[str] | None = None
+        #: what was asked of workers, by hash and offset: of whom, and for whom
+        self._relayed: dict[tuple[str, int], tuple[str, ParcelWanted, list[str]]] = {}
+        self._allow_run = allow_run
         self.console: Console | None = import_module(CONSOLE).Console(state) if allow_run else None
         state.operations.is_watched = allow_run
         self._gate = channels.Gate(state, send, secret, is_local)
@@ -104,10 +108,12 @@ class Errands:
         if isinstance(message, Noticed):
             if self.console is not None:
                 self.console.notice(message.what, message.who)
+            if message.what == "remove_worker":
+                self._ask_others(message.who)
         elif isinstance(message, ParcelPart):
-            self._part(message)
+            self._part(peer, message)
         elif isinstance(message, ParcelWanted):
-            self._send(peer, self._read(message))
+            self._read(peer, message)
         elif isinstance(message, RunOnScheduler):
             self._run(peer, message)
         elif isinstance(message, ToPeer):
@@ -125,13 +131,43 @@ class Errands:
 
     # -- environments ------------------------------------------------------------------------------------------------
 
-    def _part(self, part: ParcelPart) -> None:
+    def keep_in(self, folder: Path) -> None:
+        """Keep environments here, beyond this process's life; those that are known and lie here are there again."""
+        self._folder = folder
+        environments = self._state.operations.environments.values()
+        known = {self._path(one.parcel.digest): one.parcel for one in environments}
+        try:
+            for path in folder.glob("*.zip"):
+                parcel = known.get(path)
+                if parcel is None or path.stat().st_size != parcel.nbytes:
+                    path.unlink(missing_ok=True)
+                else:
+                    self._parcels[parcel.digest] = _Parcel(path, is_there=True)
+                    tending.environment_complete(self._state, parcel.digest)
+        except OSError as error:
+            logger.error("environments that were kept can't be read: %s", error)
+
+    def _path(self, digest: str) -> Path:
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="futurebroker-parcels-")
+            self._passing = tempfile.TemporaryDirectory(prefix="futurebroker-parcels-")
+            self._folder = Path(self._passing.name)
+        return self._folder / f"{hashlib.sha256(digest.encode()).hexdigest()}.zip"
+
+    def _part(self, peer: str, part: ParcelPart) -> None:
+        _, _, askers = self._relayed.pop((part.digest, part.offset), ("", None, ()))
+        for asker in askers:
+            self._send(asker, part)
+        self._watch()
+        if peer in self._state.workers:
+            return
         if part.offset == 0:
             self._drop(part.digest)
-            name = hashlib.sha256(part.digest.encode()).hexdigest()
-            self._parcels[part.digest] = _Parcel(Path(self._folder.name) / name)
+            try:
+                path = self._path(part.digest)
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._parcels[part.digest] = _Parcel(path)
+            except OSError as error:
+                logger.error("an environment can't be kept: %s", error)
         parcel = self._parcels.get(part.digest)
         if parcel is None or part.offset != parcel.size:
             return
@@ -162,12 +198,41 @@ class Errands:
         tending.environment_complete(self._state, digest)
         return ""
 
-    def _read(self, wanted: ParcelWanted) -> ParcelPart:
+    def _read(self, peer: str, wanted: ParcelWanted) -> None:
         parcel = self._parcels.get(wanted.digest)
         if parcel is None:
-            return ParcelPart(wanted.digest, wanted.offset, -1, b"")
+            self._relay(wanted, [peer])
+            return
         data = os.pread(parcel.file.fileno(), wanted.length, wanted.offset)
-        return ParcelPart(wanted.digest, wanted.offset, parcel.size, data)
+        self._send(peer, ParcelPart(wanted.digest, wanted.offset, parcel.size, data))
+
+    def _relay(self, wanted: ParcelWanted, askers: list[str]) -> None:
+        """Have a worker send what we don't have."""
+        place = (wanted.digest, wanted.offset)
+        if place in self._relayed:
+            self._relayed[place][2].extend(askers)
+            return
+        holders = [one.worker_id for one in standing.holders(self._state, wanted.digest)]
+        others = [holder for holder in holders if holder not in askers]
+        if not others:
+            for asker in askers:
+                self._send(asker, ParcelPart(wanted.digest, wanted.offset, -1, b""))
+            return
+        holder = others[wanted.offset // max(1, wanted.length) % len(others)]
+        self._relayed[place] = (holder, wanted, askers)
+        self._watch()
+        self._send(holder, wanted)
+
+    def _ask_others(self, gone: str) -> None:
+        """A worker is gone: others have what was asked of it."""
+        for place, (holder, wanted, askers) in list(self._relayed.items()):
+            if holder == gone:
+                del self._relayed[place]
+                self._relay(wanted, [asker for asker in askers if asker != gone])
+        self._watch()
+
+    def _watch(self) -> None:
+        self._state.operations.is_watched = self._allow_run or bool(self._relayed)
 
     # -- code of users -----------------------------------------------------------------------------------------------
 
@@ -184,7 +249,8 @@ class Errands:
         """Remove what was kept."""
         if self.console is not None:
             self.console.close()
-        for digest in list(self._parcels):
-            self._drop(digest)
-        if self._folder is not None:
-            self._folder.cleanup()
+        for parcel in self._parcels.values():
+            parcel.file.close()
+        self._parcels.clear()
+        if self._passing is not None:
+            self._passing.cleanup()

@@ -73,9 +73,14 @@ class Operations:
     leaving: list[Leaving] = field(default_factory=list)
     #: by name, calls that every executor makes before its first task
     standing: dict[str, RunOnExecutors] = field(default_factory=dict)
+    #: by name, what took such a call away
+    dropped: dict[str, RunOnExecutors] = field(default_factory=dict)
+    #: the newest mark given out, see `standing`
+    marked_at: float = 0.0
     environments: dict[str, Environment] = field(default_factory=dict)
     #: what executors run in; None: their workers' own Python
     environment: Parcel | None = None
+    environment_mark: float = 0.0  #: of the last change of it
     events: dict[str, deque[tuple[float, Any]]] = field(default_factory=dict)
     notes: deque[Note] = field(default_factory=lambda: deque(maxlen=STORIES))
     #: the ends of tasks, while somebody records them: key, worker, wall time, microseconds, bytes, type of the result

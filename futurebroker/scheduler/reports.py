@@ -102,7 +102,8 @@ def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorD
     if task is None:
         return
     if report.innocent and not task.pool.at_most_once:
-        _run_again(state, worker, task)
+        if not revoking.given_back(state, task):
+            transitions.pull_back(state, task, tell=False)
     else:
         count_death(state, task, worker, "ExecutorDiedError", report.how)
 
@@ -138,16 +139,12 @@ def gave_back(state: SchedulerState, worker: WorkerRecord, report: GaveBack) -> 
     """An attempt was not begun: the task is ready for another, or goes to the worker it was asked back for."""
     task = current(state, worker, report)
     if task is not None:
-        _run_again(state, worker, task)
-
-
-def _run_again(state: SchedulerState, worker: WorkerRecord, task: TaskRecord) -> None:
-    thief = stealing.given(state, worker, task)
-    if revoking.given_back(state, task):
-        return
-    transitions.pull_back(state, task, tell=False)
-    if thief is not None:
-        stealing.place(state, task, worker, thief)
+        thief = stealing.given(state, worker, task)
+        if revoking.given_back(state, task):
+            return
+        transitions.pull_back(state, task, tell=False)
+        if thief is not None:
+            stealing.place(state, task, worker, thief)
 
 
 def inputs_missing(state: SchedulerState, worker: WorkerRecord, report: InputsMissing) -> None:

@@ -16,6 +16,7 @@ from futurebroker.protocol.messages import (
     RunOnExecutors,
     Settled,
 )
+from futurebroker.scheduler import recording, standing
 from futurebroker.scheduler.operations import Round
 from futurebroker.scheduler.profiles import merge
 from futurebroker.scheduler.records import ClientRecord, WorkerRecord
@@ -101,25 +102,17 @@ def client_gone(state: SchedulerState, client: str) -> None:
 
 def run_on_executors(state: SchedulerState, client: ClientRecord, message: RunOnExecutors) -> None:
     """Pass a call to every executor of the workers named; one that is to stand goes to those that come later too."""
-    standing = state.operations.standing
-    standing.pop(message.drop, None)
-    if message.keep:
-        standing[message.keep] = message
+    if message.keep or message.drop:
+        standing.keep(state, message)
+        recording.accepted(state, client, message)
 
     def call(number: int) -> Message:
-        return CallExecutors(number, message.code, message.args, message.keep, message.drop)
+        return CallExecutors(number, message.code, message.args, message.keep, message.drop, message.mark)
 
     def finish(done: Round) -> None:
         state.send(done.client, RanOnExecutors(message.number, done.answers))
 
     begin(state, client, named(state, message.workers), call, finish)
-
-
-def worker_joined(state: SchedulerState, worker: WorkerRecord) -> None:
-    """Tell a new worker the calls that every executor makes before its first task."""
-    for name, message in state.operations.standing.items():
-        if not message.workers or any(worker.answers_to(one) for one in message.workers):
-            state.send(worker.worker_id, CallExecutors(0, message.code, message.args, name))
 
 
 # -- looks into executors ----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from futurebroker.protocol.messages import (
     RunOnScheduler,
     ToPeer,
 )
-from futurebroker.scheduler import intake, placement, recording, rounds
+from futurebroker.scheduler import intake, placement, recording, rounds, standing
 from futurebroker.scheduler.commands import Noticed, PassOn
 from futurebroker.scheduler.operations import Environment, Leaving, Round
 from futurebroker.scheduler.records import ClientRecord, WorkerRecord
@@ -149,26 +149,40 @@ def worker_joined(state: SchedulerState, worker: WorkerRecord) -> None:
         (worker.worker_id,), wall(state, state.now), {"action": "add-worker", "worker": worker.name}
     )
     notice(state, "add_worker", worker.worker_id)
-    rounds.worker_joined(state, worker)
-    environment = state.operations.environment
-    if environment is not None:
-        worker.status = WorkerStatus.PAUSED
-        worker.changing = True
-        nobody = ClientRecord("", {})
+    standing.worker_joined(state, worker)
+    before = state.operations.environment_mark
+    if standing.must_change(state, worker):
+        _change(state, worker)
+    elif state.operations.environment_mark != before:  # those that came back sooner changed before
+        for other in standing.outdated(state):
+            _change(state, other)
 
-        def finish(done: Round) -> None:
-            if state.workers.get(worker.worker_id) is not worker:
-                return
-            reason = done.reasons.get(worker.worker_id, "")
-            worker.changing = False
-            worker.status = WorkerStatus.RUNNING
-            placement.update_room(state, worker)
-            state.touched[worker] = None
-            if reason:
-                _note(state, worker, "environment-refused", reason=reason)
-                state.send(worker.worker_id, Leave(reason))
 
-        rounds.begin(state, nobody, [worker], lambda number: RestartExecutors(number, True, environment), finish)
+def _change(state: SchedulerState, worker: WorkerRecord) -> None:
+    """Have a worker run in the environment that the others run in; it gets no task until it does."""
+    parcel, at = state.operations.environment, state.operations.environment_mark
+    worker.status = WorkerStatus.PAUSED
+    worker.changing = True
+    placement.update_room(state, worker)
+
+    def finish(done: Round) -> None:
+        if state.workers.get(worker.worker_id) is not worker:
+            return
+        reason = done.reasons.get(worker.worker_id, "")
+        worker.changing = False
+        worker.status = WorkerStatus.RUNNING
+        placement.update_room(state, worker)
+        state.touched[worker] = None
+        if reason:
+            _note(state, worker, "environment-refused", reason=reason)
+            state.send(worker.worker_id, Leave(reason))
+        else:
+            standing.changed(worker, parcel, at)
+
+    def message(number: int) -> RestartExecutors:
+        return RestartExecutors(number, True, parcel, CHANGE_PATIENCE, at)
+
+    rounds.begin(state, ClientRecord("", {}), [worker], message, finish)
 
 
 # -- environments ------------------------------------------------------------------------------------------------------
@@ -178,7 +192,7 @@ def add_environment(state: SchedulerState, about: dict[str, Any]) -> bool:
     """An environment is going to come in parts; whether it is there already."""
     parcel = Parcel(about["name"], about["digest"], about["nbytes"], about["signature"])
     known = [one for one in state.operations.environments.values() if one.parcel.digest == parcel.digest]
-    complete = any(one.is_complete for one in known)
+    complete = any(standing.is_there(state, one) for one in known)
     state.operations.environments[parcel.name] = Environment(parcel, str(about["python"]), complete)
     return complete
 
@@ -198,7 +212,7 @@ def list_environments(state: SchedulerState, _: object) -> dict[str, Any]:
             "digest": one.parcel.digest,
             "nbytes": one.parcel.nbytes,
             "python": one.python,
-            "complete": one.is_complete,
+            "complete": standing.is_there(state, one),
             "current": current is not None and current.name == name,
         }
         for name, one in state.operations.environments.items()
@@ -215,7 +229,7 @@ def use_environment(state: SchedulerState, client: ClientRecord, message: Ask) -
     parcel = None
     if name is not None:
         environment = state.operations.environments.get(name)
-        if environment is None or not environment.is_complete:
+        if environment is None or not (state.replaying or standing.is_there(state, environment)):
             known = ", ".join(state.operations.environments) or "none"
             error = f"there is no environment {name!r}; uploaded are: {known}"
             state.send(client.client_id, Answer(message.number, None, error))
@@ -223,17 +237,23 @@ def use_environment(state: SchedulerState, client: ClientRecord, message: Ask) -
         parcel = environment.parcel
 
     def change() -> None:
-        state.operations.environment = parcel
+        at = about["mark"] if state.replaying else standing.mark(state)
+        operations = state.operations
+        operations.environment, operations.environment_mark = parcel, at
+        recording.accepted(state, client, Ask(message.number, message.topic, {"name": name, "mark": at}))
         seconds = CHANGE_PATIENCE if patience is None else float(patience)
         rounds.begin(
             state,
             client,
             state.workers.values(),
-            lambda number: RestartExecutors(number, True, parcel, seconds),
+            lambda number: RestartExecutors(number, True, parcel, seconds, at),
             changed,
         )
 
     def changed(done: Round) -> None:
+        for worker_id, reason in done.reasons.items():
+            if not reason and worker_id in state.workers:
+                standing.changed(state.workers[worker_id], parcel, state.operations.environment_mark)
         state.operations.log_event(("environment",), wall(state, state.now), {"action": "environment", "name": name})
         state.send(done.client, Answer(message.number, _outcomes(state, done), _complaints(state, done)))
 
@@ -258,8 +278,8 @@ def parcel_part(state: SchedulerState, client: ClientRecord, message: ParcelPart
         state.commands.append(PassOn(client.client_id, message))
 
 
-def parcel_wanted(state: SchedulerState, worker: WorkerRecord, message: ParcelWanted) -> None:
-    """A worker fetches an environment."""
+def parcel_passed(state: SchedulerState, worker: WorkerRecord, message: ParcelWanted | ParcelPart) -> None:
+    """A worker fetches an environment, or gives bytes of it to another."""
     state.commands.append(PassOn(worker.worker_id, message))
 
 
@@ -336,3 +356,4 @@ REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "parcel_done": pass_on,
     "open_channel": pass_on,
 }
+recording.KEPT_TOPICS.add("add_environment")

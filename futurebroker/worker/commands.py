@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from futurebroker.protocol.messages import Failure, Message, ParcelPart, Prepare, RestartExecutors
+from futurebroker.protocol.messages import Failure, Message, ParcelPart, ParcelWanted, Prepare, RestartExecutors
 from futurebroker.types import Digest, Key
 from futurebroker.worker.packets import Packet, Result
 
@@ -270,7 +270,7 @@ class ExecutorIdle:
 class Operate:
     """A message about the executors' software, for the agent; answered by Settled, where it asks for that."""
 
-    message: RestartExecutors | Prepare | ParcelPart
+    message: RestartExecutors | Prepare | ParcelPart | ParcelWanted
 
 
 @dataclass(slots=True)

@@ -87,6 +87,10 @@ class WorkerMachine(Attempts):
         """The executors that aren't about to be replaced."""
         return [number for number, executor in self.executors.items() if not executor.leaving]
 
+    def standing(self) -> dict[str, float]:
+        """What a hello tells of the calls that every executor makes; see `Rounds.marks`."""
+        return self._calls.rounds.marks()
+
     def _emit(self, instruction: Instruction) -> None:
         self._out.append(instruction)
 
@@ -410,6 +414,8 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.RestartExecutors: lambda machine, message: machine._emit(commands.Operate(message)),
     messages.Prepare: lambda machine, message: machine._emit(commands.Operate(message)),
     messages.ParcelPart: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.ParcelWanted: lambda machine, message: machine._emit(commands.Operate(message)),
+    messages.StandingWanted: lambda machine, message: machine._calls.rounds.give(message.names),
     messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason, message.patience)),
     messages.DataWanted: lambda machine, message: machine._emit(answer(message, machine.store)),
     messages.DataPart: lambda machine, message: machine.arrivals.part(message, machine._now),

@@ -14,9 +14,12 @@ _ALLOCATION = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "65536"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-def facts() -> dict[str, Any]:
-    """This process and its machine, as a hello tells them."""
+def facts(executors: int, threads: int) -> dict[str, Any]:
+    """This process and its machine, as a hello tells them, and how many executors it has."""
     return {
+        "executors": executors,
+        "threads": threads,
+        "slots": executors * threads,
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "process": process_mark(),

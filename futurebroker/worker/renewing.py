@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.exceptions import EnvironmentRefusedError
-from futurebroker.protocol.messages import Message, Parcel, ParcelPart, Prepare, RestartExecutors, Settled
+from futurebroker.protocol.messages import Message, Parcel, ParcelPart, ParcelWanted, Prepare, RestartExecutors, Settled
 from futurebroker.worker.executors import Executor
 from futurebroker.worker.software import Software
 
@@ -62,11 +62,19 @@ class Renewal:
         #: of what runs now, and of what starts from now on
         self.python = ""
         self.environment = ""
+        self._mark = 0.0
 
-    def take(self, message: RestartExecutors | Prepare | ParcelPart) -> None:
+    def info(self) -> dict[str, Any]:
+        """What a hello tells: the environment that executors run in, and those whose zips are here."""
+        return {"environment": (self.environment, self._mark), "environments": self._software.offers()}
+
+    def take(self, message: RestartExecutors | Prepare | ParcelPart | ParcelWanted) -> None:
         """Do what a message of the scheduler says."""
         if isinstance(message, ParcelPart):
             self._software.part(message)
+            return
+        if isinstance(message, ParcelWanted):
+            self._send(self._software.read(message))
             return
         work = self._prepare(message) if isinstance(message, Prepare) else self._renew(message)
         task = self._loop.create_task(self._answer(message.number, work))
@@ -115,6 +123,7 @@ class Renewal:
             if message.change:
                 self.python = python
                 self.environment = message.environment.name if message.environment is not None else ""
+                self._mark = message.mark
             await asyncio.gather(*(self._replace(executor, message.patience) for executor in old))
 
     async def _end(self, executors: list[Executor]) -> None:

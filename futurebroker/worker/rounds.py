@@ -6,10 +6,10 @@ or the software was changed, gets no task before it has made them. The agent kee
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from futurebroker.protocol.messages import CallExecutors, ExecutorsAnswered, Failure, Inspect
+from futurebroker.protocol.messages import CallExecutors, ExecutorsAnswered, Failure, Inspect, StandingGiven
 from futurebroker.worker.commands import CallEnded, CallOut, InspectAgent, Inspected, InspectOut, Instruction
 from futurebroker.worker.records import ExecutorRecord
 
@@ -51,13 +51,30 @@ class Rounds:
         """Have every executor make a call; idle ones get no task before they have."""
         self._standing.pop(message.drop, None)
         if message.keep:
+            self._standing.pop(message.keep, None)
             self._standing[message.keep] = message
+        number = message.number or self._own_number()
         everyone = {**self._executors, **self._held}
-        for number, executor in everyone.items():
+        for executor in everyone.values():
             if message.keep and not executor.packets:
-                self._hold(executor).add(message.number)
-            self._emit(CallOut(number, message.number, message.code, message.args))
-        self._begin(message.number, set(everyone))
+                self._hold(executor).add(number)
+            self._emit(CallOut(executor.number, number, message.code, message.args))
+        if message.number:
+            self._begin(number, set(everyone))
+
+    def _own_number(self) -> int:
+        """For a call of which nobody wants to hear; those of the scheduler are positive."""
+        self._last -= 1
+        return self._last
+
+    def marks(self) -> dict[str, float]:
+        """Of the calls that stand, when they were said, by name."""
+        return {name: message.mark for name, message in self._standing.items()}
+
+    def give(self, names: Iterable[str]) -> None:
+        """A new scheduler asks for calls that it doesn't know."""
+        for message in [self._standing[name] for name in names if name in self._standing]:
+            self._emit(StandingGiven(message.keep, message.mark, message.code, message.args))
 
     def look(self, message: Inspect) -> None:
         """Ask every executor, or the agent, for what ``message`` is about."""
@@ -83,9 +100,9 @@ class Rounds:
     def executor_ready(self, executor: ExecutorRecord) -> bool:
         """Whether it may be given tasks now; if not it is once it has made the standing calls."""
         for message in self._standing.values():
-            self._last -= 1  # those of the scheduler are positive
-            self._hold(executor).add(self._last)
-            self._emit(CallOut(executor.number, self._last, message.code, message.args))
+            number = self._own_number()
+            self._hold(executor).add(number)
+            self._emit(CallOut(executor.number, number, message.code, message.args))
         return executor.number not in self._first
 
     def _hold(self, executor: ExecutorRecord) -> set[int]:
@@ -131,6 +148,5 @@ class Rounds:
                 self._finish(number)
 
     def clear(self) -> None:
-        """Another scheduler: nobody waits for answers; it says itself what stands."""
+        """Another scheduler: nobody waits for answers. What stands does so still."""
         self._rounds.clear()
-        self._standing.clear()

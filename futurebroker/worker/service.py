@@ -379,11 +379,10 @@ class WorkerService:
 
     def _info(self) -> dict[str, Any]:
         return {
-            **place.facts(),
+            **place.facts(self.executors, self.threads),
             "name": self.name,
-            "executors": self.executors,
-            "threads": self.threads,
-            "slots": self.executors * self.threads,
+            "standing": self._machine.standing(),
+            **self._renewal.info(),
             **self._app.info(),
             "resources": self.resources,
             "memory_limit": self._upkeep.limit.nbytes or None,

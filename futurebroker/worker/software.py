@@ -1,7 +1,8 @@
 """Environments on a worker's host: fetched in parts, checked, unpacked once for all workers there, and tried.
 
-They lie in one folder per user and host, named by their hash. Each worker that uses one holds a shared lock on it; the
-last to let go removes it, and what a killed worker left is removed when the next environment is unpacked.
+They lie in one folder per user and host, named by their hash, each beside its zip, which others fetch from there when
+the scheduler doesn't have it any more. Each worker that uses one holds a shared lock on it; the last to let go removes
+it, and what a killed worker left is removed when the next environment is unpacked.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Software:
         self._root = Path(base or tempfile.gettempdir()) / f"futurebroker-environments-{os.getuid()}"
         self._locks: dict[str, int] = {}
         self._pythons: dict[str, str] = {}
+        #: by hash, the environments that were tried
+        self._parcels: dict[str, Parcel] = {}
         self._awaited: dict[tuple[str, int], asyncio.Future[ParcelPart]] = {}
 
     async def find(self, parcel: Parcel) -> str:
@@ -72,7 +75,25 @@ class Software:
         python = await self._unpacked(parcel)
         await _try(python, parcel.name)
         self._pythons[parcel.digest] = python
+        self._parcels[parcel.digest] = parcel
         return python
+
+    def offers(self) -> list[tuple[str, str, int, bytes, str]]:
+        """Name, hash, size, signature and Python version of the environments that are here."""
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return [(one.name, one.digest, one.nbytes, one.signature, version) for one in self._parcels.values()]
+
+    def read(self, wanted: ParcelWanted) -> ParcelPart:
+        """Bytes of an environment's zip, for another worker."""
+        parcel = self._parcels.get(wanted.digest)
+        if parcel is not None:
+            with contextlib.suppress(OSError), self._zip(parcel.digest).open("rb") as file:
+                data = os.pread(file.fileno(), min(wanted.length, PART), wanted.offset)
+                return ParcelPart(wanted.digest, wanted.offset, parcel.nbytes, data)
+        return ParcelPart(wanted.digest, wanted.offset, -1, b"")
+
+    def _zip(self, digest: str) -> Path:
+        return self._root / f"{digest}.zip"
 
     def part(self, part: ParcelPart) -> None:
         """Bytes that were asked for."""
@@ -115,15 +136,16 @@ class Software:
             await asyncio.sleep(LOCK_EVERY)
 
     async def _fetch(self, parcel: Parcel, folder: Path) -> None:
-        zipped = self._root / f"{parcel.digest}.zip"
+        zipped = self._zip(parcel.digest)
         try:
             with zipped.open("wb") as file:
                 await self._receive(parcel, file.fileno())
             if await asyncio.to_thread(digest_of, zipped) != parcel.digest:
                 raise EnvironmentRefusedError(parcel.name, "it was changed on the way: its hash is another")
             await asyncio.to_thread(unpack_environment, zipped, folder, parcel.name)
-        finally:
+        except BaseException:
             zipped.unlink(missing_ok=True)
+            raise
 
     async def _receive(self, parcel: Parcel, file: int) -> None:
         """Ask for all parts, a few at a time, and write what comes."""
@@ -180,6 +202,7 @@ def _remove_unheld(lock: Path) -> None:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_same(number, lock):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.with_suffix(".zip").unlink(missing_ok=True)
             lock.unlink()
     finally:
         os.close(number)

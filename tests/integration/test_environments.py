@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
-import sysconfig
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,36 +10,15 @@ from pathlib import Path
 import pytest
 
 import futurebroker
-from futurebroker import Client, LocalCluster, pack_environment
+from futurebroker import Client, LocalCluster
 from futurebroker.exceptions import EnvironmentRefusedError
-from tests.integration.software import greet, wait_for
-
-#: what executors import
-NEEDED = ("msgspec", "cloudpickle", "tblib", "psutil", "click")
-
-
-def site_packages(folder: Path) -> Path:
-    return folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+from tests.integration.software import greet, packed_venv, wait_for
 
 
 @pytest.fixture(scope="module")
-def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A venv made by Python itself, with our package, what that needs, and version 2 of a package called greeting."""
-    folder = tmp_path_factory.mktemp("environments") / "new"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    installed, target = Path(sysconfig.get_path("purelib")), site_packages(folder)
-    for name in NEEDED:
-        shutil.copytree(installed / name, target / name)
-    shutil.copytree(Path(futurebroker.__file__).parent, target / "futurebroker")
-    (target / "greeting").mkdir()
-    (target / "greeting" / "__init__.py").write_text("version = '2.0'\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def zipped(venv: Path) -> Path:
-    """That venv, packed."""
-    return pack_environment(venv, venv.with_suffix(".zip"))
+def zipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed venv with version 2 of a package called greeting."""
+    return packed_venv(tmp_path_factory.mktemp("environments") / "new")
 
 
 @pytest.fixture

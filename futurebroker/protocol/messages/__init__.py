@@ -70,6 +70,8 @@ from futurebroker.protocol.messages.operating import (
     RunOnExecutors,
     RunOnScheduler,
     Settled,
+    StandingGiven,
+    StandingWanted,
     ToPeer,
 )
 from futurebroker.protocol.messages.parts import (
@@ -199,6 +201,8 @@ __all__ = [
     "RunTerms",
     "Said",
     "Settled",
+    "StandingGiven",
+    "StandingWanted",
     "Store",
     "StorePart",
     "Stored",
@@ -225,12 +229,12 @@ FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
     | TaskAway | TaskReturned | ResultHolds | LookedFor | Continue | Said
     | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
-    | ExecutorsAnswered | Settled | ParcelWanted
+    | ExecutorsAnswered | Settled | ParcelWanted | ParcelPart | StandingGiven
 )  # fmt: skip
 ToWorker = (
     AddFunction | Run | Adopt | Free | Drop | GiveBack | Store | AdoptFile | StorePart | Replicate | CallFunction
     | Leave | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted | LookFor | Kill | Resize
-    | CallExecutors | Inspect | RestartExecutors | Prepare | ParcelPart
+    | CallExecutors | Inspect | RestartExecutors | Prepare | ParcelPart | ParcelWanted | StandingWanted
 )  # fmt: skip
 ToClient = (
     KeyFinished | KeyErred | KeyCancelled | KeyLost | DetachedEnded | Answer | RanOnWorkers

@@ -26,6 +26,7 @@ class RunOnExecutors(Message, tag=185):
     workers: tuple[str, ...] = ()  #: names, ids or hosts; empty means all
     keep: str = ""  #: remember the call under this name, for executors and workers that come later
     drop: str = ""  #: forget the call of this name first
+    mark: float = 0.0  #: when a scheduler took it in, if it stands; of two the newer counts
 
 
 class RanOnExecutors(Message, tag=186):
@@ -43,6 +44,22 @@ class CallExecutors(Message, tag=187):
     args: bytes
     keep: str = ""
     drop: str = ""
+    mark: float = 0.0  #: as of `RunOnExecutors`
+
+
+class StandingWanted(Message, tag=183):
+    """To a worker: give back calls that stand there since the time of a former scheduler."""
+
+    names: list[str]
+
+
+class StandingGiven(Message, tag=184):
+    """From a worker: such a call."""
+
+    name: str
+    mark: float
+    code: bytes
+    args: bytes
 
 
 class Inspect(Message, tag=188):
@@ -68,6 +85,7 @@ class RestartExecutors(Message, tag=190):
     change: bool = False  #: run the new ones in ``environment``, and not in that of the old ones
     environment: Parcel | None = None  #: None: the agent's own Python
     patience: float = 0.0
+    mark: float = 0.0  #: when the change was said
 
 
 class Prepare(Message, tag=191):
@@ -85,7 +103,7 @@ class Settled(Message, tag=192):
 
 
 class ParcelPart(Message, tag=193):
-    """Bytes of an environment: from the client to the scheduler in order, and from there to who asked."""
+    """Bytes of an environment: from the client to the scheduler in order, and from there, or a worker, to who asked."""
 
     digest: str
     offset: int
@@ -94,7 +112,7 @@ class ParcelPart(Message, tag=193):
 
 
 class ParcelWanted(Message, tag=194):
-    """From a worker: send bytes of an environment."""
+    """From a worker: send bytes of an environment. To a worker that has it: another asks for them."""
 
     digest: str
     offset: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from futurebroker.protocol.messages import (
+    CallExecutors,
     CallFunction,
     Drop,
     Erred,
@@ -17,11 +18,13 @@ from futurebroker.protocol.messages import (
     Held,
     InputsMissing,
     Kill,
+    StandingGiven,
+    StandingWanted,
     TaskAway,
     TaskReturned,
 )
 from futurebroker.worker import commands
-from futurebroker.worker.commands import KillExecutor, RecycleExecutor
+from futurebroker.worker.commands import CallEnded, CallOut, KillExecutor, RecycleExecutor
 from futurebroker.worker.packets import Result
 from tests.unit.worker.world import SLEEP, World, failure, run
 
@@ -358,3 +361,18 @@ def test_a_call_out_of_line_waits_for_an_executor_and_fails_with_it() -> None:
     assert isinstance(answer, FunctionCalled)
     assert answer.failure is not None
     assert answer.failure.message == "the executor that ran the call on worker w ended with exit code 3"
+
+
+def test_an_executor_makes_all_standing_calls_before_its_first_task(world: World) -> None:
+    """A plugin that comes second is as needed as the first; and the next scheduler is told of both."""
+    first, second = (CallExecutors(0, b"code", b"args", keep=name, mark=at) for name, at in (("a", 1.0), ("b", 2.0)))
+    assert world.deliver(first, second, run("x")) == []
+    calls = [one.number for one in world.said if isinstance(one, CallOut)]
+    assert len(set(calls)) == 2
+    world.do(CallEnded(calls[0], b"", None, 1))
+    assert world.packets(1) == []
+    world.do(CallEnded(calls[1], b"", None, 1))
+    assert world.packets(1) == [["x"]]
+    world.do(commands.Fresh())
+    assert world.machine.standing() == {"a": 1.0, "b": 2.0}
+    assert world.deliver(StandingWanted(["b", "unknown"])) == [StandingGiven("b", 2.0, b"code", b"args")]
