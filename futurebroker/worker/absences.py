@@ -35,10 +35,9 @@ def split(
     rest: list[TaskRecord] = []
     away = [number for number, where in dispatcher.away.items() if where is executor]
     for number in [number for packet in executor.packets.values() for number in packet.numbers] + away:
-        is_away = number in dispatcher.away
         task = dispatcher.take_back(number)
         if task is not None:
-            (begun if is_away or number in event.running else rest).append(task)
+            (begun if task.begun or number in event.running else rest).append(task)
     return begun, rest
 
 

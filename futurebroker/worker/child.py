@@ -111,7 +111,7 @@ class Executor:
         self._opener = Opener(self._writer.read_function)
         self._functions = self._opener.functions
         self._coroutines = CoroutineRunner()
-        self._seats = Seats(setup.threads, self._read, self._left, self._returning)
+        self._seats = Seats(setup.threads, self._read, self._left, self._returning, self._seated)
         size = CRUMB_BYTES * (setup.threads + AWAY_MAX)
         crumbs = lifeline.map_crumbs(setup.crumbs, size) if setup.crumbs else bytearray(size)
         self._crumbs = memoryview(crumbs).cast(CRUMB)
@@ -223,8 +223,11 @@ class Executor:
         self._tell(Away(number))
 
     def _returning(self, slot: Slot, number: int) -> None:
-        self._crumbs[slot.number] = number
+        self._crumbs[slot.number] = 0  # it waits for its seat, while others run
         self._tell(Returning(number))
+
+    def _seated(self, slot: Slot, number: int) -> None:
+        self._crumbs[slot.number] = number
 
     def _report(self, slot: Slot) -> None:
         results = slot.results

@@ -279,6 +279,7 @@ class Dispatcher:
         assert packet is not None
         self._leave(task)
         task.packet = None
+        task.begun = True
         self.away[task.number] = packet.executor
         packet.executor.away += 1
 

@@ -43,6 +43,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     dropped: bool = False  #: the scheduler doesn't want it any more, and expects GaveBack
     give_back: bool = False  #: hand it back if it turns out not to have begun
     silent: bool = False  #: nobody expects to hear of it any more
+    begun: bool = False  #: known to have begun: it gave up its slot
     overdue: bool = False  #: it ran longer than it may, and its executor is being ended for that
 
     def __repr__(self) -> str:

@@ -91,6 +91,7 @@ class Seats:
         read: what a thread does: reads and runs packets until `leave` says that it isn't needed, or all ends.
         left: told, on any thread, that the slot's task is away: hand back what would wait behind it, and say so.
         returning: told that it wants to run again.
+        seated: told that it does.
     """
 
     def __init__(
@@ -99,11 +100,13 @@ class Seats:
         read: Callable[[Slot], None],
         left: Callable[[Slot, int], None],
         returning: Callable[[Slot, int], None],
+        seated: Callable[[Slot, int], None],
     ) -> None:
         self._count = count
         self._read = read
         self._left = left
         self._returning = returning
+        self._seated = seated
         self._changed = threading.Condition()
         self._running = 0
         self._reading = count
@@ -244,3 +247,4 @@ class Seats:
                 self._running += 1
                 self._away -= 1
                 slot.is_away = False
+                self._seated(slot, number)

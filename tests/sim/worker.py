@@ -130,7 +130,7 @@ class SimExecutor:
         if not self.alive or (during is not None and self.running is not during):
             return
         self.alive = False
-        running = [task.number for task in (self.running, *self.returning) if task is not None]
+        running = [self.running.number] if self.running is not None else []
         self.worker.handle(w.ExecutorEnded(self.number, running, how))
         self.worker.world.after(RESTART_TIME, self.worker.start_executor)
 

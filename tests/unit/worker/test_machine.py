@@ -24,7 +24,7 @@ from futurebroker.protocol.messages import (
     TaskReturned,
 )
 from futurebroker.worker import commands
-from futurebroker.worker.commands import CallEnded, CallOut, KillExecutor, RecycleExecutor
+from futurebroker.worker.commands import CallEnded, CallOut, KillExecutor, RecycleExecutor, TaskBack
 from futurebroker.worker.packets import Result
 from tests.unit.worker.world import SLEEP, World, failure, run
 
@@ -175,6 +175,16 @@ def test_who_came_back_is_one_that_runs() -> None:
     world = waiting_world()
     assert world.come_back(1) == [TaskReturned("parent", 1)]
     assert world.die(1, "9") == [ExecutorDied("parent", 1, "9")]
+
+
+def test_who_waits_for_its_slot_is_not_one_that_runs() -> None:
+    """It has what it waited for, and another runs meanwhile; it has begun all the same, and is no business of ours."""
+    world = waiting_world()
+    world.deliver(run("other"))
+    world.begin(1)
+    parent = world.executors[1].away[0]
+    assert world.do(TaskBack(1, parent.number)) == [TaskReturned("parent", 1)]
+    assert world.die(1, "9") == [ExecutorDied("other", 1, "9"), ExecutorDied("parent", 1, "9", innocent=True)]
 
 
 def test_nobody_is_to_blame_for_an_executor_that_its_worker_ended() -> None:
