@@ -206,7 +206,7 @@ class Box(Mailbox):
     def send(self, *messages):
         super().send(*messages)
         for message in messages:
-            if hasattr(message, "key") and type(message).__name__ != "Happened":
+            if hasattr(message, "key") and type(message).__name__ not in ("Happened", "Said"):
                 print(type(message).__name__, message.key, flush=True)
 asyncio.run(run_worker(url="", cluster="c", secret=b"", executors=1, make_link=Box))
 """
