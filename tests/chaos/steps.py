@@ -89,7 +89,8 @@ def kill_at(step: str, kills: int, folder: Path) -> dict[str, Any]:
     large: list[graph.Node] = []
     with doomed(folder, step) as schedulers:
         worker = [*FUTUREBROKER, "worker", schedulers.url, "--executors", "2"]
-        with running(worker, folder, FUTUREBROKER_SECRET=SECRET) as program:
+        # What it says of each restart would fill the pipe, which nobody reads.
+        with running(worker, folder, FUTUREBROKER_SECRET=SECRET, FUTUREBROKER_LOG_LEVEL="error") as program:
             lines_until(program, "serves the scheduler")
             with Client(schedulers.url, secret=SECRET, timeout=HUNG_AFTER) as client:
                 while schedulers.kills < kills and not reckoning.lost:
