@@ -69,9 +69,8 @@ class Writer:
         if is_sqlite(self._engine):
             with contextlib.suppress(OSError):  # the database's own error says more
                 Path(str(self._engine.url.database)).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            revisions.upgrade(self._engine)
-        else:
-            revisions.require(self._engine)
+        # It begins to write late where all cores are busy, and may be started again at any time.
+        revisions.prepare(self._engine, or_later=True)
         orders = self._orders
         started = orders.started_at
         ours = (runs.c.cluster == orders.cluster) & (runs.c.started_at == started)
@@ -217,6 +216,12 @@ class Input:
             self._buffer += data
         return msgspec.msgpack.decode(body, type=kind)
 
+    def is_abandoned(self) -> bool:
+        """Whether nobody can write to it any more, though what was written may not have been read."""
+        poll = select.poll()
+        poll.register(self._descriptor, 0)
+        return self.ended or bool(poll.poll(0))
+
     def _take(self) -> bytes | None:
         buffer = self._buffer
         if len(buffer) < HEAD.size:
@@ -249,7 +254,7 @@ def serve(source: Input, writer: Writer) -> None:
             if str(error) != trouble:
                 logger.error("the history can't be written: %s", error)
             trouble = str(error)
-            if source.ended:
+            if source.is_abandoned():
                 given_up_at = given_up_at or time.monotonic() + LAST_TRIES
                 if time.monotonic() > given_up_at:
                     return

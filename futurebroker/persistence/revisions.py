@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 
 from futurebroker.exceptions import DatabaseError
 from futurebroker.persistence import history_tables  # noqa: F401 - its tables belong to the metadata
-from futurebroker.persistence.database import reading, shown, writing
+from futurebroker.persistence.database import is_sqlite, reading, shown, writing
 from futurebroker.persistence.models import metadata
 
 # It tells of each look at the revision.
@@ -91,8 +91,25 @@ def _known() -> str:
     return ", ".join(one.name for one in revisions())
 
 
-def require(engine: Engine) -> None:
+def prepare(engine: Engine, *, or_later: bool = False) -> None:
+    """Make the tables of a SQLite file, or bring them to the newest revision; those of a server are its operator's.
+
+    Args:
+        or_later: as of `require`.
+
+    Raises:
+        DatabaseError: that can't be done, or as of `require`.
+    """
+    if is_sqlite(engine) and current(engine) in (None, *(one.name for one in revisions()[:-1])):
+        upgrade(engine)
+    require(engine, or_later=or_later)
+
+
+def require(engine: Engine, *, or_later: bool = False) -> None:
     """See that the database has the revision this version works with.
+
+    Args:
+        or_later: a revision that isn't known will do: the scheduler ran before the upgrade, and revisions only add.
 
     Raises:
         DatabaseError: it hasn't, with what to do.
@@ -106,6 +123,8 @@ def require(engine: Engine) -> None:
         raise DatabaseError(
             shown(engine), f"it is at revision {found} and {wanted} is needed; run: futurebroker db upgrade"
         )
+    if or_later:
+        return
     raise DatabaseError(
         shown(engine), f"its revision {found} is not known to this version (it knows {_known()}); upgrade futurebroker"
     )

@@ -18,7 +18,7 @@ from typing import Any
 from futurebroker.config import hide_password
 from futurebroker.exceptions import DatabaseError, DatabaseInUseError
 from futurebroker.persistence import lease, revisions
-from futurebroker.persistence.database import is_sqlite, open_engine, parse_url
+from futurebroker.persistence.database import open_engine, parse_url
 from futurebroker.persistence.journal import Journal
 from futurebroker.processes import has_ended, process_mark
 from futurebroker.protocol.durable import DurableEndpoint
@@ -146,7 +146,7 @@ class DurableScheduler(SchedulerService):
         patience = self._loop.time() + lease.TERM + 1.0
         waited = False
         try:
-            await asyncio.to_thread(_prepare_tables, engine)
+            await asyncio.to_thread(revisions.prepare, engine)
             while True:
                 try:
                     epoch = await asyncio.to_thread(lease.take, engine, self.cluster, holder, has_ended)
@@ -337,13 +337,6 @@ def check_place(storage: Storage) -> None:
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise DatabaseError(storage.database, f"its folder can't be made: {error}") from error
-
-
-def _prepare_tables(engine: Any) -> None:
-    """A file gets its tables here; those of a server are an operator's business."""
-    if is_sqlite(engine) and revisions.current(engine) in (None, *(one.name for one in revisions.revisions()[:-1])):
-        revisions.upgrade(engine)
-    revisions.require(engine)
 
 
 def _renewed(engine: Any, cluster: str) -> bool:

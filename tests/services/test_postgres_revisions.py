@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import Engine
 
 from futurebroker.persistence import revisions
+from tests.integration.upgrades import survive_an_upgrade
 
 KNOWN = [one.name for one in revisions.revisions()]
 
@@ -22,3 +25,12 @@ def test_every_revision_is_upgraded_and_taken_back(postgres_engine: Engine, revi
     revisions.downgrade(postgres_engine, revision)
     revisions.downgrade(postgres_engine, "base")
     assert revisions.current(postgres_engine) is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_running_scheduler_survives_an_additive_upgrade(tmp_path: Path, postgres_engine: Engine) -> None:
+    """The release phase of a deployment upgrades the database while the dynos of the former version still run."""
+    revisions.upgrade(postgres_engine)
+    url = postgres_engine.url.render_as_string(hide_password=False)
+    survive_an_upgrade(tmp_path, url, url)

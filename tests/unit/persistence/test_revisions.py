@@ -58,3 +58,16 @@ def test_a_revision_of_a_later_version_is_refused(engine: Engine) -> None:
         revisions.require(engine)
     with pytest.raises(DatabaseError, match="later"):
         revisions.upgrade(engine)
+
+
+def test_who_ran_before_an_upgrade_may_go_on(engine: Engine) -> None:
+    """Revisions only add; but what isn't there yet can't be worked with."""
+    with pytest.raises(DatabaseError, match="futurebroker db upgrade"):
+        revisions.require(engine, or_later=True)
+    revisions.prepare(engine)
+    assert revisions.current(engine) == KNOWN[-1]
+    with writing(engine) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'later'"))
+    revisions.prepare(engine, or_later=True)
+    with pytest.raises(DatabaseError, match="later is not known"):
+        revisions.prepare(engine)
