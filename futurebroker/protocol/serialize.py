@@ -32,6 +32,8 @@ ALIGNMENT = 4096
 TRACEBACK_LIMIT = 10_000
 #: bytes of a pickled exception that travel; of a larger one only the text does
 PAYLOAD_LIMIT = 1024 * 1024
+#: levels of a traceback that travel, half of them outermost, half innermost
+LEVELS_MOST = 60
 
 _COUNT = struct.Struct("<4sI")
 _LENGTH = struct.Struct("<Q")
@@ -186,12 +188,24 @@ def dump_failure(error: BaseException, key: str, worker: str, skip: int = 0) -> 
     for _ in range(skip):
         if trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
-    error.__traceback__ = trace
+    error.__traceback__ = _shortened(trace)
     text = _traceback_of(error)
     if len(text) > TRACEBACK_LIMIT:
         text = text[: TRACEBACK_LIMIT // 2] + "\n  [...]\n" + text[-TRACEBACK_LIMIT // 2 :]
     message = _text_of(error)
     return Failure(type(error).__qualname__, message, text, key, worker, _dump_exception(error))
+
+
+def _shortened(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback without its middle, if it is very long: an error may come through a thousand tasks."""
+    levels = []
+    level = trace
+    while level is not None:
+        levels.append(level)
+        level = level.tb_next
+    if len(levels) > LEVELS_MOST:
+        levels[LEVELS_MOST // 2 - 1].tb_next = levels[-LEVELS_MOST // 2]
+    return trace
 
 
 def load_failure(failure: Failure) -> BaseException:

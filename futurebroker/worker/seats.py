@@ -171,7 +171,11 @@ class Seats:
     # -- tasks that wait --------------------------------------------------------------------------------------------
 
     def leave_seat(self, slot: Slot, number: int, *, seceded: bool) -> bool:
-        """The task with this number is away; False when it isn't running here any more, or can't be."""
+        """The task with this number is away; False when it isn't running here any more.
+
+        Raises:
+            TaskError: no more tasks of this executor may wait, or the system has no thread for another.
+        """
         with self._changed:
             if slot.task != number or not number or (seceded and slot.seceded):
                 return False
@@ -181,8 +185,7 @@ class Seats:
                         f"{AWAY_MAX:,} tasks of this executor wait for others already, and each holds a thread; submit "
                         "the calls with futures as arguments instead of waiting for these inside tasks"
                     )
-                if not self._replace(slot):
-                    return False
+                self._replace(slot)
                 first = True
             else:
                 first = False
@@ -194,32 +197,34 @@ class Seats:
             self._left(slot, number)
         return True
 
-    def _replace(self, slot: Slot) -> bool:
-        """Have another thread read in place of the slot's own; False when there can be no more threads."""
+    def _replace(self, slot: Slot) -> None:
+        """Have another thread read in place of the slot's own."""
         if not slot.is_extra:
             if self._parked > self._count - self._reading:  # one of them isn't called yet
                 self._reading -= 1
-            elif not self._start_thread():
-                return False
+            else:
+                self._start_thread()
             slot.is_extra = True
         slot.is_away = True
         self._away += 1
         self._running -= 1
         self._changed.notify_all()
-        return True
 
-    def _start_thread(self) -> bool:
+    def _start_thread(self) -> None:
         slot = Slot(self, self._free.pop())
         thread = threading.Thread(target=self._read, args=(slot,), name=f"task-{slot.number}", daemon=True)
         try:
             thread.start()
-        except RuntimeError:
+        except RuntimeError as error:
+            # Waiting in the slot all the same would be waiting for ever, where what it waits for needs that slot.
             self._free.append(slot.number)
-            return False
+            raise TaskError(
+                f"a task can't wait for others: the system gives its executor no thread beside {self._away:,} waiting "
+                f"ones ({error}); raise the limit of processes, or wait for fewer at a time"
+            ) from error
         self.slots.append(slot)
         self.threads = [other for other in self.threads if other.is_alive()]
         self.threads.append(thread)
-        return True
 
     def return_to_seat(self, slot: Slot, number: int, *, seceded: bool) -> None:
         """The task with this number wants to run again; blocks until fewer run than there are slots."""

@@ -239,3 +239,41 @@ def test_dask_may_be_imported_after_the_client_was_made(tmp_path: Path) -> None:
     script.write_text(LATE)
     done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def mapped_from(array: Any) -> tuple[str, int, int]:
+    """The file that the memory of ``array`` is mapped from, its inode, and how many bytes of the map are copies."""
+    address = array.__array_interface__["data"][0]
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    for line in lines:
+        first, *rest = line.split()
+        start, dash, end = first.partition("-")
+        if dash and int(start, 16) <= address and address + array.nbytes <= int(end, 16):
+            copied = next(int(one.split()[1]) for one in lines if one.startswith("Anonymous:"))
+            return rest[4] if len(rest) > 4 else "", int(rest[3]), copied * 1024
+    raise AssertionError("its memory lies in several maps")
+
+
+def sums_and_maps(array: Any) -> tuple[float, tuple[str, int, int]]:
+    """Every page has been looked at when the map is."""
+    return float(array.sum()), mapped_from(array)
+
+
+def test_persisted_results_are_read_on_one_host_without_copying() -> None:
+    """By tasks of the same worker, of another, and by the client: all have the pages of one file, none its own."""
+    with LocalCluster(n_workers=2, executors_per_worker=1) as cluster, Client(cluster) as client:
+        x = client.persist(da.ones((1000, 1000), chunks=1000) + 0.5, workers="local-1")
+        (future,) = futures_of(x)
+        maps = [client.submit(sums_and_maps, future, workers=name).result(PATIENCE) for name in ("local-1", "local-2")]
+        maps += x.map_blocks(lambda block: np.array([[sums_and_maps(block)]], dtype=object)).compute()[0][:1].tolist()
+        maps.append(sums_and_maps(future.result()))
+        assert {total for total, _ in maps} == {1.5e6}
+        files = {(path, inode) for _, (path, inode, _) in maps}
+        assert len(files) == 1
+        ((path, _),) = files
+        assert Path(path).stat().st_size >= 8_000_000
+        assert {copied for _, (_, _, copied) in maps} == {0}
+        mine = future.result()
+        mine[:] = 2.0  # a copy is made of what is written to, and only then
+        assert mapped_from(mine)[2] >= 8_000_000
+        assert client.submit(np.sum, future).result(PATIENCE) == 1.5e6

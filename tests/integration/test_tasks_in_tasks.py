@@ -31,6 +31,7 @@ from futurebroker import (
     worker_client,
 )
 from futurebroker.exceptions import ExecutorDiedError, TaskError
+from futurebroker.worker.packets import AWAY_MAX
 from tests.chaos.ledger import Ledger, write_down
 from tests.chaos.rig import Rig
 from tests.integration.gate import Gate, pass_gate
@@ -107,6 +108,23 @@ def test_recursion_needs_no_more_than_one_slot(client: Client) -> None:
 def test_recursion_may_be_deep(client: Client) -> None:
     """A hundred tasks wait for one another."""
     assert client.submit(deep, 100).result(PATIENCE) == 100
+
+
+def awaits_the_event(_: int) -> bool:
+    return bool(Event("go").wait())
+
+
+@pytest.mark.slow
+def test_a_thousand_tasks_of_an_executor_may_wait_and_the_next_is_told_why_not() -> None:
+    """Each holds a thread. Who wants to wait beyond that gets an error; the others wait on, and nothing hangs."""
+    with LocalCluster(n_workers=1, executors_per_worker=1) as cluster, Client(cluster) as client:
+        futures = client.map(awaits_the_event, range(AWAY_MAX + 1))
+        done, waiting = wait(futures, 2 * PATIENCE, return_when="FIRST_COMPLETED")
+        (error,) = [future.exception() for future in done]
+        assert isinstance(error, TaskError)
+        assert "1,000 tasks of this executor wait for others already" in str(error)
+        Event("go", client=client).set()
+        assert client.gather(list(waiting)) == [True] * AWAY_MAX
 
 
 def test_every_way_to_wait_gives_up_the_slot(client: Client) -> None:

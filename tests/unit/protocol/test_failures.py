@@ -18,7 +18,7 @@ import pytest
 from futurebroker import exceptions
 from futurebroker.exceptions import CancelledError, ExecutorDiedError, RemoteError
 from futurebroker.protocol.messages import Failure
-from futurebroker.protocol.serialize import PAYLOAD_LIMIT, TRACEBACK_LIMIT, dump_failure, load_failure
+from futurebroker.protocol.serialize import LEVELS_MOST, PAYLOAD_LIMIT, TRACEBACK_LIMIT, dump_failure, load_failure
 
 
 def travel(error: BaseException) -> BaseException:
@@ -84,6 +84,26 @@ class BrokenTextError(Exception):
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
+
+
+def test_a_traceback_through_a_thousand_calls_arrives_without_its_middle() -> None:
+    """Whole it would be too large, and the user's own exception would be lost for a text."""
+
+    def fall(depth: int) -> None:
+        if not depth:
+            raise KeyError("the bottom")
+        fall(depth - 1)
+
+    with pytest.raises(KeyError) as caught:
+        fall(500)
+    error = load_failure(dump_failure(caught.value, "key", "worker"))
+    assert (type(error), error.args) == (KeyError, ("the bottom",))
+    lines = traceback.extract_tb(error.__traceback__)
+    assert len(lines) == LEVELS_MOST
+    assert (lines[0].name, lines[-1].line) == (
+        "test_a_traceback_through_a_thousand_calls_arrives_without_its_middle",
+        'raise KeyError("the bottom")',
+    )
 
 
 def test_the_users_line_is_in_the_traceback_at_the_client() -> None:
