@@ -157,11 +157,16 @@ class LocalLink(Sender):
         if not self._is_woken:
             self._wake_owner()
 
+    def begin_turn(self) -> None:
+        """`take_turn` follows, so that the owner need not be woken for what comes until then."""
+        self._is_woken = True
+
     def take_turn(self) -> None:
         """Tell the owner what waits, and let it answer at once."""
-        if self._is_woken and self._events is not None:
-            self._hand_over()
-            self._events.idle()
+        if self._events is not None and (self.waiting or self._notes):
+            self._events.turn(self._hand_over)
+        else:
+            self._is_woken = False
 
     def next_tag(self) -> int:
         """A delivery tag that was not used yet."""

@@ -77,8 +77,11 @@ class Broker(Protocol):
     def written_soon(self) -> None:
         """Whatever was marked is written at the end of this turn of the loop."""
 
+    def begin_turn(self) -> None:
+        """`hand_over` follows: the links in the broker's own process need not be woken until then."""
+
     def hand_over(self) -> None:
-        """Let the links in the broker's own process take what waits for them now."""
+        """Let the links in the broker's own process take what waits for them now, not in the loop's next turn."""
 
     def touch(self, queue: MessageQueue) -> None:
         """The queue was used."""
@@ -151,24 +154,27 @@ class Peer:
             self.drop()
             return
         self._heard = True
+        is_lone = len(data) < _LONE
+        if is_lone:
+            self.broker.begin_turn()
         try:
             for incoming in self._parse(data):
                 try:
                     self._take(incoming)
                 except AmqpError as error:
                     self.refuse(error)
+            for channel in self._channels.values():
+                if channel.confirms:
+                    channel.send_confirms()
+            self._update_reading()
         except Exception:
             # a mistake of ours must not leave a peer half served; the loop reports it
             self.refuse(AmqpError(541, "the broker made a mistake, its log has more"))
-            self.broker.written_soon()
             raise
-        for channel in self._channels.values():
-            if channel.confirms:
-                channel.send_confirms()
-        self._update_reading()
-        if len(data) < _LONE:
-            self.broker.hand_over()
-        self.broker.written_soon()
+        finally:
+            if is_lone:
+                self.broker.hand_over()
+            self.broker.written_soon()
 
     def _parse(self, data: bytes) -> list[Incoming]:
         if self._is_deaf:

@@ -160,9 +160,12 @@ class EmbeddedBroker:
             self._is_flush_due = True
             self.loop.call_soon(self._flush_turn)
 
-    def hand_over(self) -> None:
-        """Let the links in this process take what waits for them now, and not in the loop's next turn."""
+    def begin_turn(self) -> None:
         for link in self._links:
+            link.begin_turn()
+
+    def hand_over(self) -> None:
+        for link in list(self._links):
             link.take_turn()
 
     def touch(self, queue: MessageQueue) -> None:

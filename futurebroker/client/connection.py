@@ -255,6 +255,7 @@ class Connection(Ledger):
     def deliver(self, messages: list[Any]) -> None:
         """See `MemberEvents.deliver`."""
         self.take(messages)
+        self.outbox.expect_drops()
 
     def answered(self, message: Any) -> None:
         """See `Ledger.answered`."""

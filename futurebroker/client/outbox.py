@@ -84,8 +84,7 @@ class Outbox:
                 return False
             try:
                 self._sent_here = now
-                self.send()
-                self._member.flush()
+                self._member.turn(self.send)
             finally:
                 turn.release()
         return True
@@ -127,6 +126,12 @@ class Outbox:
         if self._lingering is not None:
             self._lingering.cancel()
         self.send()
+
+    def expect_drops(self) -> None:
+        """Futures were settled, and are dropped before long: look then, so that who drops them needn't wake us."""
+        if not self._ledger.noticed:
+            self._ledger.noticed = True
+            self._notice()
 
     def _notice(self) -> None:
         self._loop.call_later(RELEASE_DELAY, self._release_later)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from futurebroker.protocol import pieces
@@ -15,6 +16,7 @@ from futurebroker.types import Peer, Role
 _ROLE_NAMES = {Role.WORKER: "worker", Role.CLIENT: "client", Role.WEB: "client"}
 
 
+@cache
 def direction_of(receiver: Role, sender: Role) -> str:
     """The key of `messages.DECODERS` for what ``sender`` says to ``receiver``."""
     if receiver is Role.SCHEDULER:

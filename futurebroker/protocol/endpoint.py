@@ -76,6 +76,7 @@ class Endpoint:
         self._lazy: dict[str, Conversation] = {}
         self._lazy_timer: asyncio.TimerHandle | None = None
         self._flush_due = False
+        self._in_turn = False
         self._thread = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -136,13 +137,19 @@ class Endpoint:
     def _wake(self, call: Callable[[], None]) -> None:
         """Run a link's ``call`` soon; from our own thread without the system calls that interrupt a sleeping loop."""
         if threading.get_ident() == self._thread:
-            self._loop.call_soon(self._run_woken, call)
+            self._loop.call_soon(self.turn, call)
         else:
-            self._loop.call_soon_threadsafe(self._run_woken, call)
+            self._loop.call_soon_threadsafe(self.turn, call)
 
-    def _run_woken(self, call: Callable[[], None]) -> None:
-        call()
-        self._flush_if_due()
+    def turn(self, call: Callable[[], object]) -> None:
+        """Run ``call`` and send at once what it led to: going round the loop first would only cost time."""
+        outer, self._in_turn = self._in_turn, True
+        try:
+            call()
+        finally:
+            self._in_turn = outer
+            if self._flush_due and not outer:
+                self._flush()
 
     # -- sending ----------------------------------------------------------------------------------------------------
 
@@ -186,7 +193,11 @@ class Endpoint:
             if header.cluster != self.cluster or header.recipient != self.me.name:
                 self._reject("address", f"an envelope for {header.recipient} of cluster {header.cluster}")
             else:
-                self._take(Peer(role, header.sender, header.incarnation), header, content)
+                conversation = self._conversations.get(header.sender)
+                peer = conversation.peer if conversation is not None else None
+                if peer is None or peer.incarnation != header.incarnation or peer.role is not role:
+                    peer = Peer(role, header.sender, header.incarnation)
+                self._take(peer, header, content)
         if tag and self._link is not None:
             self._ack(self._link, tag)
             self._schedule_flush()
@@ -306,11 +317,8 @@ class Endpoint:
     def _schedule_flush(self) -> None:
         if not self._flush_due and self._link is not None:
             self._flush_due = True
-            self._loop.call_soon(self._flush_if_due)
-
-    def idle(self) -> None:
-        """See `LinkEvents.idle`."""
-        self._flush_if_due()
+            if not self._in_turn:
+                self._loop.call_soon(self._flush_if_due)
 
     def _flush_if_due(self) -> None:
         if self._flush_due:
@@ -376,7 +384,7 @@ class Endpoint:
                 self._tell(self._events.meet, peer, message)
             return
         conversation = self._conversations.get(peer.name)
-        if conversation is None or conversation.peer != peer:
+        if conversation is None or (conversation.peer is not peer and conversation.peer != peer):
             self.rejected["stranger"] += 1
             self._tell(self._events.stranger, peer)
             return
@@ -468,9 +476,7 @@ class Endpoint:
     def _readable(self) -> None:
         link = self._link
         if link is not None:
-            link.on_readable()
-            # All that came has been answered; going round the loop first would only cost time.
-            self._flush_if_due()
+            self.turn(link.on_readable)
 
     def _writable(self) -> None:
         link = self._link

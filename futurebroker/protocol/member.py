@@ -185,8 +185,16 @@ class Member:
         else:
             self._endpoint.send_all(SCHEDULER, messages)
 
+    def send_now(self, *messages: Message) -> None:
+        """As `send`, and let them leave at once instead of when the loop comes round: little may follow."""
+        self._endpoint.turn(lambda: self.send(*messages))
+
+    def turn(self, call: Callable[[], object]) -> None:
+        """Run ``call``, and let what it sends leave at once."""
+        self._endpoint.turn(call)
+
     def flush(self) -> None:
-        """Send now what collected, instead of when the loop comes round: for who knows that nothing follows."""
+        """Send now what collected, instead of when the loop comes round."""
         self._endpoint.flush()
 
     def heartbeat(self, status: str, metrics: dict[str, Any]) -> None:

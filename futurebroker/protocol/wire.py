@@ -83,8 +83,9 @@ class Keyring:
     """Signing keys of one cluster, one for each direction, derived from its secret."""
 
     def __init__(self, secret: bytes) -> None:
+        #: by direction, with the role of who signs
         self._signers = {
-            (a << 4) | b: _Signer(hmac.digest(secret, b"futurebroker envelope %d %d" % (a, b), "sha256"))
+            (a << 4) | b: (_Signer(hmac.digest(secret, b"futurebroker envelope %d %d" % (a, b), "sha256")), a)
             for a, b in _DIRECTIONS
         }
 
@@ -100,7 +101,7 @@ class Keyring:
         if size > MAX_ENVELOPE or len(packed) > MAX_HEADER:
             raise MessageTooLargeError("an envelope", size, MAX_ENVELOPE)
         start = _SIGNED.pack(MAGIC, VERSION, direction, len(packed))
-        return b"".join((start, self._signers[direction].sign(start, packed, body), packed, body))
+        return b"".join((start, self._signers[direction][0].sign(start, packed, body), packed, body))
 
     def open(self, data: bytes, recipient: Role) -> tuple[Role, Header, memoryview]:
         """The sender's role, the header and the body of an envelope sent to ``recipient``.
@@ -117,7 +118,7 @@ class Keyring:
             raise ProtocolError("not an envelope")
         if version != VERSION:
             raise ProtocolError(f"an envelope of version {version}; this side speaks version {VERSION}")
-        signer = self._signers.get(direction)
+        signer, sender = self._signers.get(direction, (None, recipient))
         if signer is None or direction & 15 != recipient:
             raise ProtocolError("an envelope for another role")
         view = memoryview(data)
@@ -127,7 +128,7 @@ class Keyring:
             header = _decode(view[_PREFIX.size : _PREFIX.size + length])
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProtocolError(f"a header that can't be read: {error}") from error
-        return Role(direction >> 4), header, view[_PREFIX.size + length :]
+        return sender, header, view[_PREFIX.size + length :]
 
 
 class Seal:

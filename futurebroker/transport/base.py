@@ -56,8 +56,11 @@ class LinkEvents(Protocol):
     def received(self, queue: str, body: bytes, tag: int) -> None:
         """A body arrived. ``tag`` is for `Link.ack` and 0 where no ack is due."""
 
-    def idle(self) -> None:
-        """All that came in this turn was told: what it led to may leave. Links that wake their owner needn't say it."""
+    def turn(self, call: Callable[[], None]) -> None:
+        """Run ``call``, which tells what came, and let what that leads to leave at once, all together.
+
+        Links that wake their owner, or are read by it, needn't use this.
+        """
 
     def returned(self, destination: str) -> None:
         """A send marked ``mandatory`` found no queue of that name, an inbox that was sent to has ended, or a token."""

@@ -17,6 +17,9 @@ class SchedulerLink(Protocol):
     def send(self, *messages: Message) -> None:
         """Send numbered messages."""
 
+    def send_now(self, *messages: Message) -> None:
+        """As `send`, and let them leave at once."""
+
     def flush(self) -> None:
         """Send now what collected."""
 

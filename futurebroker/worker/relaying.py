@@ -268,9 +268,11 @@ class _SharedLink:
         elif self._events is not None:
             self._events.received(queue, body, tag)
 
-    def idle(self) -> None:
+    def turn(self, call: Callable[[], None]) -> None:
         if self._events is not None:
-            self._events.idle()
+            self._events.turn(call)
+        else:
+            call()
 
     def returned(self, destination: str) -> None:
         self._relay.tell_all(LinkReturned(destination))

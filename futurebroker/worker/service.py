@@ -269,9 +269,7 @@ class WorkerService:
 
     def reported(self, executor: Executor, results: list[Result]) -> None:
         """See `ExecutorEvents`."""
-        self.feed(commands.Reported(executor.number, results))
-        if len(self._machine.dispatcher.sent) < FEW:
-            self._link.flush()
+        self.feed(commands.Reported(executor.number, results), len(self._machine.dispatcher.sent) - len(results) < FEW)
 
     def rest_returned(self, executor: Executor, numbers: list[int]) -> None:
         """See `ExecutorEvents`."""
@@ -280,8 +278,7 @@ class WorkerService:
     def away(self, executor: Executor, task: int, is_away: bool) -> None:
         """See `ExecutorEvents`."""
         event = commands.TaskLeft if is_away else commands.TaskBack
-        self.feed(event(executor.number, task))
-        self._link.flush()
+        self.feed(event(executor.number, task), True)
 
     def link_wanted(self, executor: Executor, wanted: LinkWanted, sock: socket.socket) -> None:
         """See `ExecutorEvents`."""
@@ -289,13 +286,11 @@ class WorkerService:
 
     def called(self, executor: Executor, called: Called) -> None:
         """See `ExecutorEvents`."""
-        self.feed(commands.CallEnded(called.number, called.value, called.failure, executor.number))
-        self._link.flush()
+        self.feed(commands.CallEnded(called.number, called.value, called.failure, executor.number), True)
 
     def seen(self, executor: Executor, seen: Seen) -> None:
         """See `ExecutorEvents`."""
-        self.feed(commands.Inspected(executor.number, seen.number, seen.view))
-        self._link.flush()
+        self.feed(commands.Inspected(executor.number, seen.number, seen.view), True)
 
     def said(self, saying: Saying) -> None:
         """See `ExecutorEvents`."""
@@ -428,8 +423,12 @@ class WorkerService:
 
     # -- the machine ------------------------------------------------------------------------------------------------
 
-    def feed(self, event: Event) -> None:
-        """Let the machine handle ``event`` and carry out what it says; events that arise meanwhile wait their turn."""
+    def feed(self, event: Event, urgent: bool = False) -> None:
+        """Let the machine handle ``event`` and carry out what it says; events that arise meanwhile wait their turn.
+
+        Args:
+            urgent: what it says to the scheduler leaves at once, because little may follow that it could go with.
+        """
         self._events.append(event)
         if self._busy:
             return
@@ -449,7 +448,8 @@ class WorkerService:
         finally:
             self._busy = False
             if messages:
-                self._link.send(*messages)
+                send = self._link.send_now if urgent else self._link.send
+                send(*messages)
         if self._tick_timer is None and machine.wake_at is not None:
             self._tick_timer = self._loop.call_at(machine.wake_at, self._tick)
 

@@ -34,6 +34,9 @@ class Mailbox:
         self.mail += messages
         self._news.set()
 
+    def send_now(self, *messages: Message) -> None:
+        self.send(*messages)
+
     def flush(self) -> None:
         """All is there already."""
 

@@ -95,8 +95,8 @@ class Owner:
         self.blocks.append(is_blocked)
         self._changed.set()
 
-    def idle(self) -> None:
-        """Nothing to send."""
+    def turn(self, call: Callable[[], None]) -> None:
+        call()
 
     def disconnected(self, error: Exception | None) -> None:
         self.ends.append(error)

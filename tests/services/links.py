@@ -146,8 +146,8 @@ class Party:
         self.returns.append(destination)
         self._changed.set()
 
-    def idle(self) -> None:
-        """Nothing to send."""
+    def turn(self, call: Callable[[], None]) -> None:
+        call()
 
     def disconnected(self, error: Exception | None) -> None:
         self.cuts += 1

@@ -103,9 +103,9 @@ class Scheduler(Party):
         self.commands.ack(tag)
         self.endpoint.received(queue, body, 0)
 
-    def idle(self) -> None:
-        """See `LinkEvents.idle`."""
-        self.endpoint.idle()
+    def turn(self, call: Callable[[], None]) -> None:
+        """See `LinkEvents.turn`."""
+        self.endpoint.turn(call)
 
     def blocked(self, is_blocked: bool) -> None:
         """See `LinkEvents.blocked`."""

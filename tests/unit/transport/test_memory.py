@@ -31,14 +31,14 @@ class Owner:
         self.ends: list[Exception | None] = []
         link.start(self, self.calls.append)
 
-    def turn(self) -> None:
+    def go_round(self) -> None:
         """Run what was asked for so far."""
         for _ in range(len(self.calls)):
             self.calls.popleft()()
 
     def bodies(self) -> list[bytes]:
         """What arrived by now."""
-        self.turn()
+        self.go_round()
         return [body for _, body, _ in self.got]
 
     def received(self, queue: str, body: bytes, tag: int) -> None:
@@ -50,8 +50,8 @@ class Owner:
     def blocked(self, is_blocked: bool) -> None:
         raise AssertionError("a memory link never blocks")
 
-    def idle(self) -> None:
-        """Nothing to send."""
+    def turn(self, call: Callable[[], None]) -> None:
+        raise AssertionError("a memory link wakes its owner")
 
     def disconnected(self, error: Exception | None) -> None:
         self.ends.append(error)
@@ -95,7 +95,7 @@ def test_a_send_to_nobody_comes_back_if_it_must_arrive(url: str) -> None:
     sender.link.send("nobody", b"x")
     sender.link.send("nobody", b"x", mandatory=True)
     assert sender.returned_names == []
-    sender.turn()
+    sender.go_round()
     assert sender.returned_names == ["nobody"]
     sender.link.close()
 
@@ -109,10 +109,10 @@ def test_the_end_of_an_inbox_is_told_to_its_senders(url: str) -> None:
     assert reader.ends == [None]
     sender.link.send("inbox", b"late", mandatory=True)
     for owner in (sender, stranger):
-        owner.turn()
+        owner.go_round()
     assert sender.returned_names == ["inbox", "inbox"]
     assert stranger.returned_names == []
-    reader.turn()
+    reader.go_round()
     assert reader.got == []
     sender.link.close()
     stranger.link.close()
@@ -152,7 +152,7 @@ def test_acks_count_by_queue(url: str) -> None:
     first = Owner(url, Queue("a", COMMAND), Queue("b", COMMAND))
     for name in ("a", "b"):
         first.link.send(name, name.encode())
-    first.turn()
+    first.go_round()
     first.link.ack(first.got[1][2])
     first.link.ack(12345)
     second = Owner(url, Queue("a", COMMAND), Queue("b", COMMAND))
@@ -180,7 +180,7 @@ def test_a_queue_of_someone_else_is_refused(url: str) -> None:
         with pytest.raises(BrokerRefusedError):
             Owner(url, Queue("new", INBOX), wanted)
     first.link.send("new", b"", mandatory=True)
-    first.turn()
+    first.go_round()
     assert first.returned_names == ["new"]
     first.link.close()
     with pytest.raises(ConfigError):
