@@ -22,7 +22,7 @@ from sqlalchemy import (
     make_url,
     text,
 )  # fmt: skip
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from futurebroker.config import hide_password
 from futurebroker.exceptions import DatabaseError
@@ -110,8 +110,15 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """
     # Rows that an insert made are not counted otherwise.
     options = {"writes": True, "preserve_rowcount": True}
-    with explaining(engine), engine.connect().execution_options(**options) as connection, connection.begin():
-        yield connection
+    with explaining(engine), engine.connect().execution_options(**options) as connection:
+        try:
+            with connection.begin():
+                yield connection
+        except DBAPIError as error:
+            if not isinstance(error, IntegrityError):
+                # A session that may only read stays so when the server writes again.
+                connection.invalidate()
+            raise
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import resource
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,4 +45,20 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
 
     said = endure(tmp_path, f"sqlite:///{tmp_path}/journal.db", full)
     assert "the journal can't be written" in said
+    assert "the journal is written again" in said
+
+
+def test_a_file_that_may_only_be_read_for_a_while(tmp_path: Path) -> None:
+    """A disk with an error is remounted so; SQLite's own refusal is played by a pragma."""
+    mark = tmp_path / "read-only"
+
+    @contextlib.contextmanager
+    def read_only(_scheduler: subprocess.Popen[str]) -> Iterator[None]:
+        mark.touch()
+        yield
+        mark.unlink()
+
+    command = [sys.executable, "-m", "tests.integration.readonly_scheduler", str(mark)]
+    said = endure(tmp_path, f"sqlite:///{tmp_path}/journal.db", read_only, command=command)
+    assert "make the file and its folder writable" in said
     assert "the journal is written again" in said
