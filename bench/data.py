@@ -201,7 +201,7 @@ def relay(nbytes: int, repeat: int) -> list[float] | None:
     url = os.environ.get("FUTUREBROKER_TEST_RABBITMQ_URL")
     if not url:
         return None
-    os.environ["FUTUREBROKER_DATA_WAYS"] = "relay"
+    os.environ["FUTUREBROKER_DATA_WAYS"] = "bulk,relay"
     peer = RabbitMQPeer()
     peer.start()
     try:

@@ -184,6 +184,7 @@ class AmqpLink:
             peer_death=connection.server_capabilities.get("futurebroker.peer_death") is True,
             max_message=MAX_MESSAGE,
             token=token.name if token is not None else "",
+            bulk=True,
         )
         self._token = token
         self._where = where

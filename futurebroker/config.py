@@ -159,8 +159,9 @@ class Settings:
         "where a worker serves its results to other machines; auto: only where the broker is elsewhere",
     )  # fmt: skip
     data_ways: tuple[str, ...] = _setting(
-        values.ways, ("map", "direct", "relay"), "some of map, direct and relay, with commas",
-        "how data may move: mapped on one machine, by direct connections, through the broker", show=_show_list,
+        values.ways, ("map", "direct", "bulk", "relay"), "some of map, direct, bulk and relay, with commas",
+        "how data may move: mapped on one machine, by direct connections, through the broker by a second connection"
+        " to it, through broker and scheduler", show=_show_list,
     )  # fmt: skip
     data_tls_cert: Path | None = _setting(  # noqa: RUF009 - as below
         values.path,

@@ -129,7 +129,7 @@ def ways(value: object) -> tuple[str, ...]:
     """Ways by which data may move."""
     if isinstance(value, str):
         value = [part.strip().lower() for part in value.split(",")]
-    if not isinstance(value, (list, tuple)) or not value or not set(value) <= {"map", "direct", "relay"}:
+    if not isinstance(value, (list, tuple)) or not value or not set(value) <= {"map", "direct", "bulk", "relay"}:
         raise ValueError(value)
     return tuple(value)
 

@@ -63,7 +63,7 @@ class LocalLink(Sender):
         on_closed: Callable[[LocalLink], None],
     ) -> None:
         self.capabilities = Capabilities(
-            durable=False, confirms=True, mandatory=True, peer_death=True, max_message=MAX_MESSAGE
+            durable=False, confirms=True, mandatory=True, peer_death=True, max_message=MAX_MESSAGE, bulk=True
         )
         self.waiting: deque[tuple[str, bytes, int]] = deque()
         self._entities = entities

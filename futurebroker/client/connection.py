@@ -16,10 +16,10 @@ from futurebroker.client.ledger import Ledger
 from futurebroker.client.outbox import Outbox
 from futurebroker.client.replies import Replies, introduce
 from futurebroker.client.threads import LoopThread
-from futurebroker.client.waiters import Countdown
+from futurebroker.client.waiters import Countdown, post
 from futurebroker.config import hide_password
 from futurebroker.data.pool import Pool
-from futurebroker.data.ways import WAYS, credentials_of
+from futurebroker.data.ways import BULK, WAYS, credentials_of
 from futurebroker.exceptions import (
     CancelledError,
     ClientClosedError,
@@ -28,6 +28,7 @@ from futurebroker.exceptions import (
     SchedulerRestartedError,
     SecretRefusedError,
 )
+from futurebroker.protocol.bulk import Bulk
 from futurebroker.protocol.member import Member
 from futurebroker.protocol.messages import (
     Answer,
@@ -121,6 +122,17 @@ class Connection(Ledger):
             on_blocked=self.intake.block,
         )
         self.outbox = Outbox(self, self._member, self._io)
+        self._bulk = Bulk(
+            name,
+            cluster=cluster,
+            secret=secret,
+            loop=self._loop,
+            where=lambda: self._member.bulk_url if BULK in self.ways else "",
+            take=self.answered,
+            moved=self._found_inbox,
+        )
+        #: who waits to be told where parts of results can be sent to
+        self._inbox_wanted: list[Callable[[str], None]] = []
 
     # -- opening and closing ----------------------------------------------------------------------------------------
 
@@ -169,6 +181,7 @@ class Connection(Ledger):
         if self._beating is not None:
             self._beating.cancel()
         self.outbox.stop()
+        self._bulk.close()
         await self._member.close("the client was closed")
 
     def check_open(self) -> None:
@@ -249,6 +262,19 @@ class Connection(Ledger):
         self.fail_pending(error)
         self._replies.fail(ClientClosedError(str(error)) if isinstance(error, CancelledError) else error)
         self.intake.tell(self.ended is not None)
+
+    def find_inbox(self, then: Callable[[str], None]) -> None:
+        """Have ``then`` told, on the I/O thread, where parts can be sent past the scheduler; empty: nowhere."""
+        post(self._loop, self._find_inbox, then)
+
+    def _find_inbox(self, then: Callable[[str], None]) -> None:
+        self._inbox_wanted.append(then)
+        self._bulk.open()
+
+    def _found_inbox(self, inbox: str) -> None:
+        wanted, self._inbox_wanted = self._inbox_wanted, []
+        for then in wanted:
+            then(inbox)
 
     # -- what the scheduler says, on the I/O thread -------------------------------------------------------------------
 

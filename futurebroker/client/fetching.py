@@ -13,7 +13,7 @@ from futurebroker.data.files import map_value
 from futurebroker.data.pool import Pool
 from futurebroker.data.ways import DIRECT, MAP
 from futurebroker.exceptions import FuturebrokerError, ResultError
-from futurebroker.protocol.messages import DataPart, DataWanted, Held, Message
+from futurebroker.protocol.messages import DataEnough, DataPart, DataWanted, Held, Message
 from futurebroker.protocol.serialize import loads
 from futurebroker.types import Key
 
@@ -23,8 +23,10 @@ logger = logging.getLogger("futurebroker.client")
 PART = 512 * 1024
 #: parts asked for ahead
 AHEAD = 16
+#: seconds without a part after which parts that should have come past the scheduler are asked for again; doubles
+RENEW = 1.0
 #: seconds without a part after which the transfer starts again, because its holder may be gone
-PATIENCE = 10.0
+PATIENCE = 30.0
 #: seconds before a holder that doesn't have the result is asked again; the scheduler mostly says first that it is lost
 AGAIN = 0.2
 #: times a result that is said to be there is asked for
@@ -45,6 +47,7 @@ class Channel(Protocol):
     def number(self) -> int: ...
     def put(self, message: Message) -> None: ...
     def flush(self) -> None: ...
+    def find_inbox(self, then: Callable[[str], None]) -> None: ...
 
 
 class Transfer:
@@ -57,22 +60,44 @@ class Transfer:
         self._channel = channel
         self._held = held
         self._number = channel.number()
+        self._inbox = ""
+        self._attempt = 0
         self._asked = 0
         self._came = 0
+        self._seen: set[int] = set()
 
     def start(self) -> None:
-        """Ask for the first parts."""
+        """Ask for the first parts, to be sent past the scheduler if they are many and that can be."""
         self._channel.routes[self._number] = self.take
-        first = range(0, max(1, min(AHEAD * PART, self._held.nbytes)), PART)
-        # Before the first is asked for: its arrival asks on from here, on the I/O thread.
-        self._asked = len(first) * PART
-        for offset in first:
+        if self._held.nbytes > PART:
+            self._channel.find_inbox(self._begin)
+        else:
+            self._begin("")
+
+    def renew(self) -> None:
+        """Ask again for what hasn't come, if it can have been lost."""
+        if self._inbox:
+            self._channel.find_inbox(self._begin)
+
+    def _begin(self, inbox: str) -> None:
+        if self._number not in self._channel.routes:
+            return
+        self._inbox = inbox
+        if self._asked:
+            offsets = [offset for offset in range(0, self._asked, PART) if offset not in self._seen]
+        else:
+            offsets = list(range(0, max(1, min(AHEAD * PART, self._held.nbytes)), PART))
+            # Before the first is asked for: its arrival asks on from here, on the I/O thread.
+            self._asked = len(offsets) * PART
+        for offset in offsets:
             self._ask(offset)
         self._channel.flush()
 
     def stop(self) -> None:
         """Take no more parts."""
         self._channel.routes.pop(self._number, None)
+        if self._asked > PART and not self.missing:
+            self._channel.put(DataEnough(self._number))
 
     def take(self, part: DataPart) -> None:
         """A part arrived: keep it and ask for another."""
@@ -82,10 +107,15 @@ class Transfer:
             return
         if self.data is None:
             self.data = bytearray(part.nbytes)
-        if part.nbytes != len(self.data) or part.offset + len(part.data) > len(self.data):
+            self._attempt = part.attempt
+        fits = part.nbytes == len(self.data) and part.offset + len(part.data) <= len(self.data)
+        if not fits or part.attempt != self._attempt:  # or it was made anew meanwhile
             self.missing = True
             self.ended.end()
             return
+        if part.offset in self._seen:
+            return
+        self._seen.add(part.offset)
         self.data[part.offset : part.offset + len(part.data)] = part.data
         self._came += len(part.data)
         if self._came >= part.nbytes:
@@ -95,7 +125,7 @@ class Transfer:
             self._ask(self._asked - PART)
 
     def _ask(self, offset: int) -> None:
-        self._channel.put(DataWanted(self._number, self._held.key, offset, PART))
+        self._channel.put(DataWanted(self._number, self._held.key, offset, PART, "", "", self._inbox, self._came))
 
     @property
     def progress(self) -> int:
@@ -192,11 +222,16 @@ async def _transfer(channel: Channel, held: Held, blocking: bool) -> bytearray |
     transfer = Transfer(channel, held)
     transfer.start()
     try:
-        progress = -1
-        while not await pause(transfer.ended, blocking, PATIENCE):
-            if transfer.progress == progress:
+        progress, silent, wait = 0, 0.0, RENEW
+        while not await pause(transfer.ended, blocking, wait):
+            silent += wait
+            if transfer.progress > progress:
+                progress, silent, wait = transfer.progress, 0.0, RENEW
+            elif silent >= PATIENCE:
                 return None
-            progress = transfer.progress
+            else:
+                wait *= 2
+                transfer.renew()
     finally:
         transfer.stop()
     return None if transfer.missing else transfer.data

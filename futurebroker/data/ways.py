@@ -12,8 +12,9 @@ from futurebroker.data.channel import Credentials
 from futurebroker.exceptions import ConfigError
 from futurebroker.secret import is_loopback
 
-#: best first: a file on the same host, a connection to who has it, pieces through the broker
-MAP, DIRECT, RELAY = WAYS = ("map", "direct", "relay")
+#: best first: a file on the same host, a connection to who has it, pieces through the broker by a second connection
+#: there, pieces that the scheduler passes on
+MAP, DIRECT, BULK, RELAY = WAYS = ("map", "direct", "bulk", "relay")
 
 
 def credentials_of(transfer: Mapping[str, Any], secret: bytes, cluster: str) -> Credentials:

@@ -129,6 +129,7 @@ class Member:
         self._joining = False
         self._was_welcomed = False
         self._unsent: list[Message] = []
+        self._can_bulk = False
         self._heartbeat_sent = 0.0
         self._interval = 0.0
         self._unanswered = 0
@@ -144,6 +145,11 @@ class Member:
     def connected(self) -> bool:
         """Whether the scheduler has welcomed this connection."""
         return self._welcome is not None and self._welcome.done() and self._welcome.exception() is None
+
+    @property
+    def bulk_url(self) -> str:
+        """The addresses of the brokers, ours first, if it is worth its while to connect there twice; else empty."""
+        return ";".join(self._urls) if self._can_bulk and self._endpoint.has_link else ""
 
     async def connect(self, timeout: float) -> None:
         """Join the cluster.
@@ -242,6 +248,7 @@ class Member:
                 link.close()
                 raise ClusterConnectionError("it was closed while it connected")
             self._inbox = link.capabilities.inbox or name
+            self._can_bulk = link.capabilities.bulk
             self._endpoint.attach(link if self._share is None else self._share(link, name))
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT if len(self._urls) > 1 else None):

@@ -25,6 +25,11 @@ def inbox(cluster: str, name: str, generation: int) -> str:
     return f"fb{PROTOCOL}.{cluster}.in.{name}.{generation}"
 
 
+def bulk_inbox(cluster: str, name: str, generation: int) -> str:
+    """Where a worker or client reads parts of results, on a second connection; a new one for each."""
+    return f"fb{PROTOCOL}.{cluster}.bulk.{name}.{generation}"
+
+
 def token_queue(cluster: str) -> str:
     """Where a broker keeps a token for each worker's connection, and gives it to the scheduler when that ends."""
     return f"fb{PROTOCOL}.{cluster}.token"

@@ -135,10 +135,13 @@ class Seal:
     """Signs what is stored, so that who can write to the database can't make workers run what they like.
 
     The place where a blob is stored is signed with it: a blob that was moved doesn't fit there.
+
+    Args:
+        what: what is signed; a blob of one kind fits nowhere as one of another.
     """
 
-    def __init__(self, secret: bytes) -> None:
-        self._signer = _Signer(hmac.digest(secret, b"futurebroker stored", "sha256"))
+    def __init__(self, secret: bytes, what: bytes = b"stored") -> None:
+        self._signer = _Signer(hmac.digest(secret, b"futurebroker " + what, "sha256"))
 
     def close(self, place: str, body: bytes) -> bytes:
         """``body`` with its signature for ``place``."""

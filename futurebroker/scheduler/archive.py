@@ -18,6 +18,7 @@ from typing import Any
 from futurebroker.exceptions import DatabaseError, ProtocolError
 from futurebroker.persistence.blobs import PART, Blobs
 from futurebroker.protocol.messages import (
+    DataEnough,
     DataLost,
     DataPart,
     DataWanted,
@@ -187,7 +188,7 @@ class Archive:
         """Ask for as much as may be on its way; for one piece as long as the size isn't known."""
         end = PIECE if fetch.nbytes < 0 else min(fetch.nbytes, fetch.written + WINDOW)
         while fetch.asked < end:
-            self._speak(DataWanted(fetch.number, fetch.key, fetch.asked, PIECE))
+            self._speak(DataWanted(fetch.number, fetch.key, fetch.asked, PIECE, got=fetch.written))
             fetch.asked += PIECE
 
     def _be_patient(self, fetch: _Fetch) -> None:
@@ -251,7 +252,8 @@ class Archive:
     def _end(self, fetch: _Fetch) -> None:
         if fetch.timer is not None:
             fetch.timer.cancel()
-        self._fetches.pop(fetch.number, None)
+        if self._fetches.pop(fetch.number, None) is not None and not self._closed:
+            self._speak(DataEnough(fetch.number))
         if not self._closed:
             self._begin()
 

@@ -90,6 +90,7 @@ def check(state: SchedulerState) -> None:
     _check_functions_and_kinds(state)
     _check_stealing(state)
     _check_published(state)
+    _check_relays(state)
     _check_idle(state)
 
 
@@ -305,6 +306,19 @@ def _check_stealing(state: SchedulerState) -> None:
 
 
 # -- clients, functions, kinds -------------------------------------------------------------------------------------
+
+
+def _check_relays(state: SchedulerState) -> None:
+    """I22: what is on its way in parts is counted, goes from one that is there to another, and waits for room only."""
+    on_way = sum(relayed.asked - relayed.got for relayed in state.relayed.values())
+    if on_way != state.relayed_bytes:
+        _broken(state, "I22", f"{state.relayed_bytes} bytes are said to be on their way, and {on_way} are")
+    there = {*state.workers, *state.clients, *state.archives}
+    for (asker, _), relayed in state.relayed.items():
+        if relayed.got > relayed.asked or asker not in there or relayed.holder not in there:
+            _broken(state, "I22", f"{asker} has {relayed.got} of {relayed.asked} bytes of {relayed.holder}")
+    if state.relays_waiting and not state.relayed_bytes:
+        _broken(state, "I22", "parts of results are asked for in vain")
 
 
 def _check_clients(state: SchedulerState) -> None:

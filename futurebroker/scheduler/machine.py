@@ -140,6 +140,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
             state.drop_function_if_unused(function)
     state.calls = {number: call for number, call in state.calls.items() if call.client != event.client}
     families.client_gone(state, client)
+    relay.asker_lost(state, event.client)
     leases.client_gone(state, event.client)
     mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
@@ -239,6 +240,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     reports.worker_leaves_calls(state, worker)
     tending.worker_lost(state, worker)
     relay.holder_lost(state, worker)
+    relay.asker_lost(state, event.worker)
     copying.taker_lost(state, worker)
     claims.claimant_lost(state, worker)
     for other in state.workers.values():
@@ -321,6 +323,7 @@ _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None
     m.RunOnWorkers: observe.run_on_workers,
     m.DataWanted: relay.client_wants_data,
     m.DataPart: relay.client_gives_data,
+    m.DataEnough: relay.client_has_enough,
 }
 
 #: what is done about each message of a worker
@@ -335,6 +338,7 @@ FROM_WORKER: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]
     m.FunctionCalled: reports.function_called,
     m.DataWanted: relay.worker_wants_data,
     m.DataPart: relay.worker_gives_data,
+    m.DataEnough: relay.worker_has_enough,
     m.Inventory: claims.inventory,
     m.ExecutorsAnswered: rounds.executors_answered,
     m.Settled: rounds.settled,

@@ -369,12 +369,27 @@ class StealRequest:
         self.patience = patience  #: seconds that was after the request
 
 
+class Relayed:
+    """A result on its way, in parts, from who holds it to who asked."""
+
+    __slots__ = ("asked", "got", "holder", "key")
+
+    def __init__(self, key: Key, holder: WorkerId, got: int) -> None:
+        self.key = key
+        self.holder = holder
+        self.asked = self.got = got  #: bytes of it that were asked for, and that have arrived
+
+    def arrive(self, got: int) -> int:
+        """``got`` bytes have arrived in all; by how many fewer are on their way."""
+        before, self.got = self.got, max(self.got, min(got, self.asked))
+        return self.got - before
+
+
 class WorkerRecord:
     """One connected worker: what it offers, does and holds."""
 
     __slots__ = (
         "address",
-        "asked",
         "bandwidth",
         "changing",
         "events",
@@ -425,8 +440,6 @@ class WorkerRecord:
         self.nbytes = 0  #: of these
         self.functions: set[Digest] = set()  #: functions it has been sent
         self.pipeline: deque[TaskRecord] = deque()  #: tasks that may follow what is processing here, when there is room
-        #: parts of results that were asked of it and have not come: (asker, transfer, offset) -> key
-        self.asked: dict[tuple[str, int, int], Key] = {}
         self.bandwidth = 0.0  #: bytes a second at which results come to it from other hosts; 0: not measured
         self.latency = 0.001  #: seconds of a round trip
         self.window = 0.0  #: seconds of work it may have in all; see `placement.open_window`

@@ -27,6 +27,7 @@ from futurebroker.scheduler.records import (
     FunctionRecord,
     Kind,
     Pool,
+    Relayed,
     StealRequest,
     TaskRecord,
     WorkerRecord,
@@ -183,6 +184,11 @@ class SchedulerState:
         self.nowhere: WorkerRecord | None = None
         #: who asked for data that the stand-in holds, and for which
         self.asked_of_nowhere: list[tuple[str, DataWanted]] = []
+        #: results on their way in parts, by who asked and its number for that, and the bytes of them all together
+        self.relayed: dict[tuple[str, int], Relayed] = {}
+        self.relayed_bytes = 0
+        #: requests for parts that wait for others to arrive, by who asked, its number for the transfer, and the offset
+        self.relays_waiting: dict[tuple[str, int, int], DataWanted] = {}
         #: facts of a journal are applied; what follows from them has been said already
         self.replaying = False
         #: nothing is sent to workers yet, because some of them may run it already

@@ -196,4 +196,5 @@ _FROM_ARCHIVE: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], Non
     m.Inventory: _inventory,
     m.DataWanted: relay.worker_wants_data,
     m.DataPart: relay.worker_gives_data,
+    m.DataEnough: relay.worker_has_enough,
 }

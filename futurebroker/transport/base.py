@@ -48,6 +48,7 @@ class Capabilities:
     max_message: int  #: bytes of the largest body it carries
     inbox: str = ""  #: where to send what the declared INBOX shall receive, if that has another name
     token: str = ""  #: what who watches is told when this connection ends; empty without a TOKEN
+    bulk: bool = False  #: a second link to the same broker is worth its while for what is large
 
 
 class LinkEvents(Protocol):

@@ -13,10 +13,22 @@ from functools import partial
 from typing import Protocol
 
 from futurebroker.data.objectstore import ObjectStore, StoredValue
-from futurebroker.protocol.messages import INLINE_LIMIT, AdoptFile, DataPart, DataWanted, Held, Store, Stored, StorePart
+from futurebroker.protocol.messages import (
+    INLINE_LIMIT,
+    AdoptFile,
+    DataEnough,
+    DataPart,
+    DataWanted,
+    Held,
+    Store,
+    Stored,
+    StorePart,
+)
 from futurebroker.types import Key, WorkerId
 from futurebroker.worker.commands import (
+    BulkInbox,
     Instruction,
+    OpenBulk,
     Probe,
     Probed,
     Pull,
@@ -38,6 +50,8 @@ WORTH_MEASURING = 256 * 1024
 NEWEST = 0.3
 #: seconds without a piece after which the next holder is tried
 PATIENCE = 30.0
+#: seconds without a piece after which those that should have come past the scheduler are asked for again; doubles
+RENEW = 1.0
 
 
 class ArrivalEvents(Protocol):
@@ -52,8 +66,8 @@ class ArrivalEvents(Protocol):
 
 class _Fetch:
     __slots__ = (
-        "addresses", "asked", "begun", "got", "heard", "holder", "holders", "kept", "key", "nbytes", "path", "reason",
-        "seen", "size", "transfer", "tried",
+        "addresses", "asked", "attempt", "begun", "got", "heard", "holder", "holders", "inbox", "kept", "key", "nbytes",
+        "path", "reason", "renew_after", "renewed", "seen", "size", "transfer", "tried",
     )  # fmt: skip
 
     def __init__(self, source: Held, kept: bool, now: float) -> None:
@@ -66,7 +80,9 @@ class _Fetch:
         self.holder = ""
         self.path = ""  #: being written
         self.transfer = 0
-        self.nbytes = -1
+        self.inbox = ""  #: that pieces were asked to be sent to; empty: they come by the scheduler
+        self.renew_after, self.renewed = RENEW, now
+        self.nbytes = self.attempt = -1
         self.asked = 0
         self.got = 0
         self.seen: set[int] = set()
@@ -115,6 +131,9 @@ class Arrivals:
         #: paths all of whose bytes are on their way to their file -> what is to be done once they are there
         self._writing: dict[str, Callable[[], None]] = {}
         self._last_transfer = 0
+        #: where pieces can be sent to us past the scheduler, and whether we wait to be told
+        self._inbox = ""
+        self._opening = False
         #: bytes a second of what came otherwise than by a map; 0: nothing did yet
         self.bandwidth = 0.0
 
@@ -186,12 +205,13 @@ class Arrivals:
             self._fetched(fetch, StoredValue(event.nbytes, event.data, path, freed=not fetch.kept))
 
     def _abandon(self, fetch: _Fetch) -> None:
-        self._transfers.pop(fetch.transfer, None)
+        if self._transfers.pop(fetch.transfer, None) is not None and fetch.asked:
+            self._emit(DataEnough(fetch.transfer))
         if fetch.path:
             self._writing.pop(fetch.path, None)
             self._emit(Unlink(fetch.path))
-        fetch.path = ""
-        fetch.nbytes = -1
+        fetch.path = fetch.inbox = ""
+        fetch.nbytes = fetch.attempt = -1
         fetch.asked = fetch.got = 0
         fetch.seen.clear()
 
@@ -214,11 +234,46 @@ class Arrivals:
         self._last_transfer += 1
         fetch.transfer = self._last_transfer
         self._transfers[fetch.transfer] = fetch
-        self._ask_part(fetch)
+        if fetch.size > PART_BYTES and not self._inbox:
+            self._open_bulk()
+        else:
+            fetch.inbox = self._inbox if fetch.size > PART_BYTES else ""
+            self._ask_more(fetch)
 
-    def _ask_part(self, fetch: _Fetch) -> None:
-        self._emit(DataWanted(fetch.transfer, fetch.key, fetch.asked, PART_BYTES, fetch.holder))
-        fetch.asked += PART_BYTES
+    def _ask_part(self, fetch: _Fetch, offset: int) -> None:
+        wanted = DataWanted(fetch.transfer, fetch.key, offset, PART_BYTES, fetch.holder, "", fetch.inbox, fetch.got)
+        self._emit(wanted)
+
+    def _ask_more(self, fetch: _Fetch) -> None:
+        """As much as may be on its way; one piece as long as nobody has said how large it is."""
+        end = fetch.nbytes if fetch.nbytes >= 0 else 1
+        while fetch.asked < end and fetch.asked - fetch.got < PARTS_AHEAD * PART_BYTES:
+            fetch.asked += PART_BYTES
+            self._ask_part(fetch, fetch.asked - PART_BYTES)
+
+    def _open_bulk(self) -> None:
+        if not self._opening:
+            self._opening = True
+            self._emit(OpenBulk())
+
+    def inbox(self, event: BulkInbox) -> None:
+        """Pieces can be sent to another place than before, or nowhere but by the scheduler; go on from where we are."""
+        wanted, self._opening = self._opening, False
+        self._inbox = event.inbox
+        large = [fetch for fetch in self._transfers.values() if fetch.size > PART_BYTES]
+        if not wanted and not event.inbox:
+            if large:
+                self._open_bulk()  # it broke
+            return
+        for fetch in large:
+            if not fetch.asked:
+                fetch.inbox = event.inbox
+                self._ask_more(fetch)
+            elif fetch.inbox != event.inbox or fetch.renewed > fetch.heard:
+                fetch.inbox = event.inbox
+                for offset in range(0, fetch.asked, PART_BYTES):
+                    if offset not in fetch.seen:
+                        self._ask_part(fetch, offset)
 
     def part(self, message: DataPart, now: float) -> None:
         """A piece of a value we asked for."""
@@ -226,14 +281,23 @@ class Arrivals:
         if fetch is None or fetch.key != message.key:
             return
         fetch.heard = now
+        if message.nbytes < 0:
+            self._transfers.pop(fetch.transfer)  # the scheduler knows that it has ended
         if message.nbytes < 0 or (fetch.nbytes >= 0 and message.nbytes != fetch.nbytes):
             self._try_next(fetch, now)
+            return
+        if fetch.nbytes >= 0 and message.attempt != fetch.attempt:  # it was made anew meanwhile
+            self._abandon(fetch)
+            self._ask_parts(fetch)
             return
         if message.offset in fetch.seen:
             return
         first = fetch.nbytes < 0
-        fetch.nbytes = message.nbytes
+        fetch.nbytes, fetch.attempt = message.nbytes, message.attempt
+        fetch.renew_after = RENEW
         if first and len(message.data) == message.nbytes:
+            if fetch.inbox:
+                self._emit(DataEnough(fetch.transfer))
             self._fetched(fetch, StoredValue(message.nbytes, message.data, freed=not fetch.kept))
             return
         if first:
@@ -245,11 +309,11 @@ class Arrivals:
         if complete:
             self._observe(fetch.nbytes, now - fetch.begun)
             self._transfers.pop(fetch.transfer, None)
+            self._emit(DataEnough(fetch.transfer))
             fetch.transfer = 0
             self._writing[fetch.path] = partial(self._complete, fetch)
             return
-        while fetch.asked < fetch.nbytes and fetch.asked - fetch.got < PARTS_AHEAD * PART_BYTES:
-            self._ask_part(fetch)
+        self._ask_more(fetch)
 
     def _complete(self, fetch: _Fetch) -> None:
         path, fetch.path = fetch.path, ""
@@ -341,10 +405,21 @@ class Arrivals:
                 return True
         return False
 
-    def tick(self, now: float) -> None:
-        """Try the next holder where one has been silent for too long."""
+    def tick(self, now: float) -> float:
+        """Ask again, or the next holder, where one has been silent for too long; when to look again."""
         for fetch in [f for f in self._fetches.values() if f.transfer and now - f.heard >= PATIENCE]:
             self._try_next(fetch, now)
+        for fetch in self._transfers.values():
+            if fetch.inbox and now - max(fetch.heard, fetch.renewed) >= fetch.renew_after:
+                fetch.renewed = now
+                fetch.renew_after *= 2
+                self._open_bulk()
+        return now + self.patience
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which to look again."""
+        return RENEW if any(fetch.size > PART_BYTES for fetch in self._fetches.values()) else PATIENCE
 
     def clear(self) -> None:
         """Give up everything."""
@@ -356,6 +431,7 @@ class Arrivals:
         self._writing.clear()
         self._pulls.clear()
         self._transfers.clear()
+        self._opening = False
         self._pieces.clear()
         self._taking.clear()
 
@@ -375,5 +451,6 @@ def answer(message: DataWanted, store: ObjectStore) -> DataPart | SendPart:
     if value is None or value.holder:
         return DataPart(transfer, key, offset, -1, b"", asker)
     if value.data is not None:
-        return DataPart(transfer, key, offset, value.nbytes, value.data[offset : offset + length], asker)
-    return SendPart(transfer, key, asker, value.path, offset, length, value.nbytes)
+        data = value.data[offset : offset + length]
+        return DataPart(transfer, key, offset, value.nbytes, data, asker, value.attempt)
+    return SendPart(transfer, key, asker, value.path, offset, length, value.nbytes, value.attempt, message.inbox)

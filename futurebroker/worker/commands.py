@@ -143,6 +143,13 @@ class Pulled:
 
 
 @dataclass(slots=True)
+class BulkInbox:
+    """Where parts of results can be sent to us past the scheduler from now on; empty: nowhere."""
+
+    inbox: str
+
+
+@dataclass(slots=True)
 class Written:
     """All that was to be written to ``path`` is there."""
 
@@ -194,7 +201,7 @@ class Fresh:
 
 Event = (
     Delivered | Reported | ExecutorReady | ExecutorEnded | Recalled | RestReturned | TaskLeft | TaskBack | CallEnded
-    | Probed | Taken | Pulled | WriteFailed | Written | Measured | Spilled | Damaged | Tick | Drain | Fresh
+    | Probed | Taken | Pulled | BulkInbox | WriteFailed | Written | Measured | Spilled | Damaged | Tick | Drain | Fresh
     | Inspected | Retire
 )  # fmt: skip
 
@@ -301,6 +308,11 @@ class Pull:
 
 
 @dataclass(slots=True)
+class OpenBulk:
+    """Have a connection for parts of results; answered by BulkInbox."""
+
+
+@dataclass(slots=True)
 class TakeFile:
     """Make a file our own under the path ``target``, by moving or linking it; answered by Taken."""
 
@@ -335,6 +347,8 @@ class SendPart:
     offset: int
     length: int
     nbytes: int
+    attempt: int = 0
+    inbox: str = ""  #: as of the DataWanted
 
 
 @dataclass(slots=True)
@@ -412,7 +426,7 @@ class LeaveNow:
 
 
 Instruction = (
-    Message | SendPacket | Grow | Recall | AskRest | CallOut | KeepFunction | Probe | Pull | TakeFile
+    Message | SendPacket | Grow | Recall | AskRest | CallOut | KeepFunction | Probe | Pull | OpenBulk | TakeFile
     | WritePart | SendPart | Unlink | Spill | Relink | SetRoom | SetPaused | TrimExecutor | RecycleExecutor
     | KillExecutor | Drained | LeaveNow | InspectOut | InspectAgent | ExecutorIdle | Operate
 )  # fmt: skip

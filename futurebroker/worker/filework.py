@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from futurebroker.data.sealed import DamagedFileError
 from futurebroker.data.valuefiles import MappedError, ValueFiles
+from futurebroker.protocol.bulk import Bulk
 from futurebroker.protocol.messages import DataPart, Message
 from futurebroker.worker.commands import (
     Damaged,
@@ -82,6 +83,7 @@ class FileWork:
     Args:
         answer: takes an event for the machine.
         send: takes a message for the scheduler.
+        bulk: the second connection to the broker.
     """
 
     def __init__(
@@ -90,8 +92,10 @@ class FileWork:
         answer: Callable[[Event], None],
         send: Callable[[Message], None],
         loop: asyncio.AbstractEventLoop,
+        bulk: Bulk,
     ) -> None:
         self._files = files
+        self._bulk = bulk
         self._answer = answer
         self._send = send
         self._lane = Lane("files", loop)
@@ -149,18 +153,28 @@ class FileWork:
         """Answer who asked for bytes of a file of ours."""
         self._lane.do(lambda: self._read_part(instruction), lambda outcome: self._read(instruction, outcome))
 
-    def _read_part(self, part: SendPart) -> bytes | OSError:
+    def _read_part(self, asked: SendPart) -> tuple[DataPart, bytes] | OSError:
+        """The part, and what is to be sent of it past the scheduler."""
         try:
-            return self._files.read_part(part.path, part.offset, part.length)
+            data = self._files.read_part(asked.path, asked.offset, asked.length)
         except OSError as error:
             return error
+        part = DataPart(asked.transfer, asked.key, asked.offset, asked.nbytes, data, asked.asker, asked.attempt)
+        return part, self._bulk.seal(asked.inbox, part) if asked.inbox else b""
 
-    def _read(self, asked: SendPart, outcome: bytes | OSError) -> None:
-        data, nbytes = (b"", -1) if isinstance(outcome, OSError) else (outcome, asked.nbytes)
-        if not self._closed.is_set():
-            self._send(DataPart(asked.transfer, asked.key, asked.offset, nbytes, data, asked.asker))
-        if isinstance(outcome, DamagedFileError):
-            self._tell(Damaged(asked.key, asked.path, str(outcome)))
+    def _read(self, asked: SendPart, outcome: tuple[DataPart, bytes] | OSError) -> None:
+        if self._closed.is_set():
+            return
+        if isinstance(outcome, OSError):
+            self._send(DataPart(asked.transfer, asked.key, asked.offset, -1, b"", asked.asker))
+            if isinstance(outcome, DamagedFileError):
+                self._tell(Damaged(asked.key, asked.path, str(outcome)))
+            return
+        part, sealed = outcome
+        if sealed:
+            self._bulk.send(asked.inbox, part, sealed, lambda: self._send(part))
+        else:
+            self._send(part)
 
     def spill(self, instruction: Spill) -> None:
         """Copy a value to disk."""

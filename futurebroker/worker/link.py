@@ -11,6 +11,10 @@ from futurebroker.protocol.messages import Message
 class SchedulerLink(Protocol):
     """The part of `Member` that a worker uses."""
 
+    @property
+    def bulk_url(self) -> str:
+        """See `Member.bulk_url`."""
+
     async def connect(self, timeout: float) -> None:
         """Join the cluster."""
 

@@ -15,7 +15,7 @@ from futurebroker.protocol import messages
 from futurebroker.protocol.messages import Finished, Held
 from futurebroker.types import Key, WorkerId
 from futurebroker.worker import absences, bounds, commands
-from futurebroker.worker.arrivals import PATIENCE, Arrivals, answer, holder_of
+from futurebroker.worker.arrivals import Arrivals, answer, holder_of
 from futurebroker.worker.attempts import Attempts
 from futurebroker.worker.calls import Calls
 from futurebroker.worker.commands import Event, Instruction
@@ -163,7 +163,7 @@ class WorkerMachine(Attempts):
 
     def _fetch(self, source: Held, kept: bool) -> None:
         self.arrivals.fetch(source, kept, self._now)
-        self._wake(self._now + PATIENCE)
+        self._wake(self._now + self.arrivals.patience)
 
     def _drop(self, message: messages.Drop | messages.Kill) -> None:
         task = self.tasks.get(message.key)
@@ -377,8 +377,7 @@ class WorkerMachine(Attempts):
         if self._bounds and (at := self._bounds.tick(self.dispatcher.sent, self._now)):
             self._wake(at)
         if len(self.arrivals):
-            self.arrivals.tick(self._now)
-            self._wake(self._now + PATIENCE)
+            self._wake(self.arrivals.tick(self._now))
 
     # -- the ends of the worker -------------------------------------------------------------------------------------
 
@@ -439,6 +438,7 @@ _EVENTS: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     commands.Taken: lambda machine, event: machine.arrivals.taken(event),
     commands.WriteFailed: WorkerMachine._write_failed,
     commands.Pulled: lambda machine, event: machine.arrivals.pulled(event, machine._now),
+    commands.BulkInbox: lambda machine, event: machine.arrivals.inbox(event),
     commands.Written: lambda machine, event: machine.arrivals.written(event),
     commands.Measured: lambda machine, event: machine.memory.measured(event, machine._now),
     commands.Spilled: lambda machine, event: machine.memory.spilled(event, machine._now),

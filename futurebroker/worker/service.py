@@ -145,7 +145,9 @@ class WorkerService:
         self._upkeep = Upkeep(*self._memory)
         self._folder = self._upkeep.folder
         self._files = ValueFiles(self._folder.path, self._upkeep.disk.path)
-        self._transfers = Transfers(self._transfer, self._where, self._files, self.feed, self._loop)
+        self._transfers = Transfers(
+            self.id, self._transfer, self._where, self._files, self.feed, self._loop, lambda: self._link.bulk_url
+        )
         self._machine = WorkerMachine(self.name, self._files.new_path, self._upkeep.plan, self._transfers.ways)
         self._machine.wear.limit(self._app.plan.max_tasks, self._app.plan.max_bytes)
         self._transfers.start(self._machine.store, self._machine.memory)
@@ -155,7 +157,7 @@ class WorkerService:
         self._link = self._make_link(
             Role.WORKER, self.id, **where, events=self, loop=self._loop, info=self._info, share=self._relay.share
         )
-        self._file_work = FileWork(self._files, self.feed, self._link.send, self._loop)
+        self._file_work = FileWork(self._files, self.feed, self._link.send, self._loop, self._transfers.bulk)
         self._renewal = Renewal(
             Software(self._where["secret"], self._link.send, self._memory[3]),
             self._start_executor,
@@ -233,6 +235,7 @@ class WorkerService:
         await self._renewal.close()
         await self._stop_executors()
         await self._link.close(reason)
+        self._transfers.bulk.close()
         await asyncio.to_thread(self._transfers.close)
         self._file_work.close()
         await self._upkeep.close()
@@ -450,8 +453,11 @@ class WorkerService:
             if messages:
                 send = self._link.send_now if urgent else self._link.send
                 send(*messages)
-        if self._tick_timer is None and machine.wake_at is not None:
-            self._tick_timer = self._loop.call_at(machine.wake_at, self._tick)
+        at, timer = machine.wake_at, self._tick_timer
+        if at is not None and (timer is None or at < timer.when()):
+            if timer is not None:
+                timer.cancel()
+            self._tick_timer = self._loop.call_at(at, self._tick)
 
     def _tick(self) -> None:
         self._tick_timer = None
@@ -501,6 +507,7 @@ _PERFORM: dict[type[Any], Callable[[WorkerService, Any], None]] = {
     commands.ExecutorIdle: lambda service, instruction: service._renewal.idle(instruction.executor),
     commands.Operate: lambda service, instruction: service._renewal.take(instruction.message),
     commands.Pull: lambda service, instruction: service._transfers.pull(instruction),
+    commands.OpenBulk: lambda service, _instruction: service._transfers.bulk.open(),
     commands.Drained: lambda service, _instruction: service._drained.set(),
     commands.LeaveNow: WorkerService._leave_now,
     **{kind: partial(_to_files, perform) for kind, perform in filework.PERFORM.items()},

@@ -1,4 +1,4 @@
-"""An agent's direct connections: it serves its values to others, and pulls theirs, on threads of their own."""
+"""An agent's connections for data: it serves its values to others, and pulls theirs, on threads of their own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from futurebroker.data.objectstore import ObjectStore
 from futurebroker.data.pool import MissingError, Pool, UnreachableError
 from futurebroker.data.server import DataServer, Source
 from futurebroker.data.valuefiles import ValueFiles
-from futurebroker.data.ways import DIRECT, WAYS, credentials_of, listening_place
+from futurebroker.data.ways import BULK, DIRECT, WAYS, credentials_of, listening_place
 from futurebroker.exceptions import FuturebrokerError
+from futurebroker.protocol.bulk import Bulk
 from futurebroker.protocol.messages import INLINE_LIMIT
-from futurebroker.worker.commands import Damaged, Event, Pull, Pulled
+from futurebroker.worker.commands import BulkInbox, Damaged, Delivered, Event, Pull, Pulled
 from futurebroker.worker.memory import Memory
 
 logger = logging.getLogger("futurebroker.worker")
@@ -30,17 +31,21 @@ class Transfers:
     """See the top of this file. Used from the loop's thread only.
 
     Args:
+        name: the agent's id.
         transfer: see `futurebroker.config.data_transfer`.
         feed: takes an event for the machine.
+        bulk_url: see `Member.bulk_url`.
     """
 
     def __init__(
         self,
+        name: str,
         transfer: Mapping[str, Any],
         where: Mapping[str, Any],
         files: ValueFiles,
         feed: Callable[[Event], None],
         loop: asyncio.AbstractEventLoop,
+        bulk_url: Callable[[], str],
     ) -> None:
         self.ways = frozenset(transfer.get("ways", WAYS))
         self._credentials: Credentials = credentials_of(transfer, where["secret"], where["cluster"])
@@ -52,6 +57,16 @@ class Transfers:
         self._pool = Pool(self._credentials)
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
+        #: the second connection to the broker
+        self.bulk = Bulk(
+            name,
+            cluster=where["cluster"],
+            secret=where["secret"],
+            loop=loop,
+            where=bulk_url if BULK in self.ways else str,
+            take=lambda part: self._give(Delivered([part])),
+            moved=lambda inbox: self._give(BulkInbox(inbox)),
+        )
 
     @property
     def address(self) -> str:
@@ -119,7 +134,12 @@ class Transfers:
     def figures(self) -> dict[str, int]:
         """What heartbeats tell, in bytes since the start."""
         sent = self._server.sent if self._server is not None else 0
-        return {"direct_sent": sent, "direct_received": self._pool.fetched}
+        return {
+            "direct_sent": sent,
+            "direct_received": self._pool.fetched,
+            "bulk_sent": self.bulk.sent_bytes,
+            "bulk_received": self.bulk.received_bytes,
+        }
 
     def close(self) -> None:
         """End all connections; call it from a thread that may wait."""

@@ -16,6 +16,9 @@ from futurebroker.worker.service import WorkerService
 class Mailbox:
     """The worker's conversation with the scheduler: what it sends is kept, what the test sends is delivered."""
 
+    #: see `Member.bulk_url`
+    bulk_url = ""
+
     def __init__(self, _role: object, name: str, *, events: WorkerService, **_settings: Any) -> None:
         self.worker_id = name
         self.events = events

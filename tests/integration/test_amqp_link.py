@@ -27,7 +27,12 @@ def test_the_embedded_broker_offers_what_sessions_use() -> None:
             client = await connect(broker.url)
             local = Owner(broker.local_link([]))
             expected = Capabilities(
-                durable=False, confirms=True, mandatory=True, peer_death=True, max_message=16 * 1024 * 1024
+                durable=False,
+                confirms=True,
+                mandatory=True,
+                peer_death=True,
+                max_message=16 * 1024 * 1024,
+                bulk=True,
             )
             assert client.link.capabilities == local.link.capabilities == expected
             client.link.close()

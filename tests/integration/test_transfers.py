@@ -1,4 +1,4 @@
-"""Data on its way between real processes, by each of the three ways: mapped, connected, relayed; the answer is one."""
+"""Data on its way between real processes, by each of the four ways; the answer is one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from futurebroker import Client, LocalCluster
 MiB = 2**20
 SIZE = 9 * MiB + 13
 
-WAYS = {"mapped": "map,direct,relay", "connected": "direct,relay", "relayed": "relay"}
+WAYS = {
+    "mapped": "map,direct,bulk,relay",
+    "connected": "direct,bulk,relay",
+    "by a second connection": "bulk,relay",
+    "by the scheduler": "relay",
+}
 
 
 @pytest.fixture(params=WAYS)
@@ -51,9 +56,10 @@ def names(client: Client) -> list[str]:
     return sorted(client.scheduler_info()["workers"])
 
 
-def direct_bytes(client: Client) -> int:
-    """What workers sent over connections, as of their last heartbeats."""
-    return sum(worker["metrics"]["direct_sent"] for worker in client.scheduler_info()["workers"].values())
+def sent_bytes(client: Client) -> tuple[int, int]:
+    """What workers sent directly and by second connections to the broker, as of their last heartbeats."""
+    metrics = [worker["metrics"] for worker in client.scheduler_info()["workers"].values()]
+    return sum(one["direct_sent"] for one in metrics), sum(one["bulk_sent"] for one in metrics)
 
 
 def test_results_of_two_workers_come_together_in_a_task_and_in_the_client(client: Client, way: str) -> None:
@@ -105,12 +111,13 @@ def test_the_way_that_is_allowed_is_the_one_that_is_taken(client: Client, way: s
     array = client.submit(make, 0, workers=[first])
     assert client.submit(summed, array, workers=[second]).result() == EXPECTED[0]
     int(array.result().sum())
-    sent = -1
-    while sent < 0 or (way == "connected" and sent < 2 * SIZE):
-        sent = direct_bytes(client)
-    assert (sent > 0) == (way == "connected")
+    expected = [2 * SIZE if way == one else 0 for one in ("connected", "by a second connection")]
+    sent = sent_bytes(client)
+    while any(one < least for one, least in zip(sent, expected)):
+        sent = sent_bytes(client)
+    assert [one > 0 for one in sent] == [least > 0 for least in expected]
     (served,) = {bool(worker["data"]) for worker in client.scheduler_info()["workers"].values()}
-    assert served == (way != "relayed")
+    assert served == (way in ("mapped", "connected"))
 
 
 def test_threads_that_want_the_same_result_share_one_transfer(client: Client, way: str) -> None:

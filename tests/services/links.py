@@ -202,16 +202,18 @@ def start_redis(folder: Path, port: int = 0) -> tuple[subprocess.Popen[bytes], s
     raise AssertionError("redis-server did not start")
 
 
-def rabbitmqctl(*arguments: str) -> None:
-    """Order the RabbitMQ of the tests to do something; takes a second or two."""
+def rabbitmqctl(*arguments: str) -> str:
+    """Order the RabbitMQ of the tests to do something; takes a second or two; what it prints."""
     folder = os.environ["FUTUREBROKER_TEST_SERVICES_DIR"]
-    subprocess.run(
+    done = subprocess.run(
         [str(ROOT / ".ci" / "services"), "rabbitmqctl", *arguments],
         env={**os.environ, "FUTUREBROKER_SERVICES_DIR": folder},
         check=True,
         capture_output=True,
+        text=True,
         timeout=50,
     )
+    return done.stdout
 
 
 async def refused(url: str, *queues: Queue) -> str:

@@ -35,6 +35,7 @@ def tap_on(url: str) -> Iterator[Tap]:
     tap = Tap("")
     started, stop = threading.Event(), asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
+    relays: set[asyncio.Task[object]] = set()
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept: bytearray | None) -> None:
         with contextlib.suppress(OSError):
@@ -46,6 +47,9 @@ def tap_on(url: str) -> Iterator[Tap]:
         writer.close()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        relays.add(task)
         there, back = await asyncio.open_connection(parts.hostname, parts.port)
         tap.sent.append(bytearray())
         await asyncio.gather(copy(reader, back, tap.sent[-1]), copy(there, writer, None))
@@ -59,6 +63,8 @@ def tap_on(url: str) -> Iterator[Tap]:
         await stop.wait()
         server.close()
         await server.wait_closed()
+        # Both ends of each are closed by now, or about to be.
+        await asyncio.gather(*relays)
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), name="tap")
     thread.start()

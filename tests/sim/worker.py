@@ -262,6 +262,8 @@ class SimWorker:
             case w.Probe():
                 found = w.Probed(instruction.key, instruction.path, self.readable(instruction.path) is not None)
                 self.world.after(PROBE_TIME, lambda: self.handle(found))
+            case w.OpenBulk():
+                self.handle(w.BulkInbox(""))  # by the scheduler, as at brokers where a second connection is no use
             case w.TakeFile():
                 self.handle(self._take(instruction))
             case w.WritePart():

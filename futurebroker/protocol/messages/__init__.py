@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from futurebroker.exceptions import ProtocolError
-from futurebroker.protocol.messages.data import DataPart, DataWanted
+from futurebroker.protocol.messages.data import DataEnough, DataPart, DataWanted
 from futurebroker.protocol.messages.from_client import (
     AddFunction,
     Ask,
@@ -131,6 +131,7 @@ __all__ = [
     "Conditions",
     "Continue",
     "DECODERS",
+    "DataEnough",
     "DataLost",
     "DataPart",
     "DataWanted",
@@ -221,14 +222,14 @@ __all__ = [
 
 FromClient = (
     AddFunction | Submit | EndGraph | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask
-    | RunOnWorkers | DataWanted | DataPart | Hello | Heartbeat | Goodbye
+    | RunOnWorkers | DataWanted | DataPart | DataEnough | Hello | Heartbeat | Goodbye
     | RunOnExecutors | RunOnScheduler | ParcelPart | ToPeer
     | OnFailure | Await
 )  # fmt: skip
 FromWorker = (
     Finished | Erred | ExecutorDied | GaveBack | InputsMissing | Stored | NotStored | FunctionCalled | Inventory
     | TaskAway | TaskReturned | ResultHolds | LookedFor | Continue | Said
-    | DataWanted | DataPart | DataLost | Happened | Hello | Heartbeat | Goodbye
+    | DataWanted | DataPart | DataEnough | DataLost | Happened | Hello | Heartbeat | Goodbye
     | ExecutorsAnswered | Settled | ParcelWanted | ParcelPart | StandingGiven
 )  # fmt: skip
 ToWorker = (

@@ -15,6 +15,14 @@ class DataWanted(Message, tag=30):
     length: int
     holder: WorkerId = ""  #: whom to ask; the scheduler chooses when empty
     asker: str = ""  #: filled in by the scheduler on the way to the holder
+    inbox: str = ""  #: queue for the part, past the scheduler; empty: by the scheduler, as is all that isn't a part
+    got: int = 0  #: bytes of this transfer that have arrived
+
+
+class DataEnough(Message, tag=32):
+    """A transfer has ended; needless where one part was the whole, and where the holder didn't have it."""
+
+    transfer: int
 
 
 class DataPart(Message, tag=31):
@@ -26,3 +34,4 @@ class DataPart(Message, tag=31):
     nbytes: int
     data: bytes
     asker: str = ""
+    attempt: int = 0  #: of the task that made it, so that parts of two values don't become one

@@ -26,7 +26,7 @@ _FAILURE = m.Failure("ValueError", "text", "Traceback", "k", "w1", b"payload", [
 
 #: a value other than the default, by the name of the field
 SAMPLES: dict[str, Any] = {
-    "about": ["k"], "allow_other_workers": True, "args": b"args", "asker": "c1", "at": 1.5, "attempt": 3,
+    "about": ["k"], "allow_other_workers": True, "args": b"args", "asker": "c1", "got": 7, "at": 1.5, "attempt": 3,
     "broadcast": True, "graph": "g1", "more": -1,
     "calls": [m.PlannedCall(b"f" * 16, "k", b"args")],
     "conditions": [None, m.Conditions(1.5, 2.5, "p", True, b"r")], "delay": 1.5, "of": "k", "retries": 3,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from futurebroker.protocol.messages import (
     AdoptFile,
+    DataEnough,
     DataPart,
     DataWanted,
     Free,
@@ -18,7 +22,7 @@ from futurebroker.protocol.messages import (
     StorePart,
 )
 from futurebroker.worker import commands
-from futurebroker.worker.arrivals import PART_BYTES, PATIENCE
+from futurebroker.worker.arrivals import PART_BYTES, PARTS_AHEAD, PATIENCE, RENEW
 from futurebroker.worker.packets import ValueFile
 from tests.unit.worker.world import World, run
 
@@ -29,8 +33,9 @@ def world() -> World:
     return World()
 
 
-def part(wanted: DataWanted, whole: bytes) -> DataPart:
+def part(wanted: Any, whole: bytes) -> DataPart:
     """What the holder of ``whole`` answers."""
+    assert isinstance(wanted, DataWanted)
     end = wanted.offset + wanted.length
     return DataPart(wanted.transfer, wanted.key, wanted.offset, len(whole), whole[wanted.offset : end])
 
@@ -55,6 +60,9 @@ def test_a_value_of_another_host_is_fetched_in_pieces_a_few_ahead(world: World) 
     asked = [wanted]
     while asked:
         answer = asked.pop(0)
+        if isinstance(answer, DataEnough):
+            assert not asked
+            break
         assert isinstance(answer, DataWanted)
         assert answer.holder == "w2"
         asked += world.deliver(part(answer, whole))
@@ -93,7 +101,82 @@ def test_the_next_holder_is_tried_and_all_are_named_when_none_has_it(world: Worl
 def test_a_silent_holder_is_given_up(world: World) -> None:
     """A holder that is gone answers nothing at all."""
     world.deliver(run("a", Held("x", 9, [("w2", "")])))
-    assert world.pass_time(PATIENCE + 1) == [InputsMissing("a", 1, [("x", "w2")])]
+    assert world.pass_time(PATIENCE + 1) == [DataEnough(1), InputsMissing("a", 1, [("x", "w2")])]
+
+
+# -- past the scheduler ------------------------------------------------------------------------------------------------
+
+
+def offsets(messages: Sequence[Any], inbox: str) -> list[int]:
+    """The numbers of the pieces that were asked for, all to be sent to ``inbox``."""
+    assert all(isinstance(one, DataWanted) and one.inbox == inbox for one in messages), messages
+    return [one.offset // PART_BYTES for one in messages]
+
+
+def test_pieces_of_a_large_value_are_asked_for_past_the_scheduler(world: World) -> None:
+    """Once it is known where they can be sent; a small value isn't worth a connection."""
+    whole = bytes(40 * PART_BYTES)
+    world.bulk = None
+    (small,) = world.deliver(run("a", Held("s", PART_BYTES, [("w2", "")])))
+    assert offsets([small], "") == [0]
+    assert world.deliver(run("b", Held("x", len(whole), [("w2", "")]))) == []
+    assert world.deliver(run("c", Held("y", len(whole), [("w2", "")]))) == []
+    assert world.said.count(commands.OpenBulk()) == 1
+    first, other = world.do(commands.BulkInbox("q"))
+    assert offsets([first, other], "q") == [0, 0]
+    more = world.deliver(part(first, whole))
+    assert offsets(more, "q") == list(range(1, 1 + PARTS_AHEAD))
+    assert {one.got for one in more if isinstance(one, DataWanted)} == {PART_BYTES}
+    (next_one,) = world.deliver(part(more[5], whole))
+    assert offsets([next_one], "q") == [1 + PARTS_AHEAD]
+
+
+def test_a_broken_connection_costs_only_what_was_on_its_way(world: World) -> None:
+    """What has come isn't asked for again; the rest is to be sent to the new place, or by the scheduler."""
+    whole = bytes(5 * PART_BYTES)
+    world.bulk = "q1"
+    first: Any
+    (first,) = world.deliver(run("a", Held("x", len(whole), [("w2", "")])))
+    pieces = world.deliver(part(first, whole))
+    world.deliver(part(pieces[1], whole))
+    world.bulk = "q2"
+    assert offsets(world.do(commands.BulkInbox("")), "q2") == [1, 3, 4]
+    world.bulk = ""
+    again = world.do(commands.BulkInbox(""))
+    assert offsets(again, "") == [1, 3, 4]
+    assert world.deliver(*(part(one, whole) for one in (*again, *pieces))) == [DataEnough(first.transfer)]
+    assert world.begin(1) is not None
+
+
+def test_pieces_that_were_lost_are_asked_for_again(world: World) -> None:
+    """The holder's connection broke, and nobody knows with what; patience doubles, for the broker may just be slow."""
+    whole = bytes(3 * PART_BYTES)
+    world.bulk = "q"
+    (first,) = world.deliver(run("a", Held("x", len(whole), [("w2", "")])))
+    pieces = world.deliver(part(first, whole))
+    assert world.pass_time(RENEW / 2) == []
+    assert offsets(world.pass_time(RENEW), "q") == [1, 2]
+    assert world.pass_time(RENEW) == []
+    assert offsets(world.pass_time(RENEW), "q") == [1, 2]
+    world.deliver(part(pieces[0], whole))
+    assert world.pass_time(RENEW / 2) == []
+    assert offsets(world.pass_time(RENEW), "q") == [2]
+    assert InputsMissing("a", 1, [("x", "w2")]) in world.pass_time(PATIENCE)
+
+
+def test_pieces_of_two_runs_do_not_become_one_value(world: World) -> None:
+    """It was lost and made again between two pieces, and is as long as before."""
+    whole = bytes(3 * PART_BYTES)
+    first: Any
+    (first,) = world.deliver(run("a", Held("x", len(whole), [("w2", "")])))
+    pieces = world.deliver(DataPart(first.transfer, "x", 0, len(whole), whole[:PART_BYTES], "", 1))
+    later = DataPart(first.transfer, "x", PART_BYTES, len(whole), whole[:PART_BYTES], "", 2)
+    enough, again = world.deliver(later)
+    assert enough == DataEnough(first.transfer)
+    assert isinstance(again, DataWanted)
+    assert again.transfer != first.transfer
+    assert again.offset == 0
+    assert world.deliver(part(pieces[1], whole)) == []
 
 
 def test_two_tasks_share_one_fetch(world: World) -> None:

@@ -54,6 +54,8 @@ class World:
         #: what else the machine said
         self.said: list[Any] = []
         self.executors: dict[int, FakeExecutor] = {}
+        #: where parts can be sent to past the scheduler; empty: nowhere; None: it takes its time to say
+        self.bulk: str | None = ""
         #: files that can be opened on this host
         self.host_files: set[str] = set()
         self.threads = threads
@@ -102,6 +104,8 @@ class World:
             self._events.append(commands.Probed(instruction.key, instruction.path, ok))
         elif isinstance(instruction, commands.WritePart) and instruction.last:
             self._events.append(commands.Written(instruction.path))
+        elif isinstance(instruction, commands.OpenBulk) and self.bulk is not None:
+            self._events.append(commands.BulkInbox(self.bulk))
         elif isinstance(instruction, commands.TakeFile):
             reason = "" if instruction.path in self.host_files else "not here"
             self._events.append(commands.Taken(instruction.key, instruction.target, reason))
