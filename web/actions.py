@@ -1,4 +1,4 @@
-"""What an operator may change: cancel tasks and run failed ones again, by key; each is written down.
+"""What an operator may change: cancel tasks, run failed ones again, fire a schedule; each is written down.
 
 The forms of pages and the API end here alike. Nothing else can be done through the site: it takes no code and no data.
 """
@@ -17,7 +17,7 @@ from futurebroker.protocol.messages import Cancel, Message, Retry
 from futurebroker.web import api
 from futurebroker.web.collector import UnansweredError
 from futurebroker.web.queries import BadQueryError, HistoryAwayError
-from futurebroker.web.site import Action, Site
+from futurebroker.web.site import Action, Missing, Site
 from futurebroker.web.views import tasks
 
 audit = logging.getLogger("futurebroker.web.audit")
@@ -32,6 +32,8 @@ def register(blueprint: Blueprint) -> None:
     """Add the actions to ``blueprint``."""
     blueprint.add_url_rule("/actions/<any(retry,cancel):what>", "act", act, methods=["POST"])
     blueprint.add_url_rule("/api/v1/<any(retry,cancel):what>", "api_act", api_act, methods=["POST"])
+    blueprint.add_url_rule("/actions/run_schedule", "run_schedule", run_schedule, methods=["POST"])
+    blueprint.add_url_rule("/api/v1/run_schedule", "api_run_schedule", api_run_schedule, methods=["POST"])
 
 
 def act(what: str) -> Response | AnyResponse:
@@ -68,6 +70,39 @@ def api_act(what: str) -> Response:
     return api.reply({"action": what, "count": len(keys), "dry_run": dry})
 
 
+def run_schedule() -> Response | AnyResponse:
+    """The button of a schedule; goes to the task that it makes, where that is still known when it has ended."""
+    name = request.form.get("name", "")
+    if not name:
+        raise BadRequest("No schedule was named.")
+    key = _fire(name)
+    kept = Site.current().history.available
+    return redirect(url_for(".task", key=key) if kept else url_for(".schedules"), 303)
+
+
+def api_run_schedule() -> Response:
+    """The same for programs: ``{"name": "..."}``; answers with the key of the task."""
+    body: Any = request.get_json(silent=True)
+    name = body.get("name") if isinstance(body, dict) else None
+    if not isinstance(name, str) or not name:
+        raise BadRequest('Send JSON: {"name": "..."}.')
+    return api.reply({"name": name, "key": _fire(name)})
+
+
+def _fire(name: str) -> str:
+    """Have a schedule's task run now; returns its key."""
+    site = Site.current()
+    try:
+        names = {row["name"] for row in site.collector.ask("schedules")}
+        if name not in names:
+            raise Missing(f"There is no schedule called “{name[:200]}”.")
+        key: str = site.collector.ask("run_schedule", name)
+    except UnansweredError as error:
+        raise ServiceAway(str(error)) from error
+    _note("run_schedule", f"{name}: {key}")
+    return key
+
+
 def _found(what: str, query: str) -> list[str]:
     """The tasks that a search finds and an action can be about: failed ones to retry, unfinished ones to cancel."""
     site = Site.current()
@@ -97,7 +132,12 @@ def _perform(what: str, keys: list[str], query: str | None = None) -> None:
     shown = ", ".join(key[:200] for key in keys[:KEYS_NOTED]) + (
         f" and {len(keys) - KEYS_NOTED:,} more" if len(keys) > KEYS_NOTED else ""
     )
-    about = f"{query!r}: {shown}" if query else shown
+    _note(what, f"{query!r}: {shown}" if query else shown)
+
+
+def _note(what: str, about: str) -> None:
+    """Write down who did what."""
+    site = Site.current()
     audit.info("%s by %s at %s: %s", what, g.fb_role, request.remote_addr, about)
     site.note(Action(time.time(), g.fb_role, request.remote_addr or "", what, about))
 

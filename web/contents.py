@@ -24,6 +24,7 @@ VIEWS: dict[str, View] = {
     "types": cluster.types,
     "stream": shape.stream,
     "graph": shape.graph,
+    "schedules": happenings.schedules,
     "datasets": happenings.datasets,
     "events": happenings.events,
     "profile": happenings.profile,

@@ -70,6 +70,14 @@ def ago(when: float | None) -> str:
     return f"{duration(max(0.0, time.time() - when))} ago"
 
 
+def until(when: float | None) -> str:
+    """How long until a time."""
+    if when is None:
+        return "–"
+    left = when - time.time()
+    return f"in {duration(left)}" if left >= 1 else "now"
+
+
 def shorten(text: Any, length: int = 80) -> str:
     """At most ``length`` characters, the middle left out."""
     words = str(text)
@@ -87,5 +95,6 @@ FILTERS = {
     "percent": percent,
     "moment": moment,
     "ago": ago,
+    "until": until,
     "shorten": shorten,
 }

@@ -13,6 +13,7 @@ PAGES = (
     Page("workers", "Workers", "/workers", "w", figures=("cpu",)),
     Page("memory", "Memory", "/memory", "m", figures=("memory_by_worker", "memory_by_type")),
     Page("backlog", "Backlog", "/backlog", "b", figures=("backlog", "backlog_by_worker")),
+    Page("schedules", "Schedules", "/schedules", "c", every=2.0),
     Page("datasets", "Datasets", "/datasets", "d", every=5.0),
     Page("events", "Events", "/events", "e", every=5.0),
     Page("profile", "Profile", "/profile", "p", every=5.0, figures=("flame",)),

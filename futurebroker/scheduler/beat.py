@@ -184,6 +184,7 @@ def schedules(state: SchedulerState, _about: Any) -> list[dict[str, Any]]:
             "app": planned.entry.app,
             "task": planned.entry.task,
             "schedule": repr(planned.schedule).strip("<>"),
+            "data": planned.entry.schedule,
             "enabled": planned.entry.enabled,
             "last": planned.last if planned.runs else None,
             "next": planned.due if planned.entry.enabled else None,

@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, s
 from futurebroker import Client, LocalCluster
 from futurebroker.config import Settings
 from futurebroker.web.server import SiteServer
+from tests.unit.web.conftest import SCHEDULE, plan
 
 TOKEN = "browser-operator-token"
 FLAGS = (
@@ -111,6 +112,7 @@ def _world() -> Iterator[Served]:
             score = client.submit(evaluate, *good)
             hostile = client.submit(len, "x", key="<script>alert('key')</script>-🙂-" + "k" * 600)
             far = client.map(clean, tables[:3], key="gpu-clean", resources={"GPU": 1})
+            plan(client, SCHEDULE)
             world.keep += [tables, cleaned, fits, score, hostile, far]
             score.result(timeout=30)
             yield world

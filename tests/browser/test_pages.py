@@ -156,6 +156,17 @@ def test_a_failed_task_is_run_again_from_its_page(visit: Visit) -> None:
     assert visit.served.server.site.actions[0].what == "retry"
 
 
+def test_a_schedule_is_run_from_its_page(visit: Visit) -> None:
+    """The row says when it is due, in words and in how long; the button runs it once, and the row says so."""
+    page = visit.open("/schedules")
+    row = page.locator("tr", has_text="yearly")
+    expect(row).to_contain_text("at 07:30 on day 1 of the month in January (UTC)")
+    expect(row).to_contain_text("in ")
+    runs = int(row.locator("td.n").inner_text())
+    row.get_by_role("button", name="Run").click()
+    expect(page.locator("tr", has_text="yearly").locator("td.n")).to_have_text(str(runs + 1))
+
+
 def test_polling_takes_over_where_streams_do_not_get_through(visit: Visit) -> None:
     """Some proxies swallow streams; the page must live all the same."""
     visit.open("/?poll")

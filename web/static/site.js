@@ -126,7 +126,7 @@ const orders = new Map();
 function sortable(table) {
   const name = table.closest("section, [aria-label]")?.getAttribute("aria-label") || "table";
   [...table.tHead.rows[0].cells].forEach((cell, column) => {
-    if (!cell.querySelector("button")) {
+    if (!cell.querySelector("button, .hidden")) {
       const button = document.createElement("button");
       button.type = "button";
       button.append(...cell.childNodes);
@@ -144,6 +144,7 @@ function sortable(table) {
 const units = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40, "µs": 1e-6, ms: 1e-3, s: 1, min: 60, h: 3600, days: 86400 };
 
 function value(cell) {
+  if (cell.dataset.sort) return Number(cell.dataset.sort);
   const text = cell.textContent.trim();
   const found = /^([-\d.,]+)\s*([A-Za-zµ]*)/.exec(text);
   if (!cell.classList.contains("n")) return text.toLowerCase();

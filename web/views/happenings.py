@@ -1,4 +1,4 @@
-"""Pages of what happened and what is kept: events, runs, datasets and the profile."""
+"""Pages of what happened, what is kept and what comes again: events, runs, datasets, schedules and the profile."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from futurebroker.web import timing
 from futurebroker.web.collector import UnansweredError
 from futurebroker.web.queries import HistoryAwayError
 from futurebroker.web.site import Missing, Site
@@ -79,6 +80,16 @@ def datasets(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     except UnansweredError as error:
         return {"rows": [], "trouble": str(error)}
     return {"rows": rows, "trouble": ""}
+
+
+def schedules(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
+    """What is run again and again: when, when last and when next; what is due next stands first."""
+    try:
+        rows: list[dict[str, Any]] = site.collector.ask("schedules")
+    except UnansweredError as error:
+        return {"rows": [], "trouble": str(error)}
+    rows.sort(key=lambda row: (row["next"] is None, row["next"] or 0.0, row["name"]))
+    return {"rows": [{**row, "words": timing.in_words(row.pop("data", None))} for row in rows], "trouble": ""}
 
 
 def profile(site: Site, args: Mapping[str, str]) -> dict[str, Any]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import msgspec
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
 from futurebroker import Client, LocalCluster
 from futurebroker.config import Settings
+from futurebroker.protocol.messages import TaskOptions
+from futurebroker.protocol.serialize import dumps
 from futurebroker.web.app import create_app
 from futurebroker.web.auth import OPERATOR, VIEWER
 from futurebroker.web.site import EXTENSION, Site
+from futurebroker.worker.later import tell_scheduler
 
 TOKEN = "operator-token-of-this-test"
 VIEWER_TOKEN = "viewer-token-of-this-test"
@@ -44,6 +49,20 @@ def site(app: Flask) -> Site:
     assert isinstance(site, Site)
     site.collector.start()
     return site
+
+
+#: an entry as apps tell of it: runs abs(-7) once a year; see `futurebroker.scheduler.beat.Entry`
+SCHEDULE = [
+    "<b>yearly", "shop", ["crontab", "30", "7", "*", "1", "1", None], "shop.total", b"d" * 16, dumps(abs),
+    dumps(((-7,), {})), msgspec.to_builtins(TaskOptions()), 0.0, True,
+]  # fmt: skip
+
+
+def plan(work: Client, *entries: list[Any]) -> None:
+    """Have the worker tell of an app with these schedules, as one that imports such an app does."""
+    work.submit(tell_scheduler, "app", "", {"app": "shop", "tasks": [], "queues": [], "schedules": entries}).result()
+    while len(work._ask("schedules", None)) != len(entries):
+        pass
 
 
 class Visitor:

@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import ignored_auth
 
 from futurebroker import Client
 from futurebroker.web.registry import PAGES
-from tests.unit.web.conftest import TOKEN, Visitor
+from tests.unit.web.conftest import SCHEDULE, TOKEN, Visitor, plan
 
 FILE = Path(__file__).resolve().parents[3] / "web" / "openapi.json"
 
@@ -37,6 +37,7 @@ def test_no_question_breaks_the_site_and_none_is_open(app: Flask, work: Client, 
     """No 5xx whatever is asked, no answer without a token, and what comes is what the description says."""
     work.gather(work.map(pow, range(20), range(20)))
     work.submit(int, "<b>no number</b>").exception()
+    plan(work, SCHEDULE)
     schema = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", app, headers=operator.headers)
     asked = 0
     for result in schema.get_all_operations():

@@ -21,7 +21,7 @@ from futurebroker.web.registry import PAGES
 from futurebroker.web.site import Site
 from futurebroker.web.streaming import MARKS, Run, lay_out
 from futurebroker.web.views.happenings import flame
-from tests.unit.web.conftest import TOKEN, Visitor
+from tests.unit.web.conftest import SCHEDULE, TOKEN, Visitor, plan
 
 HOSTILE = "<script>alert(1)</script>'\"&-🙂-" + "x" * 900
 
@@ -290,3 +290,37 @@ def test_a_flame_graph_counts_every_sample_once() -> None:
 def test_the_token_opens_nothing_but_by_its_whole() -> None:
     """Half a token is no token."""
     assert len(TOKEN) > 20
+
+
+def test_schedules_say_when_and_operators_run_them_now(
+    operator: Visitor, viewer: Visitor, site: Site, work: Client
+) -> None:
+    """What runs at night is checked by day, and run once by hand; its name is as hostile as any."""
+    assert "Nothing is scheduled" in operator.get("/schedules")[1]
+    plan(work, SCHEDULE, ["off", *SCHEDULE[1:9], False])
+    status, text = operator.get("/schedules")
+    assert status == 200
+    assert "&lt;b&gt;yearly" in text
+    assert "<b>yearly" not in text
+    assert "at 07:30 on day 1 of the month in January (UTC)" in text
+    assert "Run now" in text
+    assert "Run now" not in viewer.get("/schedules")[1]
+    rows = operator.json("/api/v1/schedules")["rows"]
+    assert isinstance(rows, list)
+    assert [(row["name"], row["enabled"], row["runs"], row["last"]) for row in rows] == [
+        ("<b>yearly", True, 0, None), ("off", False, 0, None),
+    ]  # fmt: skip
+    assert rows[0]["next"] > time.time()
+    status, text = operator.post("/api/v1/run_schedule", {"name": "off"})
+    assert status == 200
+    key = json.loads(text)["key"]
+    while not operator.json("/api/v1/schedules")["rows"][1]["runs"]:  # type: ignore[index]
+        pass
+    assert [(action.what, action.about) for action in site.actions] == [("run_schedule", f"off: {key}")]
+    form = {"data": {"name": "off"}, "headers": {**operator.headers, "Sec-Fetch-Site": "same-origin"}}
+    assert operator.client.post("/actions/run_schedule", **form).status_code == 303
+    assert viewer.post("/api/v1/run_schedule", {"name": "off"})[0] == 403
+    assert operator.post("/api/v1/run_schedule", {"name": "nightly"})[0] == 404
+    bad: list[object] = [{}, {"name": 7}, [], "off"]
+    for body in bad:
+        assert operator.post("/api/v1/run_schedule", body)[0] == 400
