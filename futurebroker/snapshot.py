@@ -268,7 +268,7 @@ def _worker(worker: Mapping[str, Any], worker_id: str) -> WorkerView:
 
 
 def _queue(queue: Mapping[str, Any]) -> QueueView:
-    wishes = [f"on {', '.join(queue['workers'])}"] if queue["workers"] else []
+    wishes = [f"worker {' or '.join(queue['workers'])}"] if queue["workers"] else []
     wishes += [f"{name}={amount:g}" for name, amount in queue["resources"].items()]
     wishes += [f"priority {queue['priority']}"] if queue["priority"] else []
     demand = ", ".join(wishes) or "any worker"
@@ -308,7 +308,10 @@ def _alerts(
         found.append(Alert(BAD, text, "start one with: futurebroker worker ADDRESS", "workers"))
     elif unserved := [queue for queue in queues if queue.no_worker]:
         count = sum(queue.no_worker for queue in unserved)
-        text = f"nobody serves {_plural(count, 'task')} that need {unserved[0].demand}"
+        text = f"nobody serves {_plural(count, 'task')} that need{'s' if count == 1 else ''} {unserved[0].demand}"
+        if len(unserved) > 1:
+            needs = [f"{queue.no_worker:,} need{'s' * (queue.no_worker == 1)} {queue.demand}" for queue in unserved[:3]]
+            text = f"nobody serves {_plural(count, 'task')}: {', '.join(needs)}{' and more' * (len(unserved) > 3)}"
         found.append(Alert(BAD, text, "start a worker that offers it, or submit without that demand", "backlog"))
     for worker in workers:
         if worker.status == "paused":

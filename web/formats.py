@@ -25,7 +25,7 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} µs"
+        return "0 s" if not seconds else f"{seconds * 1e6:.0f} µs"
     if seconds < 1:
         return f"{seconds * 1e3:.3g} ms"
     if seconds < 99.5:

@@ -7,14 +7,31 @@ from collections.abc import Iterable, Sequence
 
 #: times that each layer is put in order by its neighbours
 SWEEPS = 6
+#: nodes without any edge in a row
+ALONE = 24
 
 
 def layered(nodes: Sequence[str], edges: Iterable[tuple[str, str]]) -> dict[str, tuple[float, float]]:
     """Node -> (x, y): ``y`` is the layer, by the longest way from a node without inputs; ``x`` is from -1 to 1.
 
-    An edge that would close a circle, as kinds of tasks may have, counts for no layer.
+    An edge that would close a circle, as kinds of tasks may have, counts for no layer. Nodes without any edge stand in
+    rows below the others.
     """
-    known = dict.fromkeys(nodes)
+    edges = list(edges)
+    tied = {node for edge in edges for node in edge if edge[0] != edge[1]}
+    known = dict.fromkeys(node for node in nodes if node in tied)
+    alone = [node for node in nodes if node not in tied]
+    places = _tied(known, edges)
+    below = max((y for _, y in places.values()), default=-1.0) + 1
+    for index, node in enumerate(alone):
+        row, column = divmod(index, ALONE)
+        count = min(ALONE, len(alone) - row * ALONE) if len(alone) <= ALONE else ALONE
+        places[node] = (_spread(column, count), below + row / 3)
+    return places
+
+
+def _tied(known: dict[str, None], edges: Iterable[tuple[str, str]]) -> dict[str, tuple[float, float]]:
+    """The places of nodes that have edges."""
     forward = _without_circles(known, edges)
     depth = _depths(known, forward)
     layers: dict[int, list[str]] = defaultdict(list)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from futurebroker.config import hide_password
 from futurebroker.exceptions import DatabaseError, FuturebrokerError, QueryError
 from futurebroker.persistence.lookup import Lookup
+from futurebroker.web.formats import size
 from futurebroker.web.streaming import Run
 
 #: seconds for which a database that couldn't be read isn't asked again
@@ -159,12 +160,17 @@ class History:
             kept = self._ask("about")
         except HistoryAwayError as error:
             return {"history": shown, "trouble": str(error)}
-        return {
+        told = {
             "history": shown,
             "tasks kept": f"{kept['tasks']:,}",
             "runs kept": f"{kept['runs']:,}",
-            "rows left out under load": f"{kept['dropped']:,}",
+            "left out under load": f"{kept['dropped']:,} rows",
         }
+        if "bytes" in kept:
+            told["size"] = size(kept["bytes"])
+        if "connections" in kept:
+            told["connections"] = f"{kept['connections']:,} of {kept['connections_most']:,}"
+        return told
 
     def close(self) -> None:
         """Let the database go."""
@@ -196,7 +202,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 
 def _event(row: dict[str, Any]) -> dict[str, Any]:
     about = row["worker"] or row["client"] or row["key"]
-    return {"at": row["at"], "kind": row["kind"], "about": about, "text": row["text"] or row["key"]}
+    return {"at": row["at"], "kind": row["kind"], "about": about, "text": row["text"], "key": row["key"]}
 
 
 def _life(row: dict[str, Any]) -> dict[str, Any]:

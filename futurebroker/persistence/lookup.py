@@ -22,6 +22,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
 )
 
 from futurebroker.exceptions import QueryError
@@ -43,6 +44,14 @@ SEVERAL = "(several)"
 AFTER_WINDOW = 20_000
 #: newest rows that are looked at for what one worker did
 WORKER_ROWS = 200_000
+
+#: what PostgreSQL tells of itself; a role may be allowed fewer connections than the server takes
+_ROOM = """
+SELECT pg_database_size(current_database()) AS bytes,
+       (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) AS connections,
+       (SELECT CASE WHEN rolconnlimit >= 0 THEN rolconnlimit ELSE current_setting('max_connections')::int END
+        FROM pg_roles WHERE rolname = current_user) AS connections_most
+"""
 
 _LISTED = (
     tasks.c.id, tasks.c.run, tasks.c.key, tasks.c.type, tasks.c.outcome, tasks.c.worker, tasks.c.executor,
@@ -325,7 +334,11 @@ class Lookup:
             return [_plain(row) for row in connection.execute(found).mappings()]
 
     def about(self) -> dict[str, Any]:
-        """How much there is: runs, tasks, events, the oldest moment, and rows left out under load."""
+        """How much there is: runs, tasks, the oldest moment, rows left out under load, and the room there is.
+
+        ``bytes`` is the size of all of the database; ``connections`` are those that are open to it, of at most
+        ``connections_most``, where it is a server that tells.
+        """
         with reading(self._engine) as connection:
             kept = (
                 connection.execute(
@@ -345,7 +358,19 @@ class Lookup:
                 .mappings()
                 .one()
             )
-        return {**_plain(kept), **_plain(lives)}
+            room = self._room(connection)
+        return {**_plain(kept), **_plain(lives), **room}
+
+    def _room(self, connection: Connection) -> dict[str, int]:
+        if is_sqlite(self._engine):
+            pages, size = (
+                connection.execute(text(f"PRAGMA {name}")).scalar_one() for name in ("page_count", "page_size")
+            )
+            return {"bytes": pages * size}
+        if connection.dialect.name != "postgresql":
+            return {}
+        found = connection.execute(text(_ROOM)).mappings().one()
+        return {name: int(value) for name, value in found.items()}
 
 
 def _kind(kind: str) -> Condition:

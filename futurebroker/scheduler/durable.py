@@ -258,6 +258,7 @@ class DurableScheduler(SchedulerService):
                 self._came_back(name)
         if self._folding is not None:
             self._folding.look()
+            self.machine.state.about.update(self._folding.figures())
 
     # -- who was there before ---------------------------------------------------------------------------------------
 

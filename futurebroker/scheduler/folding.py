@@ -42,6 +42,14 @@ class Folding:
         self._not_before = 0.0
         self._loop = asyncio.get_running_loop()
 
+    def figures(self) -> dict[str, int]:
+        """For who looks at the scheduler: bytes of journal, at how many it is folded, and bytes of the checkpoint."""
+        return {
+            "journal_bytes": self._waiting + self._durability.written - self._counted,
+            "journal_limit": max(self._limit, self._folded_bytes),
+            "checkpoint_bytes": self._folded_bytes,
+        }
+
     def look(self) -> None:
         """Start a fold if it is time."""
         written = self._durability.written

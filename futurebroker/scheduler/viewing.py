@@ -6,7 +6,7 @@ kinds and workers a second, and a closed one nothing. Lists are bounded, and say
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
@@ -243,7 +243,7 @@ def graph(state: SchedulerState, about: dict[str, Any] | None) -> dict[str, Any]
         if wanted:
             tasks = [record for record in tasks if record.kind.name == wanted]
         tasks.sort(key=lambda record: (record.state not in UNFINISHED, record.order))
-        shown = tasks[:GRAPH_TASKS]
+        shown = _connected(tasks, wanted)
         among = {record.key for record in shown}
         edges = [[other.key, record.key] for record in shown for other in record.dependencies if other.key in among]
         return {"by": "task", "nodes": [_node(record) for record in shown], "edges": edges, "known": len(state.tasks)}
@@ -264,6 +264,25 @@ def graph(state: SchedulerState, about: dict[str, Any] | None) -> dict[str, Any]
         "known": len(state.tasks),
         "scanned": len(tasks),
     }
+
+
+def _connected(tasks: list[TaskRecord], wanted: str | None) -> list[TaskRecord]:
+    """The first tasks, each with what it is connected with: of a kind, its neighbours, else all from which lines lead.
+
+    The first of a wide graph alone would be a row of nodes without a line.
+    """
+    shown: dict[TaskRecord, None] = {}
+    for first in tasks:
+        todo = deque([first])
+        while todo and len(shown) < GRAPH_TASKS:
+            record = todo.popleft()
+            if record in shown:
+                continue
+            shown[record] = None
+            if not wanted or record.kind.name == wanted:
+                todo += record.dependencies[:GRAPH_TASKS]
+                todo += islice(record.each_dependent(), GRAPH_TASKS)
+    return list(shown)
 
 
 #: questions of a dashboard, answered at once from the state alone

@@ -62,7 +62,9 @@ def call_stacks(keys: list[str] | None, seats: Seats) -> dict[str, list[str]]:
         while frame is not None and frame.f_code.co_qualname != "Executor._run":
             code = frame.f_code
             text = linecache.getline(code.co_filename, frame.f_lineno, frame.f_globals).strip()
-            lines.append(f'File "{code.co_filename}", line {frame.f_lineno}, in {code.co_name}\n    {text}')
+            lines.append(
+                f'File "{code.co_filename}", line {frame.f_lineno}, in {code.co_name}' + f"\n    {text}" * bool(text)
+            )
             frame = frame.f_back
         stacks[slot.key] = lines[::-1]
     return stacks

@@ -42,7 +42,10 @@ def test_what_is_written_at_postgresql_is_found_there() -> None:
         (run,) = lookup.runs()
         assert (run["finished"], run["dropped"]) == (102, 100)
         assert lookup.types(run["id"])[0]["type"] == "train"
-        assert lookup.about()["tasks"] == 5
+        about = lookup.about()
+        assert about["tasks"] == 5
+        assert about["bytes"] > 1_000_000
+        assert 0 < about["connections"] <= about["connections_most"]
         assert lookup.worker("w2") is not None
         assert lookup.figures(BEGIN, BEGIN + 9)
         lookup.close()

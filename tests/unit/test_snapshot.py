@@ -84,11 +84,19 @@ def test_health_of_a_cluster_without_workers() -> None:
     assert "futurebroker worker" in snapshot.alerts[0].advice
 
 
+def test_health_names_each_demand_that_nobody_serves() -> None:
+    """Seven that need a GPU and one that is pinned to a worker are two things to mend."""
+    gpu = queue(no_worker=7, eligible=0, resources={"GPU": 1})
+    pinned = queue(no_worker=1, eligible=0, workers=["big"])
+    about = answer(workers={"w": worker()}, queues=[gpu, pinned], kinds={"f": kind(no_worker=8)})
+    assert Tracker().take(about, 1.0).health == "Nobody serves 8 tasks: 7 need GPU=1, 1 needs worker big."
+
+
 def test_health_names_what_nobody_serves() -> None:
     """With workers there, what is missing is what the tasks ask for."""
     waiting = queue(no_worker=1, eligible=0, resources={"GPU": 2})
     snapshot = Tracker().take(answer(workers={"w": worker()}, queues=[waiting], kinds={"f": kind(no_worker=1)}), 1.0)
-    assert snapshot.health == "Nobody serves 1 task that need GPU=2."
+    assert snapshot.health == "Nobody serves 1 task that needs GPU=2."
 
 
 def test_health_when_all_is_well() -> None:

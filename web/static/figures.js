@@ -5,6 +5,28 @@ function dig(value, path) {
   return path.split(".").reduce((inner, step) => (inner === undefined || inner === null ? undefined : inner[step]), value);
 }
 
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+
+// Bytes are written as everywhere on the page: Plotly only knows powers of ten.
+function binary(axis, name, traces, stacks) {
+  const letter = name[0], anchor = name.replace("axis", "");
+  const sums = [];
+  let most = 1;
+  for (const trace of traces) {
+    if ((trace[`${letter}axis`] || letter) !== anchor) continue;
+    (trace[letter] || []).forEach((value, index) => {
+      if (trace.stackgroup || (stacks && trace.type === "bar")) most = Math.max(most, sums[index] = (sums[index] || 0) + (value || 0));
+      else most = Math.max(most, value || 0);
+    });
+  }
+  let step = 1;
+  while (most / step > 5) step *= 2;
+  const unit = Math.min(Math.floor(Math.log2(step) / 10), UNITS.length - 1);
+  axis.tickmode = "array";
+  axis.tickvals = Array.from({ length: Math.floor(most / step) + 2 }, (_, index) => index * step);
+  axis.ticktext = axis.tickvals.map((value) => (value ? `${value / 2 ** (10 * unit)} ${UNITS[unit]}` : "0"));
+}
+
 // Plotly's axes know no time zones: what they shall show is the reader's own time.
 const local = (time) => (typeof time === "number" ? time - 60000 * new Date(time).getTimezoneOffset() : time);
 
@@ -109,8 +131,10 @@ export class Figures {
     const layout = spec.layout;
     layout.font.color = paint("muted");
     for (const axis of ["xaxis", "yaxis", "yaxis2"]) if (layout[axis]) layout[axis].gridcolor = paint("grid");
+    for (const axis of ["xaxis", "yaxis", "yaxis2"]) if (layout[axis]?.ticksuffix === "B") binary(layout[axis], axis, spec.data, layout.barmode === "stack");
     // A window that the reader chose stays; else the figure follows what the server says.
     if (columns.layout) for (const [path, value] of Object.entries(columns.layout)) put(layout, path, Array.isArray(value) ? value.map(local) : value);
+    if (name === "stream") layout.showlegend = false; // the page's own names the types, with their time
     if (name === "stream") layout.uirevision = `${this.boot.args.from}-${this.boot.args.to}`;
     place.querySelector(".unplotted").hidden = points > 0;
     const plot = place.querySelector(".plot");

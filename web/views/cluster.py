@@ -31,12 +31,13 @@ def overview(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     snapshot = site.snapshot()
     if snapshot is None:
         return _nothing(site)
-    shown = snapshot.kinds[:BARS]
+    kinds = [kind for kind in snapshot.kinds if kind.total]
+    shown = kinds[:BARS]
     return {
         **_about(snapshot),
         "bars": [bar(kind) for kind in shown],
         "density": next(name for most, name in DENSITIES if len(shown) <= most),
-        "types": len(snapshot.kinds) + snapshot.kinds_left_out,
+        "types": len(kinds) + snapshot.kinds_left_out,
         "totals": {
             "done": snapshot.done,
             "total": snapshot.total,
@@ -213,7 +214,7 @@ def memory(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     rows = [worker_row(worker, snapshot) for worker in snapshot.workers]
     rows.sort(key=lambda row: -(row["fill"] or 0))
     kinds = sorted((kind for kind in snapshot.kinds if kind.nbytes or kind.memory), key=lambda kind: -kind.nbytes)
-    drawn, shown = rows[:WORKERS_DRAWN], kinds[:TYPES_DRAWN]
+    drawn, shown = rows[:WORKERS_DRAWN], [kind for kind in kinds[:TYPES_DRAWN] if kind.nbytes]
     rest = sum(kind.nbytes for kind in kinds[TYPES_DRAWN:])
     return {
         **_about(snapshot),
@@ -324,12 +325,14 @@ def system(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     programs = [
         {"id": name, **{field: str(info.get(field, "")) for field in ("program", "user", "host", "pid", "version")}}
         for name, info in snapshot.programs.items()
+        if info  # what the scheduler does on its own account is nobody's program
     ]
     return {
         **_about(snapshot),
         **common,
         "scheduler": snapshot.scheduler,
         "programs": programs,
+        "connections": len(programs) + len(snapshot.workers) + 1,
         "counters": snapshot.counters,
         "rejected": snapshot.rejected,
         "records": snapshot.records,

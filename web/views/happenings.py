@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,10 @@ from futurebroker.web.site import Missing, Site
 
 #: rows of a page
 ROWS = 200
+#: rows in a row of one kind that are told as one
+ALIKE = 4
+#: share of all samples from which a call is listed
+HOT = 0.005
 #: calls that a flame graph draws, the widest
 CALLS = 1500
 #: share of all samples below which a call is not drawn
@@ -45,8 +50,24 @@ def events(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
     kind = args.get("kind", "")
     kinds = sorted({row["kind"] for row in rows})
     shown = sorted((row for row in rows if not kind or row["kind"] == kind), key=lambda row: -row["at"])
-    return {"rows": shown[:ROWS], "total": len(shown), "kinds": kinds, "kind": kind, "trouble": trouble,
+    return {"rows": together(shown[:ROWS]), "total": len(shown), "kinds": kinds, "kind": kind, "trouble": trouble,
             "kept": site.history.available}  # fmt: skip
+
+
+def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of which many in a row are of one kind as one, the newest, with their ``count`` and the ``first`` moment."""
+    told: list[dict[str, Any]] = []
+    for _, alike in itertools.groupby(rows, key=lambda row: row["kind"]):
+        group = list(alike)
+        if len(group) < ALIKE:
+            told += [{**row, "count": 1, "first": row["at"]} for row in group]
+            continue
+        about = sorted({row["about"] for row in group if row["about"]})
+        told.append(
+            {**group[0], "count": len(group), "first": group[-1]["at"],
+             "about": about[0] if len(about) == 1 else f"{len(about)} of them" if about else ""}
+        )  # fmt: skip
+    return told
 
 
 def runs(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
@@ -136,7 +157,7 @@ def flame(tree: Mapping[str, Any]) -> tuple[dict[str, list[Any]], list[dict[str,
     hot = [
         {"name": name, "place": f"{file}:{line}" if file else "", "share": count / total, "samples": count}
         for (name, file, line), count in hottest
-        if count
+        if count >= total * HOT
     ]
     return columns, hot
 

@@ -139,7 +139,9 @@ def test_totals_count_what_was_left_out(lookup: Lookup) -> None:
     (run,) = lookup.runs()
     assert (run["finished"], run["failed"], run["cancelled"], run["dropped"]) == (102, 1, 1, 100)
     assert run["ended_at"] is not None
-    assert lookup.about()["tasks"] == 4
+    about = lookup.about()
+    assert about["tasks"] == 4
+    assert about["bytes"] > 10_000
 
 
 def test_throughput_figures_events_and_clients_come_in_their_order(lookup: Lookup) -> None:

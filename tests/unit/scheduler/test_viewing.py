@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+from futurebroker.scheduler import viewing
 from futurebroker.scheduler.moments import MOST, Moments
 from futurebroker.scheduler.recent import KEPT, LEASE, Recent
+from tests.unit.scheduler.play import Play, submit
 
 
 def test_moments_tell_when_a_number_was_given() -> None:
@@ -45,3 +49,15 @@ def test_who_asks_too_seldom_is_told_what_was_missed() -> None:
     for number in range(KEPT + 5):
         recent.note("f", "w", 1.0, 0.1, False, str(number))
     assert recent.since(1, 1.0)["missed"] == 4
+
+
+def test_a_wide_graph_shows_chains_and_not_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands of chains some are drawn whole; of one kind, its tasks with their neighbours."""
+    monkeypatch.setattr(viewing, "GRAPH_TASKS", 6)
+    play = Play()
+    play.ann(*(submit(f"a{number}") for number in range(10)))
+    play.ann(*(submit(f"b{number}", f"a{number}") for number in range(10)))
+    seen = viewing.graph(play.state, {"by": "task"})
+    assert sorted(seen["edges"]) == [["a0", "b0"], ["a1", "b1"], ["a2", "b2"]]
+    assert len(seen["nodes"]) == 6
+    assert seen["known"] == 20

@@ -32,3 +32,13 @@ def test_a_long_chain_needs_no_stack() -> None:
     names = [str(number) for number in range(5000)]
     places = layered(names, list(pairwise(names)))
     assert places["4999"][1] == 4999.0
+
+
+def test_what_has_no_line_stands_below_in_rows() -> None:
+    """Hundreds of single tasks would press those with lines into a corner."""
+    places = layered(["a", *map(str, range(50)), "b"], [("a", "b"), ("7", "7")])
+    assert (places["a"][1], places["b"][1]) == (0.0, 1.0)
+    rows = sorted({places[str(number)][1] for number in range(50)})
+    assert rows[0] == 2.0
+    assert len(rows) == 3
+    assert len(set(places.values())) == 52

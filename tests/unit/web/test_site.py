@@ -20,7 +20,7 @@ from futurebroker.web.contents import DETAILS, VIEWS
 from futurebroker.web.registry import PAGES
 from futurebroker.web.site import Site
 from futurebroker.web.streaming import MARKS, Run, lay_out
-from futurebroker.web.views.happenings import flame
+from futurebroker.web.views.happenings import flame, together
 from tests.unit.web.conftest import SCHEDULE, TOKEN, Visitor, plan
 
 HOSTILE = "<script>alert(1)</script>'\"&-🙂-" + "x" * 900
@@ -274,6 +274,16 @@ def test_a_window_with_100_000_runs_is_drawn_in_few_marks() -> None:
     assert sum(len(columns[f"t{n}"]["start"]) for n in range(10)) + len(columns["failed"]["start"]) <= MARKS
     assert len(json.dumps(drawn)) < 600_000
     assert took < 5  # a stranger's machine under load; the bench has the real figure
+
+
+def test_events_of_one_kind_in_a_row_are_told_as_one() -> None:
+    """Two hundred retries must not hide the worker that was lost before them."""
+    retries = [{"at": 100.0 - n, "kind": "task-retried", "about": f"w{n % 2}", "text": str(n)} for n in range(50)]
+    lost = {"at": 1.0, "kind": "worker-lost", "about": "w1", "text": ""}
+    assert together([*retries, lost]) == [
+        {**retries[0], "about": "2 of them", "count": 50, "first": 51.0}, {**lost, "count": 1, "first": 1.0},
+    ]  # fmt: skip
+    assert [row["count"] for row in together(retries[:3])] == [1, 1, 1]
 
 
 def test_a_flame_graph_counts_every_sample_once() -> None:
