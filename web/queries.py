@@ -63,6 +63,9 @@ class History:
         try:
             if self._lookup is None:
                 self._lookup = Lookup(str(self._url), self._cluster)
+            if not str(self._url).startswith("sqlite"):
+                # PostgreSQL takes no NUL, and what it has was written without.
+                arguments = tuple(one.replace("\0", "") if isinstance(one, str) else one for one in arguments)
             return getattr(self._lookup, method)(*arguments)
         except QueryError as error:
             raise BadQueryError(str(error)) from error
@@ -75,7 +78,8 @@ class History:
 
     def search(self, query: str, after: str | None, most: int) -> dict[str, Any]:
         """Ended tasks that match, newest first; see `Lookup.search`."""
-        found = self._ask("search", query, int(after) if after and after.isdecimal() else None, most)
+        place = int(after) if after and after.isdecimal() and len(after) < 19 else None
+        found = self._ask("search", query, place, most)
         return {**found, "rows": [_row(row) for row in found["rows"]], "unfinished": 0}
 
     def keys(self, query: str, most: int) -> list[str]:

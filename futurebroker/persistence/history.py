@@ -109,7 +109,9 @@ class Writer:
             if stood:
                 connection.execute(insert(snapshots), stood)
             if noted:
-                connection.execute(insert(notes), [_storable(row) for row in noted])
+                connection.execute(
+                    insert(notes), noted if is_sqlite(self._engine) else [_storable(row) for row in noted]
+                )
             self._add_totals(connection, batches)
             dropped = sum(batch.dropped for batch in batches)
             seen = {"seen_at": time.time(), "dropped": runs.c.dropped + dropped}

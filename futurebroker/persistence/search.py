@@ -24,6 +24,8 @@ OUTCOMES = {
     "finished": "finished", "memory": "finished", "success": "finished", "cancelled": "cancelled",
     "canceled": "cancelled", "revoked": "cancelled",
 }  # fmt: skip
+#: of a database's whole numbers
+LARGEST = 2**63 - 1
 #: states that tasks of a history can't be in any more; the scheduler knows those
 UNFINISHED = frozenset(("running", "processing", "ready", "queued", "waiting", "no_worker", "unfinished", "pending"))
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -129,7 +131,7 @@ def _run(value: str, _now: float) -> Condition:
         return tasks.c.run == select(func.max(runs.c.id)).scalar_subquery()
     if not value.isdecimal():
         raise QueryError(f"run:{value}", "runs are numbers, see: futurebroker runs; or: run:last")
-    return tasks.c.run == int(value)
+    return tasks.c.run == min(int(value), LARGEST)
 
 
 #: what may stand before a colon

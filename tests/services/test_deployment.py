@@ -194,6 +194,21 @@ def get(environ: dict[str, str], path: str, *, token: bool = True) -> tuple[int,
             time.sleep(0.1)
 
 
+def ended(environ: dict[str, str], kind: str, count: int) -> list[str]:
+    """Keys of the tasks of one type in the site's history, one for each end that counted, once all are written."""
+    deadline = time.monotonic() + 30
+    while True:
+        page: dict[str, Any] = json.loads(get(environ, f"/api/v1/tasks?q=type:{kind}")[1])
+        if page["total"] >= count or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    keys = [row["key"] for row in page["rows"]]
+    while page["next"]:
+        page = json.loads(get(environ, f"/api/v1/tasks?q=type:{kind}&after={page['next']}")[1])
+        keys += [row["key"] for row in page["rows"]]
+    return keys
+
+
 def test_a_deployment_that_is_told_to_end_loses_nothing(platform: Platform) -> None:
     """A deploy restarts all dynos at once, in the middle of the work, which goes on and comes out right."""
     environ = platform.environ
@@ -226,6 +241,7 @@ def test_a_deployment_that_is_told_to_end_loses_nothing(platform: Platform) -> N
         assert total.result(timeout=90) == sum(number * number for number in range(300))
         assert client.gather(squares) == [number * number for number in range(300)]
         assert get(environ, "/healthz", token=False)[0] == 200
+        assert sorted(ended(environ, "slow_square", 300)) == sorted(square.key for square in squares)
     except BaseException:
         print(platform.logs())
         raise

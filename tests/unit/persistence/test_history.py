@@ -104,7 +104,7 @@ def test_a_task_s_story_has_all_that_is_known(lookup: Lookup) -> None:
     assert [event["kind"] for event in found["events"]] == ["task-retried"]
     assert found["traceback"] == "Traceback: missing"
     assert [(note["worker"], note["arguments"], note["output"]) for note in found["notes"]] == [
-        ("w1", "'x.csv', retries=1", "second try 🎈\n"), ("w2", "'x.csv'", "first try\n"),
+        ("w1", "'x.csv', retries=1", "second try 🎈\n"), ("w2", "'x.csv'", "first try\0\n"),
     ]  # fmt: skip
     before = lookup.task("a")
     assert before is not None
