@@ -304,7 +304,7 @@ def _alerts(
     found: list[Alert] = []
     waiting = sum(queue.queued + queue.no_worker for queue in queues)
     if waiting and not workers:
-        text = f"{waiting:,} tasks are ready and no worker is connected"
+        text = f"{_plural(waiting, 'task')} {'is' if waiting == 1 else 'are'} ready and no worker is connected"
         found.append(Alert(BAD, text, "start one with: futurebroker worker ADDRESS", "workers"))
     elif unserved := [queue for queue in queues if queue.no_worker]:
         count = sum(queue.no_worker for queue in unserved)

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from futurebroker.cli.text import harmless
 from futurebroker.config import history_of, load_settings
 from futurebroker.exceptions import FuturebrokerError
 from futurebroker.persistence.database import parse_url
@@ -74,7 +75,7 @@ def tasks(query: tuple[str, ...], most: int, as_json: bool, **place: Any) -> Non
             click.echo(json.dumps(row))
         return
     for row in found["rows"]:
-        click.echo(_line(row))
+        click.echo(harmless(_line(row)))
     shown, total = len(found["rows"]), found["total"]
     failed = f", {found['failed']:,} of them failed" if found["failed"] else ""
     click.echo(f"{shown:,} of {total:,} tasks{failed}" if total else "no task fits")
@@ -100,7 +101,7 @@ def task(key: str, as_json: bool, **place: Any) -> None:
         found = lookup.task(key)
     if found is None:
         raise click.ClickException(f"the history has no task {key}; unfinished ones are shown by: futurebroker status")
-    click.echo(json.dumps(found) if as_json else "\n".join(story(found)))
+    click.echo(json.dumps(found) if as_json else "\n".join(map(harmless, story(found))))
 
 
 def story(found: dict[str, Any]) -> list[str]:

@@ -12,6 +12,11 @@ from futurebroker.config import SETTINGS, Settings, hide_password
 from futurebroker.exceptions import ConfigError
 
 
+def harmless(text: str) -> str:
+    """What users named or printed, in one line and without what would steer the terminal."""
+    return text if text.isprintable() else "".join(mark if mark.isprintable() else "·" for mark in text.expandtabs())
+
+
 def scheduler_lines(settings: Settings, url: str, storage: Mapping[str, Any] | None = None) -> list[str]:
     """What a scheduler that serves at ``url`` and writes to ``storage`` tells whoever started it."""
     if storage is None:

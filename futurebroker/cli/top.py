@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import click
 
 from futurebroker.amounts import show_bytes
+from futurebroker.cli.text import harmless
 from futurebroker.client.client import Client
 from futurebroker.config import load_settings
 from futurebroker.exceptions import FuturebrokerError
@@ -71,9 +72,9 @@ def _draw(snapshot: Snapshot, clear: bool) -> None:
 
 def lines_of(snapshot: Snapshot, width: int) -> Iterator[str]:
     """What people read, for a terminal of ``width`` columns."""
-    yield click.style("● ", fg=_LAMPS.get(snapshot.level, "white")) + click.style(snapshot.health, bold=True)
+    yield click.style("● ", fg=_LAMPS.get(snapshot.level, "white")) + click.style(harmless(snapshot.health), bold=True)
     for alert in snapshot.alerts:
-        yield click.style(f"  {alert.level}: {alert.text}", fg=_LAMPS.get(alert.level)) + f" ({alert.advice})"
+        yield click.style(f"  {alert.level}: {harmless(alert.text)}", fg=_LAMPS.get(alert.level)) + f" ({alert.advice})"
     memory = snapshot.memory
     limit = f" of {show_bytes(memory['limit'])}" if memory["limit"] else ""
     yield (
@@ -97,12 +98,12 @@ def lines_of(snapshot: Snapshot, width: int) -> Iterator[str]:
         for queue in snapshot.queues:
             age = f", the first for {queue.oldest:,.0f} s" if queue.oldest is not None else ""
             unserved = f", {queue.no_worker:,} that nobody serves" if queue.no_worker else ""
-            yield f"backlog for {queue.demand}: {queue.queued:,} ready{unserved}{age}"
+            yield f"backlog for {harmless(queue.demand)}: {queue.queued:,} ready{unserved}{age}"
 
 
 def _kind(kind: KindView, width: int) -> str:
     left = f"{kind.seconds_left:,.0f} s left" if kind.seconds_left else ""
-    head = f"{kind.name[:20]:20} "
+    head = f"{harmless(kind.name[:20]):20} "
     tail = f" {kind.done:,}/{kind.total:,} {kind.rate:,.1f}/s {left}"
     room = max(8, width - len(head) - max(len(tail), 34))
     return head + bar(kind, room) + tail
@@ -126,4 +127,5 @@ def bar(kind: KindView, room: int) -> str:
 def _worker(worker: WorkerView) -> str:
     memory = show_bytes(worker.memory) + (f" of {show_bytes(worker.limit)}" if worker.limit else "")
     running = f"{worker.executing}/{worker.slots}"
-    return f"{worker.name[:20]:20} {worker.status:8} {running:>9} {worker.backlog:>8,} {worker.cpu:>5.0f}% {memory:>18}"
+    name = harmless(worker.name[:20])
+    return f"{name:20} {worker.status:8} {running:>9} {worker.backlog:>8,} {worker.cpu:>5.0f}% {memory:>18}"

@@ -6,6 +6,7 @@ for many, and no more of them than an executor is allowed in a second; what is b
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections import deque
@@ -31,6 +32,9 @@ AT_ONCE = 1_000_000
 OVERHEAD = 100
 #: notes of tasks that have not ended; what a task began may print on when it has, and nobody comes for that
 OPEN_MOST = 2_000
+
+#: colours, movements of the cursor, titles of windows
+_STEERING = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 
 Tell = Callable[[str, Key, Any], None]
 
@@ -156,7 +160,16 @@ class Notebook:
 
 
 def clean(text: str) -> str:
-    """``text`` as it can travel: what isn't Unicode, as in names of files that can't be decoded, is replaced."""
+    """``text`` as it can travel and be read.
+
+    What isn't Unicode, as in names of files that can't be decoded, is replaced. What steers a terminal is left out, and
+    of a line that was written over again and again, as progress bars are, the last state stays.
+    """
+    if "\x1b" in text:
+        text = _STEERING.sub("", text)
+    if "\r" in text:
+        lines = text.replace("\r\n", "\n").split("\n")
+        text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 

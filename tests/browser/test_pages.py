@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -165,6 +166,31 @@ def test_a_schedule_is_run_from_its_page(visit: Visit) -> None:
     runs = int(row.locator("td.n").inner_text())
     row.get_by_role("button", name="Run").click()
     expect(page.locator("tr", has_text="yearly").locator("td.n")).to_have_text(str(runs + 1))
+
+
+def test_the_report_opens_without_a_network(visit: Visit, tmp_path: Path) -> None:
+    """It is sent to who has neither the cluster nor its site: everything is in the file, and nothing is fetched."""
+    body = visit.page.request.get(visit.served.url("/report.html")).body()
+    report = tmp_path / "run.html"
+    report.write_bytes(body)
+    visit.page.context.set_offline(True)
+    fetched: list[str] = []
+    visit.page.on("request", lambda request: fetched.append(request.url))
+    visit.page.goto(report.as_uri())
+    visit.page.wait_for_selector(".main-svg", state="attached")
+    expect(visit.page.locator("h1")).to_be_visible()
+    expect(visit.page.locator("body")).to_contain_text("train")
+    assert [url for url in fetched if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_a_page_prints_without_its_frame(visit: Visit) -> None:
+    """On paper there is nothing to click, and no table is cut off at the edge of the screen."""
+    page = visit.open("/tasks")
+    page.emulate_media(media="print")
+    expect(page.locator("header.top")).to_be_hidden()
+    expect(page.locator("nav.side")).to_be_hidden()
+    expect(page.locator("main table").first).to_be_visible()
+    assert len(page.pdf()) > 10_000
 
 
 def test_polling_takes_over_where_streams_do_not_get_through(visit: Visit) -> None:

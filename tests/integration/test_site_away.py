@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from pathlib import Path
@@ -12,7 +13,7 @@ from futurebroker import Client
 from futurebroker.config import Settings
 from futurebroker.web.app import create_app
 from futurebroker.web.site import EXTENSION, Site
-from tests.integration.programs import FUTUREBROKER, lines_until, running
+from tests.integration.programs import FUTUREBROKER, lines_until, run, running
 
 TOKEN = "token-of-this-test"
 
@@ -60,6 +61,10 @@ def test_a_scheduler_that_was_killed_is_shown_as_it_was_until_the_next(
                 while "held-1" not in page("/tasks"):
                     assert not held.done()
                 wait_for(site, "bad")
+                top = run([*FUTUREBROKER, "top", f"127.0.0.1:{port}", "--once"], tmp_path)
+                assert "1 task is ready and no worker is connected." in top.stdout, top.stderr
+                seen = run([*FUTUREBROKER, "top", f"127.0.0.1:{port}", "--once", "--json"], tmp_path)
+                assert [json.loads(line)["level"] for line in seen.stdout.splitlines()] == ["bad", "bad"]
                 scheduler.kill()
                 scheduler.wait()
                 wait_for(site, "away")

@@ -13,7 +13,7 @@ import pytest
 
 from futurebroker.inside import Place, current_task
 from futurebroker.worker import notes as notes_module
-from futurebroker.worker.notes import HEAD, OPEN_MOST, TAIL, Note, Notebook, Printed
+from futurebroker.worker.notes import HEAD, OPEN_MOST, TAIL, Note, Notebook, Printed, clean
 from futurebroker.worker.packets import Result
 from futurebroker.worker.words import TEXT_MOST, WORDS_MOST, call_in_words, in_words
 
@@ -107,6 +107,19 @@ def test_output_keeps_its_beginning_and_its_end() -> None:
     assert "characters left out" in text
     assert len(text) < HEAD + TAIL + 100
     assert sum(map(len, note.tail)) < TAIL + 100
+
+
+@pytest.mark.parametrize(
+    ("printed", "read"),
+    [
+        ("\x1b[31mred\x1b[0m and \x1b]0;title\x07plain", "red and plain"),
+        ("  0%|    \r 50%|##  \r100%|####\ndone\r\n", "100%|####\ndone\n"),
+        ("caf\udce9", "caf?"),
+    ],
+)
+def test_output_is_made_readable(printed: str, read: str) -> None:
+    """Progress bars and colours are for terminals; a page shows what they came to."""
+    assert clean(printed) == read
 
 
 class Told:
