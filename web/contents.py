@@ -40,7 +40,9 @@ VIEWS: dict[str, View] = {
 #: pages about one thing, which the navigation doesn't list
 DETAILS = {
     "task": Page("task", "Task", "/task", "", every=2.0, under="tasks"),
-    "run": Page("run", "Run", "/run", "", every=10.0, figures=("throughput",), live=False, under="runs"),
+    "run": Page(
+        "run", "Run", "/run", "", every=10.0, figures=("throughput", "memory", "backlog"), live=False, under="runs"
+    ),
     "worker": Page("worker", "Worker", "/worker", "", figures=("worker",), under="workers"),
 }
 

@@ -18,6 +18,10 @@ PATIENCE = 2.0
 #: seconds after which a scheduler that wrote nothing is taken for dead
 SILENCE = 120.0
 
+#: parts of the figures of memory and backlog
+_MEMORY = ("managed", "unmanaged", "spilled")
+_BACKLOG = ("processing", "queued", "waiting", "no_worker")
+
 Answer = TypeVar("Answer")
 
 
@@ -141,7 +145,6 @@ class History:
         end = found["ended"] or found["seen"]
         pace = self._ask("throughput", found["started"], max(end, found["started"] + 1.0), 120, f"run:{number}")
         step = max((end - found["started"]) / 120, 1e-9)
-        figures = self._ask("figures", found["started"], end + 1.0, "")
         return {
             **found,
             "types": self._ask("types", number),
@@ -150,7 +153,7 @@ class History:
                 "time": [1000 * part["at"] for part in pace],
                 "rate": [round((part["finished"] + part["failed"]) / step, 3) for part in pace],
             },
-            "figures": figures,
+            **_over_time(self._ask("figures", found["started"], end + 1.0)),
         }
 
     def about(self) -> dict[str, Any]:
@@ -181,6 +184,29 @@ class History:
         if self._lookup is not None:
             self._lookup.close()
             self._lookup = None
+
+
+def _over_time(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """Columns of the figures of memory and backlog, of what the history noted every few seconds."""
+    memory: dict[float, dict[str, float]] = {}
+    backlog: dict[float, dict[str, int]] = {}
+    for row in rows:
+        if not row["worker"]:
+            backlog[row["at"]] = row.get("tasks") or {}
+            continue
+        sums = memory.setdefault(row["at"], dict.fromkeys(_MEMORY, 0.0))
+        for part in _MEMORY:
+            sums[part] += row.get(part) or 0
+    return {
+        "memory": {
+            "time": [1000 * at for at in memory],
+            **{part: [sums[part] for sums in memory.values()] for part in _MEMORY},
+        },
+        "backlog": {
+            "time": [1000 * at for at in backlog],
+            **{part: [counts.get(part, 0) for counts in backlog.values()] for part in _BACKLOG},
+        },
+    }
 
 
 def _error(row: dict[str, Any]) -> str:

@@ -82,7 +82,7 @@ def runs(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
 
 
 def run(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
-    """One past run: its types, its clients, and how fast it went; ``id`` is its number."""
+    """One past run: its types and clients, its pace, memory and backlog over time; ``id`` is its number."""
     number = args.get("id", "")
     try:
         found = site.history.run(int(number)) if number.isdecimal() and len(number) < 16 else None
@@ -90,8 +90,8 @@ def run(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
         return {"run": None, "trouble": f"The database can't be read: {error}"}
     if found is None:
         raise Missing(f"No run {number[:50]!r} is in the history.")
-    throughput = found.pop("throughput")
-    return {"run": found, "trouble": "", "columns": {"throughput": throughput}}
+    columns = {name: found.pop(name) for name in ("throughput", "memory", "backlog")}
+    return {"run": found, "trouble": "", "columns": columns}
 
 
 def datasets(site: Site, args: Mapping[str, str]) -> dict[str, Any]:

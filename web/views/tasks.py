@@ -153,7 +153,26 @@ def task(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
             )
         )
         return page
-    return {**page, **_merged(now or {}, past or {}), **(_seen(site, now) if now is not None else {})}
+    page = {**page, **_merged(now or {}, past or {})}
+    if now is not None:
+        page.update(_seen(site, now))
+        page["timeline"] = page["timeline"] or _so_far(site, now)
+    return page
+
+
+def _so_far(site: Site, now: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What happened to a task that the history doesn't have yet, as far as the scheduler noted it."""
+    steps = []
+    if now.get("submitted") is not None:
+        steps.append({"state": "submitted", "at": time.time() - now["submitted"], "worker": "", "note": ""})
+    try:
+        *notes, _ = site.collector.ask("story", [now["key"]]) or [None]
+    except UnansweredError:
+        notes = []
+    steps += [{"state": what, "at": at, "worker": worker, "note": ""} for at, _, what, worker, _ in notes]
+    for before, step in zip([None, *steps[:-1]], steps, strict=True):
+        step["after"] = max(0.0, step["at"] - before["at"]) if before is not None else None
+    return steps
 
 
 def _seen(site: Site, now: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from futurebroker import Client, LocalCluster
 from futurebroker.config import Settings
 from futurebroker.persistence.history import Writer
-from futurebroker.protocol.history import Batch, Happened, HistoryOrders, Noted
+from futurebroker.protocol.history import Batch, Happened, HistoryOrders, Noted, Stood
 from futurebroker.web import queries
 from futurebroker.web.app import create_app
 from futurebroker.web.contents import DETAILS
@@ -104,7 +104,9 @@ def kept(cluster: LocalCluster, tmp_path: Path) -> Iterator[tuple[Flask, Path]]:
     bad.error_type, bad.error, bad.traceback, bad.inputs = HOSTILE, long[:1000], long[:20_000], (HOSTILE, long[:1000])
     notes = [Noted(BEGIN, bad.key, HOSTILE, long[:1000], long[:1000], long[:16_000])]
     happened = [Happened(BEGIN, HOSTILE[:30], HOSTILE, bad.key, HOSTILE, long[:1000])]
-    writer.write([Batch([bad, ended("good-1")], happened, {}, 0, [], notes)])
+    stood = [Stood(BEGIN + at, "", {"tasks": {"processing": at, "memory": 7}}) for at in (1, 2)]
+    stood += [Stood(BEGIN + 2, HOSTILE + name, {"managed": 5, "unmanaged": 7, "cpu": 1.5}) for name in "ab"]
+    writer.write([Batch([bad, ended("good-1")], happened, {}, 0, stood, notes)])
     writer.end()
     settings = Settings(cluster=cluster.name, web_token=TOKEN)
     app = create_app(settings, url=cluster.scheduler_address, secret=cluster.secret, loop=cluster.loop, history_url=url)
@@ -116,6 +118,16 @@ def test_a_hostile_history_is_shown_harmlessly(kept: tuple[Flask, Path], work: C
     """Rows outlive the version that wrote them, and nobody cleans them."""
     app, _ = kept
     is_harmless(pages(app.test_client(), task=HOSTILE + "old", worker=HOSTILE))
+
+
+def test_a_past_run_shows_its_memory_and_backlog(kept: tuple[Flask, Path], work: Client) -> None:
+    """The pages of a run that is over answer as those of one that is on: all workers together, at each moment."""
+    app, _ = kept
+    found: Any = Visitor(app.test_client(), "operator").json("/api/v1/run?id=1")["columns"]
+    at = 1000 * (BEGIN + 2)
+    assert found["memory"] == {"time": [at], "managed": [10], "unmanaged": [14], "spilled": [0]}
+    assert found["backlog"]["time"] == [1000 * (BEGIN + 1), at]
+    assert found["backlog"]["processing"] == [1, 2]
 
 
 def test_while_the_database_is_away_the_scheduler_answers(

@@ -89,6 +89,18 @@ def test_a_task_s_page_tells_its_arguments_and_where_it_is(operator: Visitor, wo
     assert "<script>alert" not in operator.get(f"/task?key={future.key}")[1]
 
 
+def test_a_task_that_has_not_ended_tells_what_happened_so_far(operator: Visitor, work: Client) -> None:
+    """Submitted, then retried because of an error: why it takes so long is in its page before it has ended."""
+    END.clear()
+    future = work.submit(wait_here, "", password="", retries=1)
+    END.set()
+    while "retry 1" not in (text := operator.get(f"/task?key={future.key}")[1]):
+        pass
+    assert "What happened" in text
+    assert "submitted" in text
+    assert future.exception() is not None
+
+
 def test_unknown_things_have_pages_that_say_so(operator: Visitor, work: Client) -> None:
     """A link to what was forgotten is no error of the reader's."""
     status, text = operator.get("/task?key=gone-1")
