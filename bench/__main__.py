@@ -11,7 +11,7 @@ from time import perf_counter
 
 import click
 
-from bench import data, report, runner, workloads
+from bench import data, durability, report, runner, workloads
 from bench.peers.entries import BY_NAME, ENTRIES, OURS, PeerEntry
 
 #: One colour a peer in every panel; ours stands out.
@@ -48,6 +48,16 @@ def choose_peers(names: Sequence[str]) -> tuple[list[PeerEntry], dict[str, str]]
     return usable, unavailable
 
 
+def journal(repeat: int, quick: bool, soak: bool, out: Path) -> None:
+    """Only what survives; only how it grows in a soak."""
+    if soak:
+        durability.run(0, 0, (), durability.GROW_SOAK, out)
+    elif quick:
+        durability.run(durability.TASKS // 10, 1, durability.RECOVERED[:1], durability.GROW, out)
+    else:
+        durability.run(durability.TASKS, repeat, durability.RECOVERED, durability.GROW, out)
+
+
 @click.command()
 @click.option("--repeat", type=click.IntRange(1), help=f"Samples of each figure [default: {REPEAT}, quick: 1].")
 @click.option("--quick", is_flag=True, help="Small sizes, to see that all of it runs; the figures mean little.")
@@ -58,17 +68,26 @@ def choose_peers(names: Sequence[str]) -> tuple[list[PeerEntry], dict[str, str]]
 )
 @click.option("--timeout", type=float, default=900.0, show_default=True, help="Seconds for one peer in one repeat.")
 @click.option("--data", "moves", is_flag=True, help="Only how data moves; see bench/data.py.")
-@click.option("--soak", is_flag=True, help="Only 20 GB of intermediates through a worker limited to 512 MiB.")
+@click.option("--journal", "lasts", is_flag=True, help="Only what survives: cost, recovery; see bench/durability.py.")
+@click.option(
+    "--soak",
+    is_flag=True,
+    help="Only what takes long: with --data 20 GB of intermediates through a worker limited to 512 MiB, with --journal "
+    "5 million tasks through a journal; else both.",
+)
 def main(
     repeat: int | None, quick: bool, only: tuple[str, ...], peers: tuple[str, ...], out: Path, timeout: float,
-    moves: bool, soak: bool,
+    moves: bool, lasts: bool, soak: bool,
 ) -> None:  # fmt: skip
     """Measure futurebroker beside its peers, interleaved, on this machine.
 
     Ends with 1 when a workload of ours failed or ours can't run; never because of a figure.
     """
-    if moves or soak:
+    if moves or (soak and not lasts):
         data.run(soak, repeat or QUICK_REPEAT, tempfile.gettempdir(), out / "data.json")
+    if lasts or (soak and not moves):
+        journal(repeat or REPEAT, quick, soak, out / "journal.json")
+    if moves or lasts or soak:
         return
     started, clock = datetime.now(UTC), perf_counter()
     usable, unavailable = choose_peers(peers)

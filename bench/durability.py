@@ -1,4 +1,4 @@
-"""What the journal costs, and how fast a scheduler comes back: ``python -m bench.durability``.
+"""What the journal costs, how it grows, and how fast a scheduler comes back: ``python -m bench --journal``.
 
 Modes are measured in turn, several times, so that a busy machine is as busy for each; ratios are of medians. Mode
 ``full`` needs PostgreSQL, at the address in BENCH_POSTGRES_URL.
@@ -9,29 +9,30 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import perf_counter
 from urllib.parse import urlsplit, urlunsplit
 
 import click
-import psycopg
 
+from bench import cpu
 from bench.tasks import inc
 from futurebroker import Client
 from futurebroker.persistence import lease, revisions
 from futurebroker.persistence.database import open_engine
 from futurebroker.persistence.journal import Journal
-from futurebroker.persistence.upkeep import size as database_size
 from futurebroker.protocol.facts import VERSION, Batch, encode_batch
 from futurebroker.protocol.messages import AddFunction, Finished, Submit
 from futurebroker.protocol.wire import Seal
 from futurebroker.scheduler.commands import ClientSaid, WorkerJoined, WorkerSaid
 from futurebroker.scheduler.folder import fold
+from futurebroker.scheduler.folding import MOST
 from futurebroker.scheduler.machine import SchedulerMachine
 from futurebroker.scheduler.restoring import restore
 from futurebroker.scheduler.state import Policy, SchedulerState
@@ -39,6 +40,12 @@ from futurebroker.scheduler.state import Policy, SchedulerState
 SECRET = b"bench"
 #: tasks that one batch of a written journal has
 BATCH = 500
+#: calls of one measurement of throughput; journals to come back from
+TASKS = 20_000
+RECOVERED = (100_000, 1_000_000)
+#: tasks that run while the journal's size is watched, in a soak, and at a time; and how much is folded
+GROW, GROW_SOAK, CHUNK = 200_000, 5_000_000, 10_000
+GROWN_LIMIT = 4 * 2**20
 
 
 @contextmanager
@@ -50,6 +57,8 @@ def database(mode: str) -> Iterator[str | None]:
         with tempfile.TemporaryDirectory(prefix="fbbench-") as folder:
             yield f"sqlite:///{folder}/journal.db"
     else:
+        import psycopg  # noqa: PLC0415 - an extra of its own
+
         server = os.environ["BENCH_POSTGRES_URL"]
         name = f"fbbench_{secrets.token_hex(4)}"
         with psycopg.connect(server, autocommit=True) as connection:
@@ -125,33 +134,46 @@ def recovery(url: str) -> dict[str, float]:
 
 
 def growth(tasks: int, limit: int) -> dict[str, float]:
-    """Bytes of the database while ``tasks`` run through a scheduler that folds each ``limit`` bytes."""
-    largest = 0
+    """Bytes of the journal and of the database's files while ``tasks`` run, with folds each ``limit`` bytes."""
+    largest = journal = checkpoint = 0
     with tempfile.TemporaryDirectory(prefix="fbbench-") as folder:
-        url = f"sqlite:///{folder}/journal.db"
+        path = Path(folder) / "journal.db"
         os.environ["FUTUREBROKER_JOURNAL_LIMIT"] = str(limit)
-        with Client(
-            n_workers=1, executors_per_worker=2, threads_per_worker=1, journal="process", database_url=url
-        ) as client:
-            for _ in range(0, tasks, 10_000):
-                client.gather(client.map(inc, range(10_000)))
-                files = [path.stat().st_size for path in Path(folder).iterdir()]
-                largest = max(largest, sum(files))
-        engine = open_engine(url)
-        final = database_size(engine)
-        engine.dispose()
-    return {"tasks": tasks, "limit": limit, "largest": largest, "final": final}
+        with (
+            Client(
+                n_workers=1, executors_per_worker=2, threads_per_worker=1, journal="process",
+                database_url=f"sqlite:///{path}",
+            ) as client,
+            closing(sqlite3.connect(path)) as connection,
+        ):  # fmt: skip
+            before = cpu.snapshot()
+            for _ in range(0, tasks, CHUNK):
+                answers = client.gather(client.map(inc, range(CHUNK)))
+                assert sum(answers) == CHUNK * (CHUNK + 1) // 2
+                journal = max(journal, _bytes(connection, "journal"))
+                checkpoint = max(checkpoint, _bytes(connection, "checkpoints"))
+                largest = max(largest, sum(one.stat().st_size for one in Path(folder).iterdir() if one.is_file()))
+            usage = cpu.snapshot().since(before)
+    return {
+        "tasks": tasks, "limit": limit, "bound": MOST * max(limit, checkpoint), "journal": journal,
+        "checkpoint": checkpoint, "files": largest,
+        "seconds": usage.seconds, "cpu_seconds": usage.cpu_seconds,
+    }  # fmt: skip
 
 
-@click.command()
-@click.option("--tasks", default=20_000, show_default=True, help="Calls of one measurement.")
-@click.option("--repeat", default=5, show_default=True)
-@click.option("--recover", default="100000,1000000", show_default=True, help="Tasks to recover, with commas.")
-@click.option("--grow", default=200_000, show_default=True, help="Tasks that run while the journal's size is watched.")
-@click.option("--soak", is_flag=True, help="Five million tasks for the journal's size.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the figures there as JSON.")
-def main(tasks: int, repeat: int, recover: str, grow: int, soak: bool, out: Path | None) -> None:
-    """Measure what the journal costs, recovery, and growth."""
+def _bytes(connection: sqlite3.Connection, table: str) -> int:
+    (found,) = connection.execute(f"SELECT coalesce(sum(length(body)), 0) FROM {table}").fetchone()
+    return int(found)
+
+
+def run(tasks: int, repeat: int, recover: Sequence[int], grow: int, out: Path | None) -> None:
+    """Measure; print it and write it as JSON. What is 0 or empty is left out.
+
+    Args:
+        tasks: calls of one measurement of throughput.
+        recover: sizes of journals to come back from.
+        grow: tasks that run while the journal's size is watched.
+    """
     figures: dict[str, object] = {}
     modes = ["none", "process", *(["full"] if os.environ.get("BENCH_POSTGRES_URL") else [])]
     rates: dict[str, list[float]] = {mode: [] for mode in modes}
@@ -163,19 +185,34 @@ def main(tasks: int, repeat: int, recover: str, grow: int, soak: bool, out: Path
             rate, base = statistics.median(found), statistics.median(rates["none"])
             click.echo(f"{mode:<8} {rate:>10,.0f} tasks/s  cost {100 * (1 - rate / base):5.1f} %")
             figures[mode] = {"rate": rate, "cost": 1 - rate / base, "samples": found}
-    for count in [int(one) for one in recover.split(",") if one]:
+    for count in recover:
         with database("process") as url:
             assert url is not None
             write_journal(url, count, count // 2)
-            found_ = recovery(url)
-        figures[f"recovery {count}"] = found_
-        click.echo(f"{count:,} tasks: " + ", ".join(f"{name} {value:.2f}" for name, value in found_.items()))
-    if grow or soak:
-        grown = growth(5_000_000 if soak else grow, 4 * 2**20)
+            recovered = recovery(url)
+        figures[f"recovery {count}"] = recovered
+        click.echo(f"{count:,} tasks: " + ", ".join(f"{name} {value:.2f}" for name, value in recovered.items()))
+    if grow:
+        grown = growth(grow, GROWN_LIMIT)
         figures["growth"] = grown
-        click.echo(f"{grown['tasks']:,.0f} tasks: the database had at most {grown['largest'] / 2**20:,.1f} MiB")
+        sizes = [
+            f"{name} {grown[name] / 2**20:,.1f} MiB" for name in ("limit", "journal", "bound", "checkpoint", "files")
+        ]
+        click.echo(f"{grow:,} tasks in {grown['seconds']:.0f} s: at most " + ", ".join(sizes))
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(figures, indent=2))
+
+
+@click.command()
+@click.option("--tasks", default=TASKS, show_default=True, help="Calls of one measurement.")
+@click.option("--repeat", default=5, show_default=True)
+@click.option("--recover", default="100000,1000000", show_default=True, help="Tasks to recover, with commas.")
+@click.option("--grow", default=GROW, show_default=True, help="Tasks that run while the journal's size is watched.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the figures there as JSON.")
+def main(tasks: int, repeat: int, recover: str, grow: int, out: Path | None) -> None:
+    """Measure what the journal costs, recovery, and growth."""
+    run(tasks, repeat, [int(one) for one in recover.split(",") if one], grow, out)
 
 
 if __name__ == "__main__":

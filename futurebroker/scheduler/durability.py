@@ -18,7 +18,7 @@ from typing import Any
 
 from futurebroker.exceptions import DatabaseError, LeadershipLostError
 from futurebroker.persistence import lease
-from futurebroker.persistence.database import is_sqlite
+from futurebroker.persistence.database import is_sqlite, shown
 from futurebroker.persistence.journal import Journal
 from futurebroker.protocol.durable import Delivery, DurableEndpoint
 from futurebroker.protocol.facts import VERSION, Batch, Cursor, encode_batch
@@ -84,6 +84,8 @@ class Durability:
         self.sequence = sequence
         #: bytes written since this began
         self.written = 0
+        #: what `written` may come to before the journal is folded; None while folding doesn't work
+        self.most: int | None = None
         self._state = state
         self._endpoint = endpoint
         self._let_out = let_out
@@ -231,6 +233,10 @@ class Durability:
         batch = self._batch
         if batch is None or self._closed:
             return
+        if self.most is not None and self.written > self.most:
+            where, said = shown(self.journal.engine), "it has grown to its limit, and is being folded"
+            self._failed(batch, DatabaseError(where, said))
+            return
         if self._thread is not None:
             self._thread.submit(self._append, batch).add_done_callback(
                 lambda done: self._loop.call_soon_threadsafe(self._came_back, batch, done)
@@ -347,6 +353,7 @@ class Durability:
         self.journal.close()
 
     async def _write_rest(self) -> None:
+        self.most = None
         deadline = self._loop.time() + PATIENCE
         while self._loop.time() < deadline:
             if self._batch is None:

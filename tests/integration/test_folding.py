@@ -4,19 +4,55 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Self
 
+import psutil
 import pytest
 
 from futurebroker import Client
-from tests.integration.killable import free_port
+from futurebroker.scheduler.folding import MOST
+from tests.integration.killable import Cluster, free_port
 from tests.integration.programs import FUTUREBROKER, lines_until, running
 
 SECRET = "s" * 32
 LIMIT = 100_000
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+class Watch:
+    """Looks at a journal over and over while something runs, and keeps the largest it saw."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.journal = self.row = self.checkpoint = 0
+
+    def _look(self) -> None:
+        checkpoint = "SELECT coalesce(sum(length(body)), 0) FROM checkpoints WHERE parts > 0 GROUP BY sequence"
+        with closing(sqlite3.connect(self._path)) as connection:
+            while not self._over.wait(0.02):
+                largest, total = connection.execute(
+                    "SELECT coalesce(max(length(body)), 0), coalesce(sum(length(body)), 0) FROM journal"
+                ).fetchone()
+                self.row, self.journal = max(self.row, largest), max(self.journal, total)
+                self.checkpoint = max([self.checkpoint, *(size for (size,) in connection.execute(checkpoint))])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def bound(self, limit: int) -> int:
+        """What the journal may have; one row may go beyond it, and each has a signature."""
+        return MOST * max(limit, self.checkpoint) + self.row + self.journal // 100
 
 
 def rows(path: Path) -> tuple[int, int, int]:
@@ -70,3 +106,43 @@ def test_a_journal_is_folded_and_gone_on_with(tmp_path: Path) -> None:
                 assert "a checkpoint of" in said
         agent.kill()
         agent.communicate()
+
+
+def test_a_journal_of_200_000_tasks_stays_small(tmp_path: Path) -> None:
+    """Whatever runs beside; it had more than twenty times as much if it were not folded."""
+    limit = 500_000
+    with contextlib.ExitStack() as stack:
+        cluster = Cluster(tmp_path, stack, FUTUREBROKER_JOURNAL_LIMIT=str(limit), FUTUREBROKER_VALIDATE="false")
+        with cluster.client() as client, Watch(cluster.database) as watch:
+            for _ in range(20):
+                assert sum(client.gather(client.map(abs, range(10_000)))) == sum(range(10_000))
+    assert limit < watch.journal < watch.bound(limit), vars(watch)
+
+
+def test_a_journal_that_is_written_faster_than_folded_waits(tmp_path: Path) -> None:
+    """The process that folds it is stopped: nobody is told what isn't written, until it goes on."""
+    with contextlib.ExitStack() as stack:
+        cluster = Cluster(tmp_path, stack, FUTUREBROKER_JOURNAL_LIMIT=str(LIMIT), FUTUREBROKER_VALIDATE="false")
+        with cluster.client() as client, Watch(cluster.database) as watch:
+            folder = stopped_folder(cluster, client)
+            futures = client.map(abs, range(30_000))
+            with pytest.raises(TimeoutError):
+                futures[-1].result(5)
+            folder.resume()
+            assert sum(client.gather(futures)) == sum(range(30_000))
+            cluster.scheduler.terminate()
+            _, said = cluster.scheduler.communicate(timeout=30)
+    assert "it has grown to its limit" in said
+    assert "the journal is written again" in said
+    assert watch.journal < watch.bound(LIMIT), vars(watch)
+
+
+def stopped_folder(cluster: Cluster, client: Client) -> psutil.Process:
+    """Have tasks run until the journal is folded, and stop the process that does it."""
+    while True:
+        assert sum(client.gather(client.map(abs, range(2000)))) == sum(range(2000))
+        for child in psutil.Process(cluster.scheduler.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any("futurebroker.scheduler.folder" in part for part in child.cmdline()):
+                    child.suspend()
+                    return child
