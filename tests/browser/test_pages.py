@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Dialog, expect
 
+from futurebroker import wait
 from futurebroker.web.registry import PAGES
 from tests.browser.conftest import SHOTS, Visit, clean, load_table, train
 
@@ -230,9 +232,15 @@ def test_the_pictures_of_the_readme(visit: Visit, request: pytest.FixtureRequest
     page = visit.open("/" if theme == "light" else "/stream")
     visit.ticks()
     client = visit.served.client
+    began = time.time()
     for _ in range(3):
         tables = client.map(load_table, range(60))
-        visit.served.keep.append(client.map(train, client.map(clean, tables), range(60)))
+        fits = client.map(train, client.map(clean, tables), range(60))
+        visit.served.keep.append(fits)
+    wait(fits)
+    if theme == "dark":
+        visit.open(f"/stream?from={began:.3f}&to={time.time():.3f}")
+        expect(page.locator(".legend.many")).to_contain_text("train")
     visit.ticks(4)
     visit.drawn()
     picture = page.screenshot()
