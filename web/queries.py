@@ -22,6 +22,8 @@ SILENCE = 120.0
 _MEMORY = ("managed", "unmanaged", "spilled")
 _BACKLOG = ("processing", "queued", "waiting", "no_worker")
 
+_SPAN = ("joined_at", "left_at")
+
 Answer = TypeVar("Answer")
 
 
@@ -125,7 +127,9 @@ class History:
                 failed = sum(row["count"] for row in found["tasks"] if row["outcome"] == "failed")
                 seconds = sum(row["seconds"] or 0.0 for row in found["tasks"])
                 told = "; ".join(f"{event['kind']} {event['text']}".strip() for event in found["events"][:5])
+                lives = [_life_of_worker(row) for row in found["lives"][:5]]
                 return {
+                    **({"it was there": "; ".join(lives)} if lives else {}),
                     "tasks it ran": f"{ran:,}",
                     "failed": f"{failed:,}",
                     "seconds of work": f"{seconds:,.1f}",
@@ -233,6 +237,11 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 def _event(row: dict[str, Any]) -> dict[str, Any]:
     about = row["worker"] or row["client"] or row["key"]
     return {"at": row["at"], "kind": row["kind"], "about": about, "text": row["text"], "key": row["key"]}
+
+
+def _life_of_worker(row: dict[str, Any]) -> str:
+    begin, end = (time.strftime("%Y-%m-%d %H:%M", time.localtime(row[name])) if row[name] else "" for name in _SPAN)
+    return f"{begin} to {end or '?'} on {row['host']}, {row['about'].get('executors', '?')} executors"
 
 
 def _life(row: dict[str, Any]) -> dict[str, Any]:

@@ -164,6 +164,26 @@ def runs(most: int, as_json: bool, **place: Any) -> None:
         )
 
 
+@click.command()
+@click.option("-n", "--most", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Workers to list.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a worker.")
+@with_history
+def workers(most: int, as_json: bool, **place: Any) -> None:
+    """List the workers that a cluster has and had, the newest first; `futurebroker status` shows those that run now."""
+    with history(**place) as lookup:
+        found = lookup.workers(most)
+    for row in found:
+        if as_json:
+            click.echo(json.dumps(row))
+            continue
+        end = f"to {_when(row['left_at'])}" if row["left_at"] is not None else "on"
+        about = row["about"]
+        click.echo(
+            f"{row['name']}  {_when(row['joined_at'])} {end}  on {row['host']}  "
+            f"{about.get('executors', '?')} executors, Python {about.get('python', '?')}"
+        )
+
+
 def _when(moment: float) -> str:
     return datetime.datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 

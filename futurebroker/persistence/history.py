@@ -26,7 +26,8 @@ from futurebroker.exceptions import DatabaseError
 from futurebroker.persistence import revisions
 from futurebroker.persistence.database import is_sqlite, open_engine, reading, writing
 from futurebroker.persistence.history_tables import events, notes, runs, snapshots, task_types, tasks
-from futurebroker.protocol.history import Batch, Ended, HistoryOrders, TypeTotals
+from futurebroker.persistence.models import workers
+from futurebroker.protocol.history import Batch, Came, Ended, HistoryOrders, TypeTotals
 
 logger = logging.getLogger("futurebroker.history")
 
@@ -82,6 +83,9 @@ class Writer:
                     "version": orders.version, "dropped": 0,
                 }  # fmt: skip
                 found = connection.execute(insert(runs).values(row).returning(runs.c.id)).scalar_one()
+                # Those that are still there join again; when the others left nobody saw.
+                before = (workers.c.cluster == orders.cluster) & workers.c.left_at.is_(None)
+                connection.execute(update(workers).where(before).values(left_at=started))
             self._run = int(found)
 
     def write(self, batches: list[Batch]) -> None:
@@ -113,6 +117,8 @@ class Writer:
                     insert(notes), noted if is_sqlite(self._engine) else [_storable(row) for row in noted]
                 )
             self._add_totals(connection, batches)
+            for came in [one for batch in batches for one in batch.workers]:
+                self._write_worker(connection, came)
             dropped = sum(batch.dropped for batch in batches)
             seen = {"seen_at": time.time(), "dropped": runs.c.dropped + dropped}
             connection.execute(update(runs).where(runs.c.id == run).values(seen))
@@ -145,6 +151,16 @@ class Writer:
                 row = {"run": self._run, "type": name, **figures, "first_at": now, "last_at": now}
                 connection.execute(insert(task_types).values(row))
 
+    def _write_worker(self, connection: Connection, came: Came) -> None:
+        key = {"cluster": self._orders.cluster, "worker": came.worker[:NAME_MOST]}
+        about = {
+            "name": came.name.replace("\0", "")[:NAME_MOST], "host": came.host.replace("\0", "")[:NAME_MOST],
+            "about": json.dumps(came.about), "left_at": came.at if came.gone else None,
+        }  # fmt: skip
+        mine = (workers.c.cluster == key["cluster"]) & (workers.c.worker == key["worker"])
+        if not connection.execute(update(workers).where(mine).values(about)).rowcount:
+            connection.execute(insert(workers).values({**key, **about, "joined_at": came.at}))
+
     def sweep(self, *, now: bool = False) -> None:
         """Delete what is older or more than is kept, if it is time for that.
 
@@ -169,6 +185,7 @@ class Writer:
                     connection.execute(delete(table).where(table.c.id < first))
         with writing(self._engine) as connection:
             old = select_rows(runs.c.id).where((runs.c.seen_at < before) & (runs.c.id != self._run))
+            connection.execute(delete(workers).where(workers.c.left_at < before))
             connection.execute(delete(task_types).where(task_types.c.run.in_(old)))
             connection.execute(delete(runs).where((runs.c.seen_at < before) & (runs.c.id != self._run)))
 

@@ -54,6 +54,8 @@ tasks = Table(
     Index("ix_tasks_key", "key"),
     Index("ix_tasks_type", "type", "id"),
     Index("ix_tasks_ended", "ended_at"),
+    Index("ix_tasks_worker", "worker", "id"),
+    Index("ix_tasks_client", "client", "id"),
     # Most tasks finish; an index over the others stays small.
     Index(
         "ix_tasks_trouble",

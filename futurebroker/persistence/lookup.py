@@ -28,6 +28,7 @@ from sqlalchemy import (
 from futurebroker.exceptions import QueryError
 from futurebroker.persistence.database import is_sqlite, open_engine, reading
 from futurebroker.persistence.history_tables import events, notes, runs, snapshots, task_types, tasks
+from futurebroker.persistence.models import workers
 from futurebroker.persistence.search import Condition, conditions
 
 #: matches that a search counts at the most; more are shown as "at least"
@@ -294,8 +295,20 @@ class Lookup:
         )
         with reading(self._engine) as connection:
             counts = [_plain(row) for row in connection.execute(by_type).mappings()]
-        happened = self.events(worker=name)["rows"]
-        return {"name": name, "tasks": counts, "events": happened} if counts or happened else None
+        happened, lives = self.events(worker=name)["rows"], self.workers(name=name)
+        if not (counts or happened or lives):
+            return None
+        return {"name": name, "tasks": counts, "events": happened, "lives": lives}
+
+    def workers(self, most: int = 200, name: str | None = None) -> list[dict[str, Any]]:
+        """The workers that are or were there, newest first, or those called ``name``: what they said of themselves,
+        ``joined_at``, and ``left_at`` (None: not that anybody saw)."""
+        found = select(workers).where(workers.c.cluster == self.cluster).order_by(workers.c.joined_at.desc())
+        if name is not None:
+            found = found.where(workers.c.name == name)
+        with reading(self._engine) as connection:
+            rows = [dict(row) for row in connection.execute(found.limit(most)).mappings()]
+        return [{**row, "about": json.loads(row["about"])} for row in rows]
 
     # -- runs -------------------------------------------------------------------------------------------------------
 

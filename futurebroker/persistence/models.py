@@ -6,7 +6,7 @@ Times are seconds since 1970 by the database's clock. What is large or opaque is
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -60,15 +60,16 @@ stored_values = Table(
     Column("body", LargeBinary, nullable=False),
 )
 
-#: workers that are or were there
+#: workers that are or were there; written with the history
 workers = Table(
     "workers",
     metadata,
     Column("cluster", String(64), primary_key=True),
-    Column("worker", String(200), primary_key=True),
+    Column("worker", String(200), primary_key=True),  #: its id
     Column("name", String(200), nullable=False),
     Column("host", String(200), nullable=False),
     Column("about", Text, nullable=False),  #: JSON
     Column("joined_at", Double, nullable=False),
     Column("left_at", Double, nullable=True),
+    Index("ix_workers_joined", "cluster", "joined_at"),
 )

@@ -55,6 +55,17 @@ class Noted(msgspec.Struct, array_like=True, gc=False):
     output: str
 
 
+class Came(msgspec.Struct, array_like=True, gc=False):
+    """A worker that joined, or is gone."""
+
+    at: float
+    worker: str  #: its id, which no other worker ever has
+    name: str
+    host: str
+    about: dict[str, Any]
+    gone: bool = False
+
+
 class Stood(msgspec.Struct, array_like=True, gc=False):
     """How a worker, or the whole cluster (empty), stood at a moment."""
 
@@ -90,6 +101,7 @@ class Batch(msgspec.Struct, array_like=True):
     dropped: int = 0  #: rows and events left out
     snapshots: list[Stood] = []
     notes: list[Noted] = []
+    workers: list[Came] = []
 
 
 class HistoryOrders(msgspec.Struct):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from futurebroker.protocol.history import CANCELLED, FAILED, FINISHED, Batch, Ended, Happened, Noted, TypeTotals
+from futurebroker.protocol.history import CANCELLED, FAILED, FINISHED, Batch, Came, Ended, Happened, Noted, TypeTotals
 from futurebroker.protocol.messages import Erred, Failure, Finished
 from futurebroker.scheduler.notes import Note
 from futurebroker.scheduler.records import ORDER_MASK, ClientRecord, TaskRecord, WorkerRecord
@@ -21,6 +21,8 @@ ROWS_MOST = 100_000
 EVENTS_MOST = 10_000
 #: characters of notes that wait to be taken, at the most
 NOTES_MOST = 8_000_000
+#: what is kept of what a worker says of itself
+TOLD = ("executors", "threads", "pid", "python", "platform", "memory_limit", "resources")
 #: inputs that are named of a task
 INPUTS_MOST = 50
 #: characters of an error's message and of a traceback
@@ -142,6 +144,16 @@ class Chronicle:
             return
         events.append(Happened(now + self.offset, kind, worker, key, client, text[:MESSAGE_MOST]))
 
+    def came(self, now: float, worker: str, info: dict[str, Any], *, gone: bool = False) -> None:
+        """A worker has joined, or is gone."""
+        workers = self._batch.workers
+        if len(workers) >= EVENTS_MOST:
+            self._batch.dropped += 1
+            return
+        about = {name: info[name] for name in TOLD if info.get(name) is not None}
+        name, host = str(info.get("name") or worker), str(info.get("host") or "")
+        workers.append(Came(now + self.offset, worker, name, host, about, gone))
+
     def noted(self, note: Note) -> None:
         """An executor noted something of a run of a task; beyond `NOTES_MOST` nothing of it is kept."""
         size = len(note.arguments) + len(note.result) + len(note.output)
@@ -156,7 +168,7 @@ class Chronicle:
     def take(self) -> Batch | None:
         """All that was noted since the last call; None when nothing was."""
         batch = self._batch
-        if not (batch.rows or batch.events or batch.totals or batch.notes):
+        if not (batch.rows or batch.events or batch.totals or batch.notes or batch.workers):
             return None
         self._batch = Batch()
         self._noted = 0

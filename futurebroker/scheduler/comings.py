@@ -31,6 +31,8 @@ def _worker_joined(state: SchedulerState, event: WorkerJoined) -> None:
     if event.worker not in state.workers:
         name = str(event.info.get("name") or event.worker)
         _note(state, "worker-joined", worker=name, text=str(event.info.get("host") or ""))
+        if state.chronicle is not None:
+            state.chronicle.came(state.now, event.worker, event.info)
 
 
 def _worker_lost(state: SchedulerState, event: WorkerLost) -> None:
@@ -38,6 +40,8 @@ def _worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     if worker is not None:
         text = f"{len(worker.processing)} tasks were with it" if worker.processing else ""
         _note(state, "worker-left" if event.expected else "worker-lost", worker=worker.name, text=text)
+        if state.chronicle is not None:
+            state.chronicle.came(state.now, event.worker, worker.info, gone=True)
 
 
 def _worker_suspected(state: SchedulerState, event: WorkerSuspected) -> None:

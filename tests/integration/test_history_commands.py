@@ -58,6 +58,7 @@ def test_tasks_are_found_after_their_cluster_has_ended(tmp_path: Path, monkeypat
     assert story.count("\n    looking for row 7\n") == 2
     assert "abs-" in run([*FUTUREBROKER, "task", key], tmp_path).stdout
     assert "failed" in run([*FUTUREBROKER, "runs"], tmp_path).stdout
+    assert "1 executors, Python" in run([*FUTUREBROKER, "workers"], tmp_path).stdout
     unknown = run([*FUTUREBROKER, "tasks", "stat:failed"], tmp_path)
     assert unknown.returncode == 1
     assert "did you mean state:" in unknown.stderr

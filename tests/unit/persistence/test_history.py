@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
@@ -14,7 +15,7 @@ from futurebroker.persistence.database import open_engine
 from futurebroker.persistence.history import Writer
 from futurebroker.persistence.lookup import SEVERAL, Lookup
 from futurebroker.persistence.search import conditions
-from futurebroker.protocol.history import Batch, Happened, Stood, TypeTotals
+from futurebroker.protocol.history import Batch, Came, Happened, Stood, TypeTotals
 from tests.unit.persistence.histories import BEGIN, ended, orders, sample
 
 
@@ -213,6 +214,9 @@ def test_searches_use_an_index(url: str) -> None:
         "SELECT id FROM tasks WHERE type = 't' ORDER BY id DESC LIMIT 9": "ix_tasks_type",
         "SELECT id FROM tasks WHERE outcome = 'failed' AND outcome <> 'finished' ORDER BY id DESC": "ix_tasks_trouble",
         "SELECT id FROM tasks WHERE ended_at >= 5 ORDER BY ended_at LIMIT 1": "ix_tasks_ended",
+        "SELECT id FROM tasks WHERE worker = 'w' ORDER BY id DESC LIMIT 9": "ix_tasks_worker",
+        "SELECT id FROM tasks WHERE client = 'c' ORDER BY id DESC LIMIT 9": "ix_tasks_client",
+        "SELECT name FROM workers WHERE cluster = 'c' ORDER BY joined_at DESC LIMIT 9": "ix_workers_joined",
     }
     with engine.connect() as connection:
         for statement, index in wanted.items():
@@ -230,3 +234,31 @@ def test_names_that_are_too_long_or_odd_are_kept_as_they_fit(url: str) -> None:
     assert row["type"] == "x" * 200
     lookup.close()
     writer.end()
+
+
+def test_workers_are_listed_with_when_they_came_and_went(url: str) -> None:
+    """Also those that were there when a scheduler died; one that joins the next is the same as before."""
+    about = {"executors": 2, "python": "3.11"}
+    first = Writer(orders(url))
+    first.write([Batch(workers=[Came(BEGIN + n, f"id{n}", f"w{n}", "host", about) for n in range(3)])])
+    first.write([Batch(workers=[Came(BEGIN + 5, "id0", "w0", "host", about, gone=True)])])
+    second = Writer(msgspec.structs.replace(orders(url), started_at=BEGIN + 9))
+    second.write([Batch(workers=[Came(BEGIN + 10, "id1", "w1", "elsewhere", about)])])
+    lookup = Lookup(url, "c")
+    spans = {row["name"]: (row["joined_at"], row["left_at"]) for row in lookup.workers()}
+    assert spans == {"w0": (BEGIN, BEGIN + 5), "w1": (BEGIN + 1, None), "w2": (BEGIN + 2, BEGIN + 9)}
+    (row,) = lookup.workers(name="w1")
+    assert (row["worker"], row["host"], row["about"]) == ("id1", "elsewhere", about)
+    found = lookup.worker("w2")
+    assert found is not None
+    assert [life["left_at"] for life in found["lives"]] == [BEGIN + 9]
+    other = Lookup(url, "other")
+    assert other.workers() == []
+    old = Writer(orders(url, keep_seconds=3600.0))
+    old.prepare()
+    old.sweep(now=True)
+    assert [row["name"] for row in lookup.workers()] == ["w1"]
+    for writer in (first, second, old):
+        writer.end()
+    for one in (lookup, other):
+        one.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from futurebroker.protocol import messages as m
@@ -82,8 +84,13 @@ def test_workers_that_come_and_go_are_events(play: Play) -> None:
     """An hour without workers explains an hour without results."""
     play.join("v")
     play.handle(WorkerSuspected("v"), WorkerLost("v"), WorkerLost("w", expected=True))
-    assert [(event.kind, event.worker) for event in taken(play).events] == [
+    batch = taken(play)
+    assert [(event.kind, event.worker) for event in batch.events] == [
         ("worker-joined", "v"), ("worker-suspected", "v"), ("worker-lost", "v"), ("worker-left", "w"),
+    ]  # fmt: skip
+    about: dict[str, Any] = {"resources": {}}
+    assert [(one.worker, one.name, one.host, one.about, one.gone) for one in batch.workers] == [
+        ("v", "v", "h", about, False), ("v", "v", "h", about, True), ("w", "w", "h", about, True),
     ]  # fmt: skip
 
 
