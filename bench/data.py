@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import statistics
 import tempfile
 import threading
@@ -165,11 +166,18 @@ def _serve(address: Any, path: str, guarded: bool) -> None:
     server.close()
 
 
-def direct(repeat: int, guarded: bool) -> list[float]:
-    """Seconds to fetch 400 MB from another process over loopback into a file on tmpfs."""
+def _cpu() -> float:
+    """Seconds that this process and those that it waited for have worked."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def direct(repeat: int, guarded: bool) -> tuple[list[float], float]:
+    """Seconds to fetch 400 MB from another process over loopback into a file on tmpfs; CPU seconds a GB of both."""
     source, sink = multiprocessing.get_context("spawn").Pipe()
     path = "/dev/shm/futurebroker-bench"
     numpy.ones(ARRAY // 8).tofile(path)
+    before = _cpu()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(sink, path, guarded))
     process.start()
     address = source.recv()
@@ -184,13 +192,14 @@ def direct(repeat: int, guarded: bool) -> list[float]:
 
     try:
         fetch()
-        return measure(fetch, repeat)
+        seconds = measure(fetch, repeat)
     finally:
         channel.is_near = near
         pool.close()
         source.send(None)
         process.join()
         os.unlink(path)
+    return seconds, (_cpu() - before) * GB / ARRAY / (repeat + 1)
 
 
 # -- the broker ----------------------------------------------------------------------------------------------------
@@ -302,9 +311,11 @@ def run(soak: bool, repeat: int, folder: str, out: Path) -> None:
             for what, seconds in times.items():
                 click.echo(f"{what:16} {peer:14} {statistics.median(seconds):8.3f} s")
         for guarded in (False, True):
-            seconds = direct(repeat, guarded)
-            found["direct, codes" if guarded else "direct"] = seconds
-            click.echo(f"direct{', codes' if guarded else '':16} {ARRAY / GB / statistics.median(seconds):8.2f} GB/s")
+            seconds, cpu = direct(repeat, guarded)
+            name = "direct, codes" if guarded else "direct"
+            found[name], found[f"{name}, CPU seconds a GB"] = seconds, cpu
+            speed = ARRAY / GB / statistics.median(seconds)
+            click.echo(f"{name:16} {speed:8.2f} GB/s, {cpu:.2f} s of CPU a GB, both ends")
         through = relay(100_000_000, repeat)
         if through is not None:
             found["relay"] = through
