@@ -92,7 +92,14 @@ class Begun(Fact, tag=138):
     attempt: int
 
 
-AnyFact = Said | Reported | Died | Lost | Refused | Claimed | Gone | Ticked | Begun | Needed
+class GivenUp(Fact, tag=140):
+    """A task must not run: it was revoked or has expired, and had not begun."""
+
+    key: Key
+    why: str
+
+
+AnyFact = Said | Reported | Died | Lost | Refused | Claimed | Gone | Ticked | Begun | Needed | GivenUp
 
 
 class Cursor(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):

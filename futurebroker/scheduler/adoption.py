@@ -37,7 +37,7 @@ def offer(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, functio
 
 def _adopt(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> None:
     if task.state is PROCESSING:
-        transitions.pull_back(state, task, tell=task.worker is not state.nowhere)
+        transitions.pull_back(state, task, tell=task.worker is not state.nowhere, is_taken_up=True)
     if task.state is not RELEASED:
         transitions.unfinished_released(state, task)
     state.adopted[task] = None

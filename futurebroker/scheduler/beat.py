@@ -134,10 +134,15 @@ def _fire(state: SchedulerState, planned: Planned) -> None:
     run(state, planned, moment, is_now=False)
 
 
+def key_of(entry: Entry, moment: float, is_now: bool = False) -> str:
+    """The id of what an entry's firing at ``moment`` runs; the same in every scheduler that may come to fire it."""
+    return str(uuid.uuid5(_SPACE, f"{entry.app}/{entry.name}@{moment!r}{' now' if is_now else ''}"))
+
+
 def run(state: SchedulerState, planned: Planned, moment: float, *, is_now: bool) -> str:
     """Submit the task of an entry; returns its id."""
     entry = planned.entry
-    key = str(uuid.uuid5(_SPACE, f"{entry.app}/{entry.name}@{moment!r}{' now' if is_now else ''}"))
+    key = key_of(entry, moment, is_now)
     wall = state.now + state.clock_offset
     conditions: list[Conditions | None] | None = [Conditions(expires=wall + entry.expires)] if entry.expires else None
     options = msgspec.convert(entry.options, TaskOptions)

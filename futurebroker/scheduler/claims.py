@@ -98,7 +98,7 @@ def take(state: SchedulerState, task: TaskRecord, claim: Claim) -> None:
 
 def _take(state: SchedulerState, task: TaskRecord, claim: Claim) -> None:
     if task.state is PROCESSING:
-        transitions.pull_back(state, task, tell=task.worker is not state.nowhere)
+        transitions.pull_back(state, task, tell=task.worker is not state.nowhere, is_taken_up=True)
     if task.state is not RELEASED:
         transitions.unfinished_released(state, task)
     state.awaited.pop(task, None)
@@ -253,7 +253,7 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None) -> 
         return
     holding.memory_released(state, task)
     recording.lost(state, task, again=False)
-    if not transitions.hold_back(state, task):
+    if not holding.hold_back(state, task):
         state.check.append(task)
         return
     state.leave_pool(task)

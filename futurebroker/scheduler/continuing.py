@@ -17,18 +17,19 @@ def continued(state: SchedulerState, worker: WorkerRecord, report: Continue) -> 
         return
     task.kind.observe(report.duration * 1e-6)
     note_continued(state, task, report)
-    if report.args is None:
+    if report.args is None or (task.terms is not None and task.terms.revoked):
         transitions.pull_back(state, task, tell=False)
         return
     transitions.processing_waiting(state, task, tell=False)
-    for follower in task.each_dependent():  # sent ahead; the worker has given them up with this attempt
-        if follower.waiting_on and follower.worker is worker:
-            transitions.pull_back(state, follower, tell=True)
     missing = _replace_inputs(state, task, report)
     if missing is not None:
         message = f"{task.key} was to go on with the result of {missing}, which is not known"
         failure = Failure("TaskError", message, "", task.key, worker.name, None, [message])
         transitions.fail(state, task, failure, tell=False)
+    # Sent ahead; the worker has given them up with this attempt. If the task has failed now, so have they.
+    for follower in task.each_dependent():
+        if follower.waiting_on and follower.worker is worker:
+            transitions.pull_back(state, follower, tell=True)
 
 
 def _replace_inputs(state: SchedulerState, task: TaskRecord, report: Continue) -> str | None:

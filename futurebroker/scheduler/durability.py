@@ -22,7 +22,15 @@ from futurebroker.persistence.database import is_sqlite, shown
 from futurebroker.persistence.journal import Journal
 from futurebroker.protocol.durable import Delivery, DurableEndpoint
 from futurebroker.protocol.facts import VERSION, Batch, Cursor, encode_batch
-from futurebroker.protocol.messages import AdoptFile, Free, Leave, Replicate, Run, Store, StorePart
+from futurebroker.protocol.messages import (
+    AdoptFile,
+    Free,
+    Leave,
+    Replicate,
+    Run,
+    Store,
+    StorePart,
+)
 from futurebroker.scheduler.commands import Command, Forget, Send
 from futurebroker.scheduler.state import SchedulerState
 
@@ -97,6 +105,8 @@ class Durability:
         self._thread = None if is_sqlite(journal.engine) else ThreadPoolExecutor(1, "futurebroker-journal")
         self._later: list[Command] = []
         self._freed: set[str] = set()
+        #: workers with a Run that waits for the commit: what follows on it waits as well, so that it comes after it
+        self._held: set[str] = set()
         self._arrived: dict[str, None] = {}
         self._dirty: dict[str, None] = {}
         self._batch: _Written | None = None
@@ -126,7 +136,7 @@ class Durability:
         if not self._armed:
             self._arm()
         workers = self._state.workers
-        freed, guarded = self._freed, self._state.guarded
+        freed, guarded, held = self._freed, self._state.guarded, self._held
         now: list[Command] = []
         for command in commands:
             if type(command) is Forget:
@@ -136,11 +146,14 @@ class Durability:
                 self._later.append(command)
             else:
                 assert type(command) is Send
-                message = command.message
-                kind = type(message)
-                if kind in _WAITING or (guarded and isinstance(message, Run) and message.key in guarded):
+                message: Any = command.message
+                kind: Any = type(message)
+                if kind is Run and guarded and message.key in guarded:
                     self._later.append(command)
-                    if type(message) is Free:
+                    held.add(command.peer)
+                elif kind in _WAITING or command.peer in held:
+                    self._later.append(command)
+                    if kind is Free:
                         freed.update(message.keys)
                 else:
                     if freed and kind in _GIVING:
@@ -278,6 +291,8 @@ class Durability:
             logger.warning("the journal is written again")
             self._heard(True)
         self._let_out(batch.commands)
+        if self._held:
+            self._held = {one.peer for one in self._later if type(one) is Send and type(one.message) is Run}
         if self._state.facts or self._later or self._arrived or self._dirty:
             self._arm()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from futurebroker.scheduler import placement, transitions
+from futurebroker.scheduler import holding, placement
 from futurebroker.scheduler.records import Pool
 from futurebroker.scheduler.state import SchedulerState
 
@@ -12,10 +12,10 @@ def refresh(state: SchedulerState, pool: Pool) -> None:
     placement.refresh_eligible(state, pool)
     if pool.eligible:
         for task in tuple(pool.stranded):
-            transitions.no_worker_queued(state, task)
+            holding.no_worker_queued(state, task)
     else:
         for task in tuple(pool.queue):
-            transitions.queued_no_worker(state, task)
+            holding.queued_no_worker(state, task)
 
 
 def refresh_all(state: SchedulerState) -> None:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
+from futurebroker.protocol.messages import KeyLost
 from futurebroker.scheduler.records import TaskRecord
-from futurebroker.scheduler.state import NO_WORKER, QUEUED, RELEASED, SCHEDULED, SchedulerState
+from futurebroker.scheduler.state import (
+    NO_WORKER,
+    QUEUED,
+    RELEASED,
+    SCHEDULED,
+    UNFINISHED,
+    WAITING,
+    SchedulerState,
+)
 
 
 def get_ready(state: SchedulerState, task: TaskRecord) -> None:
@@ -46,6 +55,42 @@ def let_go(state: SchedulerState, task: TaskRecord) -> None:
         task.terms.timer = None
 
 
+def no_worker_queued(state: SchedulerState, task: TaskRecord) -> None:
+    """A worker that may run the task has come."""
+    task.pool.stranded.pop(task, None)
+    state.move(task, QUEUED)
+    task.pool.queue.push(task)
+    state.ready[task.pool] = None
+
+
+def queued_no_worker(state: SchedulerState, task: TaskRecord) -> None:
+    """The last worker that may run the task has gone."""
+    state.move(task, NO_WORKER)
+    task.pool.stranded[task] = None
+
+
+def ready_waiting(state: SchedulerState, task: TaskRecord) -> None:
+    """An input of a QUEUED, NO_WORKER or SCHEDULED task was lost."""
+    task.pool.stranded.pop(task, None)
+    let_go(state, task)
+    state.move(task, WAITING)
+
+
+def hold_back(state: SchedulerState, task: TaskRecord) -> bool:
+    """A result is gone: who was told is told, and what was ready by it waits; whether anybody does."""
+    waiting = False
+    for dependent in task.each_dependent():
+        if dependent.state in UNFINISHED:
+            dependent.waiting_on += 1
+            if dependent.state in (QUEUED, NO_WORKER, SCHEDULED):
+                ready_waiting(state, dependent)
+            waiting = waiting or dependent.state is WAITING
+    for client in task.each_client():
+        if client.client_id:
+            state.send(client.client_id, KeyLost(task.key))
+    return waiting or task.wanted_by is not None
+
+
 def erred_released(state: SchedulerState, task: TaskRecord) -> None:
     """The failure is forgotten, because the task is to be tried again."""
     state.note(task, "is tried again after its failure")
@@ -53,6 +98,9 @@ def erred_released(state: SchedulerState, task: TaskRecord) -> None:
     task.failure = None
     task.retried = 0
     task.deaths = 0
+    terms = task.terms
+    if terms is not None and terms.expires <= state.now + state.clock_offset:
+        terms.expires = 0.0  # whoever wants it run now has been told that it had expired
 
 
 def memory_released(state: SchedulerState, task: TaskRecord) -> None:

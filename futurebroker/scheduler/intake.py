@@ -9,6 +9,7 @@ from futurebroker.protocol.messages import (
     AddFunction,
     AdoptFile,
     Cancel,
+    Conditions,
     Detach,
     DetachedEnded,
     EndGraph,
@@ -83,14 +84,14 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
     pool = placement.pool_for(state, message.options)
     tasks = state.tasks
     room = state.policy.client_keys - len(client.wants)
-    special = state.expected or state.revoked
+    revoked = state.revoked
     if pool.options.rate_limit:
         rates.see_to(function.kind, pool)
     conditions = message.conditions or (None,) * len(message.keys)
     keeps = pool.options.keep or pool.options.unwanted
     for key, args, names, agreed in zip(message.keys, message.args, rows, conditions, strict=True):
         if key in tasks:
-            _submit_known(state, client, tasks[key], function, args, names, pool)
+            _submit_known(state, client, tasks[key], function, args, names, pool, agreed)
             if parent is not None and client in tasks[key].each_client():
                 families.adopt(state, parent, tasks[key])
             continue
@@ -116,7 +117,7 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             families.adopt(state, parent, task)
         if state.claims and claims.claimed(state, task):
             continue
-        if (agreed is not None or special) and revoking.admitted(state, task, agreed):
+        if (agreed is not None or revoked) and revoking.admitted(state, task, agreed):
             continue
         if dependencies:
             transitions.compute(state, task)
@@ -178,6 +179,7 @@ def _submit_known(
     args: bytes,
     names: tuple[Key, ...],
     pool: Pool,
+    agreed: Conditions | None,
 ) -> None:
     """A key comes again: the same work is wanted by one more; other work under a known key is refused.
 
@@ -188,6 +190,7 @@ def _submit_known(
         if fault:
             _reject(state, client, task.key, fault)
             return
+        _agree_again(state, task, agreed)
     if pool.options.idempotent and task.pool.options.idempotent:
         want(state, client, task)  # the key says that it is the same, in whatever words
         return
@@ -197,6 +200,19 @@ def _submit_known(
         _reject(state, client, task.key, "another task already has this key; choose another key=", kind="duplicate")
         return
     want(state, client, task)
+
+
+def _agree_again(state: SchedulerState, task: TaskRecord, agreed: Conditions | None) -> None:
+    """Only the key of a task was known: what else its client says of it holds from here on."""
+    options = task.pool.options
+    if options.keep or options.unwanted:
+        keeping.keep(state, task)
+        if task.state not in UNFINISHED and task.state is not RELEASED:
+            keeping.ended(state, task)
+    if task.state is RELEASED:
+        revoking.admitted(state, task, agreed)
+    elif agreed is not None:
+        terms.agree(state, task, agreed)
 
 
 def _reject(state: SchedulerState, client: ClientRecord, key: Key, reason: str, kind: str = "rejected") -> None:
@@ -224,9 +240,9 @@ def want_keys(state: SchedulerState, client: ClientRecord, message: Want) -> Non
         if task is None and (message.patient or key in state.claims) and not bad_key(key):
             claims.await_claim(state, client, key)
         elif task is None:
-            state.send(
-                client.client_id, KeyCancelled(key, "its task is not known; it was released or cancelled", "lost")
-            )
+            if client not in state.expected.get(key, ()):  # else it is waited for until it comes
+                text = "its task is not known; it was released or cancelled"
+                state.send(client.client_id, KeyCancelled(key, text, "lost"))
         else:
             want(state, client, task)
 

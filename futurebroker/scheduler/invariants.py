@@ -383,6 +383,8 @@ def _check_idle(state: SchedulerState) -> None:
         makers = (*claim.holders, *claim.runners)
         if key in state.tasks or not all(_is_known(state, one) for one in makers):
             _broken(state, "I26", f"{key} is claimed, and known or held by a worker that is gone")
+    if any(key in state.tasks for key in state.expected):
+        _broken(state, "I11", "a key that somebody waits for has come, and he isn't told")
     if any(key not in state.tasks for key in state.families):
         _broken(state, "I26", "a task that is gone still keeps what it submitted")
     if any(state.tasks.get(task.key) is not task for task in state.awaited):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -11,7 +10,7 @@ import msgspec
 from futurebroker.protocol.messages import Failure, PlannedCall
 from futurebroker.scheduler import beat, checkpoint, keeping, revoking
 from futurebroker.scheduler.records import TaskRecord, Terms
-from futurebroker.scheduler.state import UNFINISHED, SchedulerState
+from futurebroker.scheduler.state import SchedulerState
 from futurebroker.types import Key
 
 
@@ -30,11 +29,13 @@ class TermsRow(checkpoint.Row):
     failure: Failure | None = None
     deals_with: Failure | None = None
     planned: list[PlannedCall] | None = None
+    revoked: str = ""
 
 
 #: fields that are the same in both
 _SAME = (
     "expires", "retries", "request", "parent", "children", "joins", "custom", "failure", "deals_with", "planned",
+    "revoked",
 )  # fmt: skip
 
 
@@ -63,15 +64,15 @@ def read_terms(state: SchedulerState, rows: Any) -> None:
                 function.planned += 1
         if row.due:
             terms.due = row.due - state.clock_offset
-        if row.expires and task.state in UNFINISHED:
-            at = max(state.now, row.expires - state.clock_offset)
-            state.timers.at(at, partial(revoking.expire, state, task))
+        if row.expires:
+            revoking.watch(state, task)
 
 
 def write_ended(state: SchedulerState) -> list[tuple[float, list[tuple[Key, float]]]]:
     """What is kept, and since when."""
     return [
-        (seconds, [(task.key, at + state.clock_offset) for at, task in line]) for seconds, line in state.ended.items()
+        (seconds, [(task.key, at + state.clock_offset) for at, task in line if state.tasks.get(task.key) is task])
+        for seconds, line in state.ended.items()
     ]
 
 
@@ -105,6 +106,18 @@ def read_beat(state: SchedulerState, rows: Any) -> None:
         beat.resume(state, msgspec.convert(row, beat.Entry), last, runs)
 
 
+def write_expected(state: SchedulerState) -> dict[Key, list[str]]:
+    """Keys that clients wait for and nobody has submitted."""
+    return {key: [client.client_id for client in clients] for key, clients in state.expected.items()}
+
+
+def read_expected(state: SchedulerState, rows: Any) -> None:
+    """They still wait."""
+    for key, names in rows.items():
+        state.expected[key] = {state.clients[name]: None for name in names if name in state.clients}
+
+
+checkpoint.EXTRAS["expected"] = (write_expected, read_expected)
 checkpoint.EXTRAS["beat"] = (write_beat, read_beat)
 checkpoint.EXTRAS["terms"] = (write_terms, read_terms)
 checkpoint.EXTRAS["ended"] = (write_ended, read_ended)

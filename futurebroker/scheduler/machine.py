@@ -74,6 +74,7 @@ class SchedulerMachine:
         """Apply ``event``, which happened at monotonic time ``now``; returns what is to be done, in order."""
         state = self.state
         state.now = now
+        state.happened += 1
         if state.chronicle is not None and type(event) in NOTED:
             NOTED[type(event)](state, event)
         _APPLY[type(event)](state, event)
@@ -253,7 +254,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
 def _take_from_lost(state: SchedulerState, worker: WorkerRecord, task: TaskRecord, *, blame: bool) -> None:
     if task.function is None:
         transitions.processing_refused(state, task, f"worker {worker.name} was lost on the way")
-    elif blame or task.pool.at_most_once:  # which of them had begun nobody can tell
+    elif (blame or task.pool.at_most_once) and task.needed:  # which of them had begun nobody can tell
         recording.died(state, worker, task, "WorkerLostError", "")
         reports.count_death(state, task, worker, "WorkerLostError", "")
     else:

@@ -9,14 +9,27 @@ from __future__ import annotations
 from typing import Any
 
 from futurebroker.protocol import messages as m
-from futurebroker.protocol.facts import Begun, Claimed, Died, Gone, Lost, Needed, Refused, Reported, Said, Ticked
+from futurebroker.protocol.facts import (
+    AnyFact,
+    Begun,
+    Claimed,
+    Died,
+    GivenUp,
+    Gone,
+    Lost,
+    Needed,
+    Refused,
+    Reported,
+    Said,
+    Ticked,
+)
 from futurebroker.protocol.messages import KEEP_LIMIT, Finished, PutPart
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import SchedulerState
 
 #: what clients say that must survive; `said_data` sees to scattered data
 _KEPT_OF_CLIENTS = frozenset(
-    (m.AddFunction, m.Submit, m.EndGraph, m.Release, m.Want, m.Cancel, m.Retry, m.Detach, m.OnFailure)
+    (m.AddFunction, m.Submit, m.EndGraph, m.Release, m.Want, m.Cancel, m.Retry, m.Detach, m.OnFailure, m.Await)
 )
 #: topics of Ask that change what must survive; who answers such a topic adds it here
 KEPT_TOPICS: set[str] = set()
@@ -67,11 +80,19 @@ def said_data(state: SchedulerState, client: ClientRecord, message: Any, *, kept
 def _note_said(state: SchedulerState, client: ClientRecord, message: Any) -> None:
     facts = state.facts
     assert facts is not None
-    last = facts[-1] if facts else None
-    if type(last) is Said and last.at == state.now and last.client == client.client_id:
+    last = _last(state, facts)
+    if type(last) is Said and last.client == client.client_id:
         last.messages.append(message)
     else:
         facts.append(Said(state.now, client.client_id, [message]))
+
+
+def _last(state: SchedulerState, facts: list[AnyFact]) -> AnyFact | None:
+    """The newest fact, if it is of the event at hand: what an event leads to is settled before the next."""
+    if state.noted == state.happened:
+        return facts[-1] if facts else None
+    state.noted = state.happened
+    return None
 
 
 def reported(state: SchedulerState, worker: WorkerRecord, message: Any) -> None:
@@ -88,11 +109,33 @@ def reported(state: SchedulerState, worker: WorkerRecord, message: Any) -> None:
             message = Finished(
                 message.key, message.attempt, message.nbytes, message.duration, None, message.path, message.type
             )
-    last = facts[-1] if facts else None
-    if type(last) is Reported and last.at == state.now and last.worker == worker.name:
+    last = _last(state, facts)
+    if type(last) is Reported and last.worker == worker.name:
         last.messages.append(message)
     else:
         facts.append(Reported(state.now, worker.name, [message]))
+
+
+def told(state: SchedulerState, worker: WorkerRecord, message: m.Said) -> None:
+    """An executor told what must survive; of what is told again and again of a task the newest counts."""
+    facts = state.facts
+    if facts is None:
+        return
+    last = _last(state, facts)
+    if type(last) is not Reported or last.worker != worker.name:
+        facts.append(Reported(state.now, worker.name, [message]))
+        return
+    newest = last.messages[-1]
+    if type(newest) is m.Said and (newest.topic, newest.key) == (message.topic, message.key):
+        last.messages[-1] = message
+    else:
+        last.messages.append(message)
+
+
+def given_up(state: SchedulerState, task: TaskRecord, why: str) -> None:
+    """A task fails because it must not run (any more)."""
+    if state.facts is not None:
+        state.facts.append(GivenUp(state.now, task.key, why))
 
 
 def died(state: SchedulerState, worker: WorkerRecord, task: TaskRecord, kind: str, how: str) -> None:

@@ -14,6 +14,7 @@ from futurebroker.protocol.facts import (
     Begun,
     Claimed,
     Died,
+    GivenUp,
     Gone,
     Lost,
     Needed,
@@ -22,11 +23,12 @@ from futurebroker.protocol.facts import (
     Said,
     Ticked,
 )
-from futurebroker.scheduler import claims, families, lasting, machine, reports, transitions
+from futurebroker.protocol.messages import Said as Telling
+from futurebroker.scheduler import claims, families, lasting, machine, reports, terms, transitions
 from futurebroker.scheduler.commands import ClientGone, ClientSaid
 from futurebroker.scheduler.records import WorkerRecord
 from futurebroker.scheduler.resuming import adopt
-from futurebroker.scheduler.state import MEMORY, Claim, SchedulerState
+from futurebroker.scheduler.state import MEMORY, UNFINISHED, Claim, SchedulerState
 from futurebroker.states import WorkerStatus
 
 #: seconds that moments of one clock may differ by after they were computed in another way
@@ -79,6 +81,9 @@ def _reported(state: SchedulerState, stand_in: WorkerRecord, fact: Reported) -> 
     stand_in.name = fact.worker
 
     def apply(report: Any) -> None:
+        if type(report) is Telling:
+            terms.said(state, stand_in, report)
+            return
         task = state.tasks.get(report.key)
         if task is None or not adopt(state, task, stand_in, getattr(report, "attempt", 0)):
             state.counters["replay strays"] += 1
@@ -128,6 +133,13 @@ def _begun(state: SchedulerState, stand_in: WorkerRecord, fact: Begun) -> None:
         adopt(state, task, stand_in, fact.attempt)
 
 
+def _given_up(state: SchedulerState, stand_in: WorkerRecord, fact: GivenUp) -> None:
+    task = state.tasks.get(fact.key)
+    if task is not None and task.state in UNFINISHED:
+        terms.terms_of(task).revoked = fact.why
+        transitions.give_up(state, task)
+
+
 def _ticked(state: SchedulerState, stand_in: WorkerRecord, fact: Ticked) -> None:
     state.timers.run_due(state.now + SLACK)
 
@@ -142,5 +154,6 @@ _REPLAY: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]] = 
     Claimed: _claimed,
     Gone: lambda state, _, fact: machine.client_gone(state, ClientGone(fact.client)),
     Begun: _begun,
+    GivenUp: _given_up,
     Ticked: _ticked,
 }

@@ -25,7 +25,7 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import claims, copying, families, recording, revoking, stealing, stories, transitions
+from futurebroker.scheduler import claims, copying, families, recording, stealing, stories, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
@@ -102,8 +102,7 @@ def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorD
     if task is None:
         return
     if report.innocent and not task.pool.at_most_once:
-        if not revoking.given_back(state, task):
-            transitions.pull_back(state, task, tell=False)
+        transitions.pull_back(state, task, tell=False)
     else:
         count_death(state, task, worker, "ExecutorDiedError", report.how)
 
@@ -140,8 +139,6 @@ def gave_back(state: SchedulerState, worker: WorkerRecord, report: GaveBack) -> 
     task = current(state, worker, report)
     if task is not None:
         thief = stealing.given(state, worker, task)
-        if revoking.given_back(state, task):
-            return
         transitions.pull_back(state, task, tell=False)
         if thief is not None:
             stealing.place(state, task, worker, thief)

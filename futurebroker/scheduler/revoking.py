@@ -5,40 +5,46 @@ What is revoked has failed, and so has everything that depends on it. An id may 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from futurebroker.protocol.messages import Conditions, Failure, GiveBack, Kill
 from futurebroker.scheduler import recording, transitions
 from futurebroker.scheduler.records import TaskRecord
-from futurebroker.scheduler.state import MEMORY, PROCESSING, UNFINISHED, WAITING, SchedulerState
-from futurebroker.scheduler.terms import agree, arrive, terms_of
+from futurebroker.scheduler.state import MEMORY, PROCESSING, RELEASED, UNFINISHED, WAITING, SchedulerState
+from futurebroker.scheduler.terms import agree, terms_of
 from futurebroker.types import Key
 
 #: seconds an id stays revoked, and how many do; the oldest go first (Celery keeps 50,000 for three hours)
 REVOKED_FOR = 3 * 3600.0
 REVOKED_MOST = 50_000
+#: seconds that a moment may be off by after it was computed in two ways
+SLACK = 1e-3
 
 
 def admitted(state: SchedulerState, task: TaskRecord, conditions: Conditions | None) -> bool:
-    """Take in a new task that has conditions, or is awaited, or revoked; whether it has ended with that."""
+    """Take in a new task that has conditions, or is revoked; whether it has ended with that."""
     if conditions is not None:
         agree(state, task, conditions)
-    if state.expected:
-        arrive(state, task)
-    if task.key in state.revoked:
-        _begin(state, task)
-        transitions.fail(state, task, _failure(task, "revoked"))
-        return True
     terms = task.terms
+    why = "revoked" if task.key in state.revoked else ""
     if terms is not None and terms.expires:
-        at = terms.expires - state.clock_offset
-        if at <= state.now:
-            _begin(state, task)
-            transitions.fail(state, task, _failure(task, "expired"))
-            return True
-        state.timers.at(at, partial(expire, state, task))
-    return False
+        if terms.expires - state.clock_offset <= state.now:
+            why = why or "expired"
+        else:
+            watch(state, task)
+    if why:
+        _begin(state, task)
+        transitions.fail(state, task, Failure("TaskRevokedError", why, "", task.key, "", None, [why]))
+    return bool(why)
+
+
+def watch(state: SchedulerState, task: TaskRecord) -> None:
+    """Look whether a new task has begun when its time to begin is over; its record isn't held for that."""
+    assert task.terms is not None
+    at = max(state.now, task.terms.expires - state.clock_offset)
+    state.timers.at(at, partial(_expire, state, task.key))
 
 
 def _begin(state: SchedulerState, task: TaskRecord) -> None:
@@ -49,54 +55,70 @@ def _begin(state: SchedulerState, task: TaskRecord) -> None:
     state.move(task, WAITING)
 
 
-def expire(state: SchedulerState, task: TaskRecord) -> None:
-    """Its time to begin is over."""
-    _give_up(state, task, "expired")
+def _expire(state: SchedulerState, key: Key) -> None:
+    """The time is over in which a task of this key had to begin."""
+    task = state.tasks.get(key)
+    terms = task.terms if task is not None else None
+    if task is None or terms is None or not terms.expires or terms.expires > state.now + state.clock_offset + SLACK:
+        return
+    if _is_open(task):
+        if not terms.revoked:  # else that is seen to
+            _give_up(state, [task], "expired")
+    elif task.state is RELEASED:
+        terms.expires = 0.0  # nobody waited for it; who comes to need it knows how late it is
 
 
 def revoke(state: SchedulerState, keys: list[Key], terminate: bool) -> list[Key]:
     """These tasks must not run; with ``terminate`` they are also ended where they run. Returns those that are known."""
-    known = []
     for key in keys:
         state.revoked.pop(key, None)
         state.revoked[key] = state.now
-        task = state.tasks.get(key)
-        if task is not None and task.state in UNFINISHED:
-            known.append(key)
-            _give_up(state, task, "terminated" if terminate else "revoked")
+    known = [task for key in dict.fromkeys(keys) if (task := state.tasks.get(key)) is not None and _is_open(task)]
+    _give_up(state, known, "terminated" if terminate else "revoked")
     while len(state.revoked) > REVOKED_MOST:
         del state.revoked[next(iter(state.revoked))]
     for key, since in list(state.revoked.items()):
         if since + REVOKED_FOR > state.now:
             break
         del state.revoked[key]
-    return known
+    return [task.key for task in known]
 
 
-def _give_up(state: SchedulerState, task: TaskRecord, why: str) -> None:
-    """Fail it, unless it runs and is to be left alone then; its worker is asked whether it does."""
-    if task.state not in UNFINISHED:
-        return
-    worker = task.worker
-    if task.state is PROCESSING and worker is not None and why != "terminated":
+def purge_tasks(state: SchedulerState, _about: Any) -> int:
+    """Give up the tasks of apps that have not begun; how many."""
+    doomed = [
+        task
+        for task in state.tasks.values()
+        if _is_open(task) and task.state is not PROCESSING and (task.pool.options.keep or task.pool.options.unwanted)
+    ]
+    for task in doomed:
+        if _is_open(task):  # it did not fail with one before it
+            _give_up(state, [task], "revoked")
+    return len(doomed)
+
+
+def _is_open(task: TaskRecord) -> bool:
+    """Whether it is a call that has not ended."""
+    return task.state in UNFINISHED and task.function is not None
+
+
+def _give_up(state: SchedulerState, tasks: list[TaskRecord], why: str) -> None:
+    """Fail them, but for those that run and are to be left alone then; their workers are asked whether they do.
+
+    In any case no other attempt of them is begun.
+    """
+    for task in tasks:  # all of them before one fails others
         terms_of(task).revoked = why
-        state.send(worker.worker_id, GiveBack([(task.key, task.attempt)]))
-        return
-    if worker is not None:
-        state.send(worker.worker_id, Kill(task.key, task.attempt))
-    transitions.fail(state, task, _failure(task, why), tell=False)
-
-
-def given_back(state: SchedulerState, task: TaskRecord) -> bool:
-    """An attempt was not begun: whether the task is given up with it."""
-    if task.terms is None or not task.terms.revoked:
-        return False
-    transitions.fail(state, task, _failure(task, task.terms.revoked), tell=False)
-    return True
-
-
-def _failure(task: TaskRecord, why: str) -> Failure:
-    return Failure("TaskRevokedError", why, "", task.key, "", None, [why])
+    for task in () if state.replaying else tasks:  # what had begun then is among the facts
+        worker = task.worker
+        if worker is None or worker is state.nowhere:
+            if worker is None or why == "terminated":
+                transitions.give_up(state, task)
+        elif why == "terminated":
+            state.send(worker.worker_id, Kill(task.key, task.attempt))
+            transitions.give_up(state, task)
+        else:
+            state.send(worker.worker_id, GiveBack([(task.key, task.attempt)]))
 
 
 def request(state: SchedulerState, about: Any) -> list[Key]:
@@ -106,5 +128,5 @@ def request(state: SchedulerState, about: Any) -> list[Key]:
 
 
 #: questions that are answered at once
-TOPICS = {"revoke": request}
+TOPICS: dict[str, Callable[[SchedulerState, Any], Any]] = {"revoke": request, "purge_tasks": purge_tasks}
 recording.KEPT_TOPICS.add("revoke")

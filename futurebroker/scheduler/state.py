@@ -178,6 +178,8 @@ class SchedulerState:
         self.chronicle: Chronicle | None = None
         #: what must survive and has not been taken by the journal; None without one
         self.facts: list[AnyFact] | None = None
+        #: events so far, and the one in which a fact was noted last
+        self.happened = self.noted = 0
         #: tasks of which it has to be written that they were sent before they are
         self.guarded: set[Key] = set()
         #: stands for workers of a former scheduler's time, while it isn't known which of them are still there
@@ -294,7 +296,14 @@ class SchedulerState:
         if function is not None:
             function.tasks += 1
         self.tasks[key] = task
+        if self.expected:
+            self._arrive(task)
         return task
+
+    def _arrive(self, task: TaskRecord) -> None:
+        """A key that clients may wait for is there."""
+        for client in self.expected.pop(task.key, ()):
+            task.add_client(client)
 
     def drop_task(self, task: TaskRecord) -> None:
         """The record is FORGOTTEN: take it out of every index."""

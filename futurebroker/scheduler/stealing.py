@@ -78,6 +78,7 @@ def place(state: SchedulerState, task: TaskRecord, victim: WorkerRecord, thief: 
     """Send a task that came back to the thief, if that is still right; else it is as ready as any other."""
     if (
         task.state is QUEUED
+        and task.kind.rate is None
         and thief in state.roomy
         and _may_take(thief, task)
         and placement.start_cost(state, task, thief) < placement.start_cost(state, task, victim)
@@ -166,6 +167,8 @@ def _choose(state: SchedulerState, victim: WorkerRecord) -> dict[TaskRecord, tup
     for task in islice(reversed(victim.processing), min(LOOKED, count - begun)):
         if task.function is None or task.waiting_on or task in victim.away or len(task.dependencies) > INPUTS:
             continue
+        if task.terms is not None and task.terms.revoked:
+            continue  # it runs there or nowhere
         # What runs there is half done, as far as anybody knows.
         wait = (seconds * max(0.5, 1 - victim.slots / (2 * count)) - task.span) / victim.slots
         if paused:

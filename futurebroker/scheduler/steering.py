@@ -7,12 +7,12 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from futurebroker.protocol.messages import Leave, Resize, Said
-from futurebroker.scheduler import placement, rates, recording, revoking, terms
+from futurebroker.scheduler import placement, rates, terms
 from futurebroker.scheduler.admission import SLOTS_MAX
 from futurebroker.scheduler.eligibility import refresh_all
 from futurebroker.scheduler.placement import DEFAULT_QUEUE
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
-from futurebroker.scheduler.state import MEMORY, PROCESSING, SCHEDULED, UNFINISHED, SchedulerState
+from futurebroker.scheduler.state import MEMORY, SCHEDULED, SchedulerState
 
 #: tasks that an answer lists for a worker at most
 SHOWN = 10_000
@@ -236,18 +236,6 @@ def control(state: SchedulerState, about: Any) -> dict[str, Any]:
     return {worker.name: {"ok": said} for worker in workers}
 
 
-def purge_tasks(state: SchedulerState, _about: Any) -> int:
-    """Give up the tasks of apps that have not begun; how many."""
-    doomed = [
-        task.key
-        for task in state.tasks.values()
-        if task.state in UNFINISHED
-        and task.state is not PROCESSING
-        and (task.pool.options.keep or task.pool.options.unwanted)
-    ]
-    return len(revoking.revoke(state, doomed, False))
-
-
 def resized(state: SchedulerState, worker: WorkerRecord, message: Said) -> None:
     """A worker has more or fewer slots from now on."""
     if isinstance(message.about, int) and 0 < message.about <= SLOTS_MAX:
@@ -261,6 +249,4 @@ terms.SAYINGS["slots"] = resized
 TOPICS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     "inspect": inspect,
     "control": control,
-    "purge_tasks": purge_tasks,
 }
-recording.KEPT_TOPICS.add("purge_tasks")

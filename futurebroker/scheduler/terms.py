@@ -20,7 +20,7 @@ from futurebroker.protocol.messages import (
     Said,
     TaskOptions,
 )
-from futurebroker.scheduler import keeping, notes, placement
+from futurebroker.scheduler import keeping, notes, placement, recording
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, TaskRecord, Terms, WorkerRecord
 from futurebroker.scheduler.state import ERRED, MEMORY, UNFINISHED, SchedulerState
 from futurebroker.types import Key
@@ -128,6 +128,7 @@ def update_state(state: SchedulerState, worker: WorkerRecord, message: Said) -> 
         return
     name, meta = about
     if isinstance(name, str) and isinstance(meta, bytes) and len(meta) <= STATE_BYTES:
+        recording.told(state, worker, message)
         terms_of(task).custom = (name, meta)
 
 
@@ -183,6 +184,14 @@ def make_planned(state: SchedulerState, task: TaskRecord, failure: Failure) -> N
         _unplan(state, call)
 
 
+def fulfil(state: SchedulerState, task: TaskRecord) -> None:
+    """The task has a result. If that is lost, what it is made of once more is neither too late nor unwanted."""
+    assert task.terms is not None
+    task.terms.revoked = ""
+    task.terms.expires = 0.0
+    forget_planned(state, task)
+
+
 def forget_planned(state: SchedulerState, task: TaskRecord) -> None:
     """The task won't fail any more."""
     terms = task.terms
@@ -232,12 +241,6 @@ def expect(state: SchedulerState, client: ClientRecord, message: Await, known: A
             known(state, client, task)
         else:
             state.expected.setdefault(key, {})[client] = None
-
-
-def arrive(state: SchedulerState, task: TaskRecord) -> None:
-    """A key that may be expected is there."""
-    for client in state.expected.pop(task.key, ()):
-        task.add_client(client)
 
 
 def expect_no_more(state: SchedulerState, client: ClientRecord, keys: list[Key] | None = None) -> None:

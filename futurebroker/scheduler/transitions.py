@@ -18,13 +18,24 @@ from futurebroker.protocol.messages import (
     Drop,
     Failure,
     Finished,
+    GaveBack,
     KeyErred,
     KeyFinished,
-    KeyLost,
     Stored,
 )
 from futurebroker.scheduler import placement, recording
-from futurebroker.scheduler.holding import erred_released, get_ready, let_go, may_run_again, memory_released, runs_once
+from futurebroker.scheduler.holding import (
+    erred_released,
+    get_ready,
+    hold_back,
+    let_go,
+    may_run_again,
+    memory_released,
+    no_worker_queued,
+    queued_no_worker,
+    ready_waiting,
+    runs_once,
+)
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
@@ -40,7 +51,7 @@ from futurebroker.scheduler.state import (
     SchedulerState,
 )
 from futurebroker.scheduler.telling import must_be_stored, tell_end, tell_later
-from futurebroker.scheduler.terms import forget_planned, make_planned, run_message
+from futurebroker.scheduler.terms import forget_planned, fulfil, make_planned, run_message, terms_of
 from futurebroker.states import TaskState
 
 #: when nothing is missing (any more), and when the time has come
@@ -97,20 +108,6 @@ def released_waiting(state: SchedulerState, task: TaskRecord) -> list[TaskRecord
     return released
 
 
-def no_worker_queued(state: SchedulerState, task: TaskRecord) -> None:
-    """A worker that may run the task has come."""
-    task.pool.stranded.pop(task, None)
-    state.move(task, QUEUED)
-    task.pool.queue.push(task)
-    state.ready[task.pool] = None
-
-
-def queued_no_worker(state: SchedulerState, task: TaskRecord) -> None:
-    """The last worker that may run the task has gone."""
-    state.move(task, NO_WORKER)
-    task.pool.stranded[task] = None
-
-
 def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> None:
     """Send the task to ``worker``: ready, or ahead of inputs that are made there (from WAITING)."""
     function = task.function
@@ -156,8 +153,6 @@ def processing_memory(state: SchedulerState, task: TaskRecord, report: Finished)
         state.free(worker, task.key)
     else:
         task.add_holder(worker, report.path)
-    if task.terms is not None:
-        forget_planned(state, task)
     memory_reached(state, task, value, report.type)
 
 
@@ -200,6 +195,8 @@ def processing_refused(state: SchedulerState, task: TaskRecord, reason: str) -> 
 
 def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None, type_name: str) -> None:
     """What follows when a result has come, however it came."""
+    if task.terms is not None:
+        fulfil(state, task)
     wanted = task.wanted_by
     if value is None and must_be_stored(state, task):
         tell_later(state, task)
@@ -267,8 +264,10 @@ def unfinished_erred(state: SchedulerState, task: TaskRecord, failure: Failure, 
     task.failure = failure
     _free_inputs(state, task)
     tell_end(state, task, KeyErred(task.key, failure))
-    if task.terms is not None and task.terms.planned is not None:
-        make_planned(state, task, failure)
+    if task.terms is not None:
+        task.terms.revoked = ""
+        if task.terms.planned is not None:
+            make_planned(state, task, failure)
     if not task.needed:
         state.check.append(task)
 
@@ -312,31 +311,48 @@ def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
 # -- going back ----------------------------------------------------------------------------------------------------
 
 
-def pull_back(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
+def pull_back(state: SchedulerState, task: TaskRecord, *, tell: bool, is_taken_up: bool = False) -> None:
     """The attempt of a PROCESSING task is void; it waits for another, as do tasks that were sent to follow it.
 
     Args:
         tell: send the worker a Drop for the task itself; those that follow it are dropped in any case.
+        is_taken_up: it goes on at once in another way; else one that must not run any more fails.
     """
     worker = task.worker
+    assert worker is not None
     pulled = [task]
     back: list[TaskRecord] = []
     while pulled:
         current = pulled.pop()
         if current.state is not PROCESSING or current.worker is not worker:
             continue
+        if current is not task and current.pool.at_most_once:
+            recording.reported(state, worker, GaveBack(current.key, current.attempt))
         processing_waiting(state, current, tell=tell or current is not task)
         back.append(current)
         for follower in current.each_dependent():
             if follower.waiting_on and follower not in state.adopted:
                 pulled.append(follower)
     for current in back:
+        if current.state is not WAITING:
+            continue  # it failed with one before it
+        if current.terms is not None and current.terms.revoked and not (is_taken_up and current is task):
+            give_up(state, current)
+            continue
         for dependency in current.dependencies:
             if dependency.state is RELEASED:
                 recording.needed(state, dependency)
                 compute(state, dependency)
         if current.state is WAITING and not current.waiting_on:
             waiting_queued(state, current)
+
+
+def give_up(state: SchedulerState, task: TaskRecord) -> None:
+    """A task that must not run (any more) fails, with all that depends on it; its terms say why."""
+    why = terms_of(task).revoked
+    if task.state in UNFINISHED:
+        recording.given_up(state, task, why)
+        fail(state, task, Failure("TaskRevokedError", why, "", task.key, "", None, [why]), tell=False)
 
 
 def processing_waiting(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
@@ -376,21 +392,6 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None, how
         state.check.append(task)
 
 
-def hold_back(state: SchedulerState, task: TaskRecord) -> bool:
-    """A result is gone: who was told is told, and what was ready by it waits; whether anybody does."""
-    waiting = False
-    for dependent in task.each_dependent():
-        if dependent.state in UNFINISHED:
-            dependent.waiting_on += 1
-            if dependent.state in (QUEUED, NO_WORKER, SCHEDULED):
-                ready_waiting(state, dependent)
-            waiting = waiting or dependent.state is WAITING
-    for client in task.each_client():
-        if client.client_id:
-            state.send(client.client_id, KeyLost(task.key))
-    return waiting or task.wanted_by is not None
-
-
 def released_erred(state: SchedulerState, task: TaskRecord, reason: str) -> None:
     """Scattered data is gone: nothing can bring it back, and what waits for it fails."""
     failure = Failure("DataLostError", reason, "", task.key, "", None, [reason])
@@ -400,13 +401,6 @@ def released_erred(state: SchedulerState, task: TaskRecord, reason: str) -> None
     for dependent in task.each_dependent():
         fail(state, dependent, failure)
     state.check.append(task)
-
-
-def ready_waiting(state: SchedulerState, task: TaskRecord) -> None:
-    """An input of a QUEUED, NO_WORKER or SCHEDULED task was lost."""
-    task.pool.stranded.pop(task, None)
-    let_go(state, task)
-    state.move(task, WAITING)
 
 
 # -- releasing -----------------------------------------------------------------------------------------------------

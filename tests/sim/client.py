@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from futurebroker.protocol import messages as m
 from tests.sim.network import Hub, Line, Weather
-from tests.sim.oracle import Node, Oracle, encode_call, unpacked
+from tests.sim.oracle import FUNCTION, LIMITED, Call, Node, Oracle, encode_call, unpacked
 from tests.sim.world import World
 
-FUNCTION = b"f" * 16
 PART = 256 * 1024
 PATIENCE = 5.0
 BEAT_EVERY = 1.0
@@ -21,11 +22,19 @@ class SimClient:
 
     Args:
         given_up: keys that some client cancelled with force; shared by all.
+        revoked: keys that some client revoked; shared by all.
     """
 
     def __init__(
-        self, world: World, weather: Weather, hub: Hub, name: str, oracle: Oracle, given_up: set[str]
-    ) -> None:  # fmt: skip
+        self,
+        world: World,
+        weather: Weather,
+        hub: Hub,
+        name: str,
+        oracle: Oracle,
+        given_up: set[str],
+        revoked: set[str],
+    ) -> None:
         self.world = world
         self.oracle = oracle
         self.line = Line(world, weather, hub, name, False, {"user": name})
@@ -41,13 +50,19 @@ class SimClient:
         self.released: set[str] = set()
         self._submitted: list[Node] = []
         self._failed: set[str] = set()
+        #: all keys that it ever had a future of
+        self._had: set[str] = set()
         #: what it was released of and shall run all the same
         self._detached: dict[str, None] = {}
         self._given_up = given_up
+        self._revoked = revoked
+        #: arguments and conditions of what was submitted, as they were the first time
+        self._agreed: dict[str, tuple[bytes, m.Conditions | None]] = {}
+        self.retried = False
         self._held: dict[str, m.Held] = {}
         self._transfers: dict[int, str] = {}
         self._number = 0
-        self.line.near.send([m.AddFunction(FUNCTION, "f", b"code")])
+        self.line.near.send(self._functions())
         self.line.connect()
         self._beat()
 
@@ -55,6 +70,10 @@ class SimClient:
         if self.alive:
             self.line.beat("running")
             self.world.after(BEAT_EVERY, self._beat)
+
+    @staticmethod
+    def _functions() -> list[m.Message]:
+        return [m.AddFunction(FUNCTION, "f", b"code"), m.AddFunction(LIMITED, "limited", b"code")]
 
     # -- doing ------------------------------------------------------------------------------------------------------
 
@@ -74,7 +93,12 @@ class SimClient:
         self._submitted += nodes
         for node in nodes:
             self._expect(node.key)
-        self.line.near.send(self._calls(nodes))
+        plans: list[m.Message] = [
+            m.OnFailure(node.key, [m.PlannedCall(FUNCTION, node.errback, encode_call(Call(node.errback)))])
+            for node in nodes
+            if node.errback
+        ]
+        self.line.near.send([*self._calls(nodes), *plans])
 
     def _calls(self, nodes: list[Node]) -> list[m.Message]:
         messages: list[m.Message] = []
@@ -83,14 +107,40 @@ class SimClient:
                 value = str(self.oracle.value(node.key)).encode().ljust(node.size)
                 messages.append(m.PutValue(node.key, value, node.options.workers, node.broadcast))
                 continue
-            args, last = encode_call(node.call), messages[-1] if messages else None
-            if isinstance(last, m.Submit) and last.options == node.options and last.dependencies is not None:
+            args, conditions = self._agree(node, node.call)
+            last = messages[-1] if messages else None
+            if (
+                isinstance(last, m.Submit)
+                and last.options == node.options
+                and last.function == node.function
+                and last.dependencies is not None
+                and last.conditions is not None
+            ):
                 last.keys.append(node.key)
                 last.args.append(args)
                 last.dependencies.append(node.dependencies)
+                last.conditions.append(conditions)
             else:
-                messages.append(m.Submit(FUNCTION, [node.key], [args], [node.dependencies], node.options))
+                messages.append(
+                    m.Submit(
+                        node.function, [node.key], [args], [node.dependencies], node.options, conditions=[conditions]
+                    )
+                )
         return messages
+
+    def _agree(self, node: Node, call: Call) -> tuple[bytes, m.Conditions | None]:
+        """Arguments and conditions of a call; times count from when it is first submitted."""
+        known = self._agreed.get(node.key)
+        if known is None:
+            now = self.world.now
+            due = now + node.countdown if node.countdown else 0.0
+            expires = now + node.lifetime if node.lifetime else 0.0
+            conditions = None
+            if due or expires or node.joins or node.parent:
+                conditions = m.Conditions(due, expires, node.parent, node.joins)
+            args = encode_call(msgspec.structs.replace(call, due=due, becomes=node.becomes))
+            known = self._agreed[node.key] = args, conditions
+        return known
 
     def want(self, keys: list[str]) -> None:
         """Got hold of other clients' futures."""
@@ -98,6 +148,29 @@ class SimClient:
         for key in keys:
             self._expect(key)
         self.line.near.send([m.Want(keys)])
+
+    def await_keys(self, keys: list[str]) -> None:
+        """Knows the keys of futures that may come only later."""
+        keys = [key for key in keys if key not in self.futures]
+        for key in keys:
+            self._expect(key)
+        self.line.near.send([m.Await(keys)])
+
+    def give_up_open(self, keys: list[str]) -> None:
+        """Doesn't wait any longer for those that have not come."""
+        self.release([key for key in keys if key in self.open])
+
+    def revoke(self, keys: list[str], terminate: bool) -> None:
+        """Have these not run, whoever submitted them, or will."""
+        self._revoked.update(keys)
+        self._number += 1
+        self.line.near.send([m.Ask(self._number, "revoke", [keys, terminate])])
+
+    def purge(self) -> None:
+        """Have nothing run of what is kept and has not begun."""
+        self._revoked.update(self.oracle.nodes)
+        self._number += 1
+        self.line.near.send([m.Ask(self._number, "purge_tasks")])
 
     def release(self, keys: list[str], detach: bool = False) -> None:
         """Let go of some futures."""
@@ -108,6 +181,12 @@ class SimClient:
         if detach:
             self._detached.update(dict.fromkeys(keys))
         self.line.near.send([m.Detach(keys), m.Release(keys)] if detach else [m.Release(keys)])
+
+    def release_all(self) -> None:
+        """Let go of everything, also of what the scheduler has said to be cancelled, as dropped futures do."""
+        self.futures.clear()
+        self.open.clear()
+        self.line.near.send([m.Release(sorted(self._had))])
 
     def cancel(self, keys: list[str], force: bool) -> None:
         """Cancel some futures."""
@@ -123,6 +202,7 @@ class SimClient:
         """Try again what failed; it fails again, but not silently."""
         failed = [key for key, end in self.futures.items() if isinstance(end, m.Failure)]
         if failed:
+            self.retried = True
             self.line.near.send([m.Retry(failed)])
 
     def crash(self) -> None:
@@ -140,12 +220,12 @@ class SimClient:
         needed = {*self.open, *self._detached}
         for node in reversed(self._submitted):
             if node.key in needed:
-                needed.update(name for name in node.dependencies if name not in given)
+                needed.update(name for name in node.needs if name not in given)
         again = [node for node in self._submitted if node.key in needed]
         keys = [node.key for node in again]
         self._failed.update(key for key, end in self.futures.items() if isinstance(end, m.Failure))
         self.line.near.send([
-            m.AddFunction(FUNCTION, "f", b"code"),
+            *self._functions(),
             *(m.PutValue(key, str(end).encode(), given=True) for key, end in given.items()),
             m.Want([key for key in self.futures if key in self.open and key not in mine], patient=True),
             *self._calls(again),
@@ -175,6 +255,7 @@ class SimClient:
     # -- hearing ----------------------------------------------------------------------------------------------------
 
     def _expect(self, key: str) -> None:
+        self._had.add(key)
         self.futures[key] = None
         self.open.add(key)
 
@@ -218,7 +299,7 @@ class SimClient:
             given_up |= self.released | self._failed
         keys, ancestors = [message.key], {message.key}
         while keys:
-            for name in self.oracle.nodes[keys.pop()].dependencies:
+            for name in self.oracle.nodes[keys.pop()].needs:
                 if name not in ancestors:
                     ancestors.add(name)
                     keys.append(name)

@@ -12,8 +12,8 @@ from math import inf
 from typing import Any
 
 from futurebroker.protocol import messages as m
-from futurebroker.protocol.facts import VERSION, Batch, Cursor, decode_batch, encode_batch
-from futurebroker.scheduler import recovery, resuming
+from futurebroker.protocol.facts import VERSION, Batch, Cursor, Said, decode_batch, encode_batch
+from futurebroker.scheduler import beat, recovery, resuming
 from futurebroker.scheduler.commands import Command, Event, Forget, Send, WorkersBack
 from futurebroker.scheduler.machine import SchedulerMachine
 from futurebroker.scheduler.state import MEMORY, SchedulerState
@@ -97,7 +97,7 @@ class DurableSimScheduler(SimScheduler):
             if isinstance(command, Forget):
                 self._later = [one for one in self._later if one.peer != command.peer]
                 now.append(command)
-            elif command.peer not in state.workers or isinstance(command.message, (m.Free, m.Leave)):
+            elif command.peer not in state.workers or self._waits(command.peer, command.message):
                 self._later.append(command)
             else:
                 self._keep_given(command.peer, command.message)
@@ -105,9 +105,19 @@ class DurableSimScheduler(SimScheduler):
         super().let_out(now)
         self._look_soon()
 
+    def _waits(self, peer: str, message: Any) -> bool:
+        """Whether a message to a worker must not leave before what led to it is written."""
+        if isinstance(message, m.Run) and message.key in self.machine.state.guarded:
+            return True
+        sent = (one for one in (*self._held, *self._later) if isinstance(one, Send))
+        held = any(one.peer == peer and isinstance(one.message, m.Run) for one in sent)
+        return held or isinstance(message, (m.Free, m.Leave))
+
     def _keep_given(self, peer: str, message: Any) -> None:
         """A result that a worker is given anew must not go with a Free of the former."""
-        key = message.source.key if isinstance(message, m.Replicate) else getattr(message, "key", None)
+        if not isinstance(message, (m.Run, m.Store, m.AdoptFile, m.StorePart, m.Replicate)):
+            return
+        key = message.source.key if isinstance(message, m.Replicate) else message.key
         for commands in (self._later, self._held):
             for place, one in enumerate(commands):
                 if isinstance(one, Send) and one.peer == peer and isinstance(one.message, m.Free):
@@ -133,6 +143,7 @@ class DurableSimScheduler(SimScheduler):
             return
         names = {**arrived, **self._dirty}
         self._dirty = {}
+        state.guarded.clear()
         cursors = []
         for name in names:
             end = self.ends.get(name)
@@ -224,6 +235,7 @@ class DurableSimScheduler(SimScheduler):
 
     def restart(self) -> None:
         """The process ends: before, inside or after a commit; another goes on where what is written ends."""
+        self.ends_of_lives += 1
         written = self._batch is not None and self.world.chance(0.5)
         self.world.trace(f"the scheduler is killed, a batch {'is' if written else 'is not'} written, and goes on")
         if self._batch is not None and written:
@@ -234,15 +246,19 @@ class DurableSimScheduler(SimScheduler):
         for end in ends.values():
             end.closed = True
         self.lines, self.ends = {}, {}
-        for books in (self.lazy, self.heard, self.suspected):
+        for books in (self.lazy, self.heard, self.suspected, self.fired):
             books.clear()
+        before.now = self.world.now
         was = projection(before) if was_whole else None
         known = self._told_keys & finished_keys(before)
         self._begin_life()
         forgotten = known - finished_keys(self.machine.state)
         assert not forgotten, f"I12: clients were told that {forgotten} had finished, which is not written"
         if was is not None:
-            assert projection(self.machine.state)["tasks"].keys() == was["tasks"].keys(), "what was written is not all"
+            now = projection(self.machine.state)
+            assert now["tasks"].keys() == was["tasks"].keys(), "what was written is not all"
+            terms, written = was["extras"]["terms"], now["extras"]["terms"]
+            assert written == terms, f"what was agreed is not all written: {terms}, but {written}"
         for name, cursor in self.cursors.items():
             if not cursor.role and name in ends:
                 self._go_on(lines[name], ends[name], cursor)
@@ -257,6 +273,14 @@ class DurableSimScheduler(SimScheduler):
         end.session.restore(cursor.received)
         self.lines[line.name] = line
         self.heard[line.name] = self.suspected[line.name] = self.world.now
+
+    def firings(self) -> dict[str, float]:
+        """What schedules ran, as it is written: ids, with the moments at which they were due, in order."""
+        facts = [fact for row in self.rows for fact in decode_batch(row).facts]
+        said = [one for fact in facts if isinstance(fact, Said) and fact.client == beat.CLIENT for one in fact.messages]
+        moments = [one.about[1] for one in said if isinstance(one, m.Ask) and one.topic == "beat_ran"]
+        (entry,) = [planned.entry for planned in self.machine.state.beat.values()]
+        return {beat.key_of(entry, moment): moment for moment in moments}
 
 
 def finished_keys(state: SchedulerState) -> set[str]:

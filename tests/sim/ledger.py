@@ -11,6 +11,8 @@ After each event the books must agree with the state, and each command must have
     I17  nothing new goes to a worker that doesn't run
     I27  what is freed on a worker is not counted on there
     I29  only what is in flight is asked back, never what follows on it; what comes back is counted as stolen once
+    I30  a task is sent when its time has come and is not over, and not when it was revoked
+    I31  tasks of a limited name keep their distance, on each worker or among all
     I28  every key of a call is known afterwards, or was refused
 """
 
@@ -23,6 +25,7 @@ from typing import Any, NoReturn
 from futurebroker.exceptions import InvariantViolation
 from futurebroker.protocol import messages as m
 from futurebroker.scheduler.commands import ClientGone, ClientSaid, Command, Event, Forget, WorkerLost, WorkerSaid
+from futurebroker.scheduler.records import TaskRecord
 from futurebroker.scheduler.state import ERRED, MEMORY, SchedulerState
 from futurebroker.states import WorkerStatus
 from futurebroker.types import ClientId, Key, WorkerId
@@ -33,6 +36,15 @@ ENDINGS = (m.Finished, m.Erred, m.ExecutorDied, m.GaveBack, m.InputsMissing, m.C
 
 #: states in which a client that wants the task has been told
 ENDED = frozenset((MEMORY, ERRED))
+
+
+#: seconds that moments may be off by after they were computed in two ways
+SLACK = 2e-3
+
+
+def is_revoked(task: TaskRecord) -> bool:
+    """Whether it must not be begun any more."""
+    return task.terms is not None and bool(task.terms.revoked)
 
 
 def broken(law: str, what: str) -> NoReturn:
@@ -55,6 +67,10 @@ class CommandLedger:
         self.stolen = 0
         self._attempt = 0
         self._functions: set[tuple[WorkerId, bytes]] = set()
+        #: (name, worker or None for all) -> when a task of this name may begin there
+        self._free_at: dict[tuple[str, WorkerId | None], float] = {}
+        #: when a task that asked to be run again may be
+        self._due: dict[Key, float] = {}
         #: keys named by the event at hand, and how often
         self._named: Counter[Key] = Counter()
 
@@ -98,6 +114,7 @@ class CommandLedger:
                 keys = [message.key] if hasattr(message, "key") else []
             self._named.update(keys)
             for key in keys:
+                self._due.pop(key, None)
                 if isinstance(message, (m.Submit, m.Want, m.Await, m.PutValue, m.PutFile, m.PutPart)):
                     if getattr(message, "offset", 0) == 0:
                         told[key] = False
@@ -113,11 +130,11 @@ class CommandLedger:
             if self.in_flight.get(message.key) == (event.worker, message.attempt):
                 del self.in_flight[message.key]
                 self._accept(message)
+                if isinstance(message, m.Continue):
+                    self._due[message.key] = self.state.now + message.delay
                 if isinstance(message, m.GaveBack):
-                    task = self.state.tasks.get(message.key)
-                    is_revoked = task is not None and task.terms is not None and bool(task.terms.revoked)
                     asked = self.asked.get(event.worker, ())
-                    self.stolen += (message.key, message.attempt) in asked and not is_revoked
+                    self.stolen += (message.key, message.attempt) in asked
             else:
                 stale += not isinstance(message, m.InputsMissing)
         if stale and stale == len(messages):
@@ -153,6 +170,7 @@ class CommandLedger:
             if message.key in self.in_flight:
                 broken("I6", f"{message} was sent while {self.in_flight[message.key]} has it")
             self.in_flight[message.key] = (worker_id, message.attempt)
+            self._may_begin(worker_id, message)
             for source in message.inputs:
                 if isinstance(source, m.Held) and not source.holders:
                     self._made_there(worker_id, message, source)
@@ -166,6 +184,8 @@ class CommandLedger:
         elif isinstance(message, m.GiveBack):
             if any(self.in_flight.get(key) != (worker_id, attempt) for key, attempt in message.tasks):
                 broken("I29", f"{message} asks {worker} for what it doesn't have")
+            if all(is_revoked(state.tasks[key]) for key, _ in message.tasks):
+                return  # it is asked whether it has begun, and perhaps for somebody else as well
             if any(state.tasks[key].waiting_on for key, _ in message.tasks):
                 broken("I29", f"{message} asks {worker} for what follows on something made there")
             self.asked[worker_id] = set(message.tasks)
@@ -177,6 +197,24 @@ class CommandLedger:
                 task = state.tasks.get(key)
                 if task is not None and worker in task.holder_paths():
                     broken("I27", f"{key} was freed on {worker}, and is counted on there")
+
+    def _may_begin(self, worker_id: WorkerId, message: m.Run) -> None:
+        """I30 and I31: its time has come and isn't over, nobody revoked it, and it isn't too soon for its name."""
+        state = self.state
+        task = state.tasks[message.key]
+        terms = task.terms
+        if terms is not None:
+            expires = terms.expires and terms.expires - state.clock_offset
+            if terms.due or terms.revoked or (expires and expires < state.now - SLACK):
+                broken("I30", f"{message} was sent: due {terms.due}, expires {expires}, {terms.revoked!r}")
+        if self._due.pop(message.key, 0.0) > state.now + SLACK:
+            broken("I30", f"{message} was sent sooner than it asked for")
+        rate = task.kind.rate
+        if rate is not None:
+            place = (task.kind.name, None if rate.for_all else worker_id)
+            if state.now < self._free_at.get(place, 0.0) - SLACK:
+                broken("I31", f"{message} was sent at {state.now}, and may not before {self._free_at[place]}")
+            self._free_at[place] = state.now + 1.0 / rate.per_second
 
     def _made_there(self, worker_id: WorkerId, message: m.Run, source: m.Held) -> None:
         task = self.state.tasks.get(source.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,6 +13,9 @@ import msgspec
 from futurebroker.protocol import messages as m
 
 PRIME = 2**61 - 1
+#: functions that are called: one at any time, one only so often
+FUNCTION = b"f" * 16
+LIMITED = b"l" * 16
 ALWAYS = 10**9
 
 
@@ -25,6 +29,13 @@ class Call(msgspec.Struct, array_like=True, frozen=True):
     fails: int = 0  #: runs that raise before one succeeds
     poison: bool = False  #: ends its executor
     waits: bool = False  #: gives up its slot for a while
+    once: bool = False  #: it must not be begun again unless it says so
+    due: float = 0.0  #: when it may begin
+    again: int = 0  #: runs that ask for another before one is done
+    delay: float = 0.0  #: seconds until then
+    says: bool = False  #: it tells how far it is
+    becomes: str = ""  #: the task whose result it goes on to be
+    delivers: bool = False  #: it hands on what it became
 
     @staticmethod
     def of(args: bytes) -> Call:
@@ -62,6 +73,18 @@ class Node:
     options: m.TaskOptions
     size: int = 20
     broadcast: bool = False
+    function: bytes = FUNCTION
+    countdown: float = 0.0  #: seconds from its submission until it may begin; 0: at once
+    lifetime: float = 0.0  #: seconds from its submission within which it has to begin; 0: at any time
+    becomes: str = ""  #: see `Call`
+    errback: str = ""  #: the key of a call that is made if it fails
+    joins: bool = False
+    parent: str = ""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The keys whose results make its own."""
+        return (*self.dependencies, self.becomes) if self.becomes else self.dependencies
 
 
 class Oracle:
@@ -72,28 +95,42 @@ class Oracle:
         self.value = cache(self._value)
         self.culprits = cache(self._culprits)
         self.data = cache(self._data)
+        self.ancestors = cache(self._ancestors)
 
     def _value(self, key: str) -> int:
-        return value_of(key, [self.value(name) for name in self.nodes[key].dependencies])
+        node = self.nodes[key]
+        return self.value(node.becomes) if node.becomes else value_of(key, [self.value(n) for n in node.dependencies])
 
     def _culprits(self, key: str) -> frozenset[str]:
         """The tasks that fail by themselves and so make ``key`` fail."""
         node = self.nodes[key]
         own = {key} if node.call is not None and (node.call.fails == ALWAYS or node.call.poison) else set()
-        return frozenset(own.union(*(self.culprits(name) for name in node.dependencies)))
+        return frozenset(own.union(*(self.culprits(name) for name in node.needs)))
 
     def _data(self, key: str) -> frozenset[str]:
         """The scattered data that ``key`` is made from."""
         node = self.nodes[key]
         own = {key} if node.call is None else set()
-        return frozenset(own.union(*(self.data(name) for name in node.dependencies)))
+        return frozenset(own.union(*(self.data(name) for name in node.needs)))
 
-    def judge(self, key: str, end: Any, data_at_risk: bool) -> str:
-        """What is wrong with the way a future ended; empty when nothing is."""
+    def _ancestors(self, key: str) -> frozenset[str]:
+        """``key`` and all that it is made from."""
+        return frozenset({key}.union(*(self.ancestors(name) for name in self.nodes[key].needs)))
+
+    def judge(
+        self, key: str, end: Any, data_at_risk: bool, permits: Callable[[m.Failure], bool] = lambda failure: False
+    ) -> str:  # fmt: skip
+        """What is wrong with the way a future ended; empty when nothing is.
+
+        Args:
+            permits: says what else a task may have failed with.
+        """
         culprits = self.culprits(key)
         if isinstance(end, int):
             return "" if end == self.value(key) and not culprits else f"{key} came to {end}, not {self.value(key)}"
         if isinstance(end, m.Failure):
+            if end.key in self.ancestors(key) and permits(end):
+                return ""
             if end.type == "DataLostError":
                 return "" if data_at_risk and end.key in self.data(key) else f"{key} lost its data: {end}"
             if end.key not in culprits:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from random import Random
 from typing import Any
 
 from futurebroker.protocol.messages import INLINE_LIMIT, KEEP_LIMIT, Failure, TaskOptions
+from tests.sim.agreed import EVERY, SLACK, Agreements, Executions
 from tests.sim.client import SimClient
 from tests.sim.durable import DurableSimScheduler
 from tests.sim.network import Weather
@@ -73,7 +74,8 @@ class Scenario:
         self._harsh = harsh
         self._with_restarts = restarts
         self._durable = durable
-        self._raised: Counter[str] = Counter()
+        self.executions = Executions(strict=durable or not restarts)
+        self.agreed = Agreements(seed)
         self._deaths = DEATHS
         self._crashes = 0
         self._build()
@@ -83,7 +85,7 @@ class Scenario:
 
     def _build(self) -> None:
         random = self.random
-        nodes = self._graph()
+        nodes = self.agreed.equip(self._graph())
         self.oracle = Oracle({node.key: node for node in nodes})
         for number in range(random.randint(1, 4)):
             name = ("east", "west", "north", "south")[number]
@@ -92,23 +94,23 @@ class Scenario:
                 "host": random.choice(("h1", "h2")),
                 "slots": random.choice((1, 1, 2)),
                 "resources": {"gpu": 1.0} if number == 0 else {},
+                "queues": self.agreed.queues(number),
             }
             self.world.after(random.uniform(0, 1), partial(self._start_worker, info))
         given_up: set[str] = set()
         for number in range(random.choice((1, 1, 2))):
-            self.clients.append(
-                SimClient(self.world, self.weather, self.scheduler, f"c{number}", self.oracle, given_up)
+            client = SimClient(
+                self.world, self.weather, self.scheduler, f"c{number}", self.oracle, given_up, self.agreed.revoked
             )
+            self.clients.append(client)
         self._plans(nodes)
 
     def _start_worker(self, info: dict[str, Any]) -> None:
         self.restarts += 1
         name = f"{info['name']}-{self.restarts}"
-        self.workers.append(SimWorker(self.world, self.weather, self.scheduler, name, info, self.hosts, self._raises))
-
-    def _raises(self, call: Call) -> bool:
-        self._raised[call.key] += 1
-        return self._raised[call.key] <= call.fails
+        self.workers.append(
+            SimWorker(self.world, self.weather, self.scheduler, name, info, self.hosts, self.executions, self.agreed)
+        )
 
     def _graph(self) -> list[Node]:
         random = self.random
@@ -164,14 +166,35 @@ class Scenario:
         changes = (first.release, first.cancel, first.release)
         for _ in range(random.choice((0, 0, 1, 2))):
             some = random.sample(keys, random.randint(1, max(1, len(keys) // 4)))
+            some = [key for key in some if key not in self.agreed.needed]
             what = random.choice(changes)
             first.later(at + random.uniform(0, 3), what, some, random.random() < 0.3)
         if random.random() < 0.2:
-            first.later(at + random.uniform(1, 4), first.retry)
+            first.later(at + random.uniform(1, 4), self._retry)
         for other in self.clients[1:]:
             other.later(at + random.uniform(0, 2), other.want, random.sample(keys, random.randint(1, len(keys))))
             if random.random() < 0.3:
                 self.world.after(at + random.uniform(0.5, 5), other.crash)
+        if self.agreed.active:
+            self._agreed_plans(keys, at)
+
+    def _retry(self) -> None:
+        self.executions.strict = False  # what must not run twice does when somebody says so
+        self.clients[0].retry()
+
+    def _agreed_plans(self, keys: list[str], at: float) -> None:
+        """What people do about tasks by their keys."""
+        random = self.agreed.random
+        for _ in range(random.choice((0, 0, 1, 2))):
+            who = random.choice(self.clients)
+            some = random.sample(keys, random.randint(1, max(1, len(keys) // 6)))
+            who.later(random.uniform(0, at + 3), who.revoke, some, random.random() < 0.3)
+        if random.random() < 0.05:
+            self.clients[0].later(at + random.uniform(0, 3), self.clients[0].purge)
+        for other in self.clients[1:]:
+            some = random.sample(keys, random.randint(1, len(keys)))
+            other.later(random.uniform(0, 0.1), other.await_keys, some)
+            other.later(at + 8, other.give_up_open, some)
 
     # -- trouble ----------------------------------------------------------------------------------------------------
 
@@ -278,30 +301,62 @@ class Scenario:
     def _run(self) -> None:
         world = self.world
         bound = self.quiet_at + LIVENESS
-        ended = world.run(lambda: world.now > self.quiet_at and all(one.done for one in self.clients), lambda: bound)
+        ended = world.run(lambda: world.now > self.quiet_at and self._is_done(), lambda: bound)
         if not ended:
             state = self.scheduler.machine.state
-            lines = [f"{one.line.name}: {key}" for one in self.clients for key in sorted(one.open)]
+            lines = [f"not made: {self._unmade()}"] * bool(self._unmade())
+            lines += [f"{one.line.name}: {key}" for one in self.clients for key in sorted(one.open)]
             stories = [f"{task}: {state.story(task)}" for task in list(state.tasks.values())[:10]]
             raise AssertionError(f"not ended after {LIVENESS} s of quiet: {lines}; {stories}")
         self._judge()
+        self._judge_schedule()
         for client in self.clients:
             if client.alive:
-                client.release(list(client.futures))
+                client.release_all()
         if not world.run(self._clean, lambda: bound + LIVENESS):
             raise AssertionError(f"left behind: {self._left()}")
         world.trace("end")
 
+    def _is_done(self) -> bool:
+        return all(one.done for one in self.clients) and not self._unmade()
+
+    def _unmade(self) -> list[str]:
+        """Calls planned for failures, which a scheduler that forgot them can't make."""
+        first = self.clients[0]
+        if first.retried or (self.scheduler.restarts and not self._durable):
+            return []
+        wrong = self.agreed.uncalled_for(first.futures, self.executions)
+        assert not wrong, f"{wrong} were begun, and nothing failed"
+        return self.agreed.unmade(first.futures, self.executions)
+
+    def _permits(self, failure: Failure) -> bool:
+        scheduler = self.scheduler
+        troubled = self._deaths < DEATHS or scheduler.departures or scheduler.ends_of_lives or self.executions.kills
+        known = () if scheduler.restarts and not self._durable else self.clients[0].futures
+        return self.agreed.permits(failure, troubled=bool(troubled), known=known)
+
     def _judge(self) -> None:
         allowed = self.scheduler.machine.state.policy.allowed_failures
-        deaths = DEATHS - self._deaths + max(0, self.scheduler.losses - (DEATHS - self._deaths))
+        deaths = DEATHS - self._deaths + self.executions.kills + max(0, self.scheduler.losses - (DEATHS - self._deaths))
+        at_risk = self.scheduler.departures > 0 or self.scheduler.ends_of_lives > 0
         for client in self.clients:
             for key, end in client.futures.items():
-                wrong = self.oracle.judge(key, end, self.scheduler.departures > 0)
+                wrong = self.oracle.judge(key, end, at_risk, self._permits)
                 if wrong and self._is_orphaned(client, end):
                     continue
                 if wrong and not (deaths > allowed and "ied" in wrong):
                     raise AssertionError(wrong)
+
+    def _judge_schedule(self) -> None:
+        """What a schedule ran is what is written, once for each moment at which it was due."""
+        scheduler = self.scheduler
+        if not isinstance(scheduler, DurableSimScheduler) or not scheduler.machine.state.beat:
+            return
+        firings = scheduler.firings()
+        assert self.executions.fired <= firings.keys(), f"{self.executions.fired - firings.keys()} are not written"
+        moments = list(firings.values())
+        for moment, following in pairwise(moments):
+            assert following - moment > EVERY - SLACK, f"fired at {moments}"
 
     def _is_orphaned(self, client: SimClient, end: Any) -> bool:
         """Whether a restarted scheduler could not learn how to compute it: who had submitted it has let go of it."""

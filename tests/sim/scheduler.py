@@ -33,6 +33,8 @@ WORKER_GRACE = 4.0
 CLIENT_GRACE = 12.0
 SWEEP_EVERY = 0.5
 LAZY = 0.02
+#: seconds that sums of times may be off by
+SLACK = 1e-6
 
 
 class SimScheduler(Hub):
@@ -54,6 +56,10 @@ class SimScheduler(Hub):
         #: workers gone, in whatever way, with what they held
         self.departures = 0
         self.restarts = 0
+        #: times the scheduler ended, whatever the next one knew
+        self.ends_of_lives = 0
+        #: schedule -> how often it has fired in this scheduler's time, and the last moment
+        self.fired: dict[str, tuple[int, float]] = {}
         #: stops the laws from being checked, for planted bugs that must show in the outcome
         self.checked = True
         world.after(SWEEP_EVERY, self._sweep)
@@ -65,10 +71,23 @@ class SimScheduler(Hub):
         if self.checked:
             invariants.check(self.machine.state)
             self.ledger.check(event, commands)
+            self._check_schedules()
         self.departures += isinstance(event, WorkerLost)
         self.losses += isinstance(event, WorkerLost) and not event.expected
         self.let_out(commands)
         self._set_tick()
+
+    def _check_schedules(self) -> None:
+        """I7: an entry fires when it is due, and once for each moment at which it is."""
+        for name, planned in self.machine.state.beat.items():
+            runs, last = self.fired.get(name, (planned.runs, planned.last))
+            assert planned.runs - runs <= 1, f"I7: {name} fired {planned.runs - runs} times at once"
+            if planned.runs > runs:
+                least = planned.schedule.following(last)
+                assert least - SLACK <= planned.last <= self.world.now, (
+                    f"I7: {name} fired at {planned.last}, not {least}"
+                )
+            self.fired[name] = planned.runs, planned.last
 
     def let_out(self, commands: list[Command]) -> None:
         """Carry commands out."""
@@ -117,10 +136,11 @@ class SimScheduler(Hub):
         """The process ends, and one that knows nothing takes its place; who was connected comes again."""
         self.world.trace("the scheduler is restarted")
         self.restarts += 1
+        self.ends_of_lives += 1
         lines, self.lines = self.lines, {}
         for end in self.ends.values():
             end.closed = True
-        for books in (self.ends, self.lazy, self.heard, self.suspected):
+        for books in (self.ends, self.lazy, self.heard, self.suspected, self.fired):
             books.clear()
         self.machine = SchedulerMachine()
         self.tick_due = inf

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from futurebroker.protocol.messages import KeyFinished
+from futurebroker.protocol.messages import GiveBack, KeyFinished
 from futurebroker.protocol.session import Session
+from futurebroker.scheduler import beat, recording, revoking, terms, transitions
 from futurebroker.scheduler.commands import Command, Send
+from futurebroker.scheduler.records import TaskRecord
+from futurebroker.scheduler.state import SchedulerState
 from tests.sim.durable import DurableSimScheduler
 from tests.sim.scenario import HARSH_QUIET, Scenario, SimulationFailed
 from tests.sim.scheduler import SimScheduler
@@ -36,14 +39,35 @@ def tell_at_once(scheduler: DurableSimScheduler, commands: list[Command]) -> Non
 _LET_OUT = DurableSimScheduler.let_out
 
 
+def give_up_by_what_is_seen(state: SchedulerState, tasks: list[TaskRecord], why: str) -> None:
+    """A planted bug: a replay, which doesn't see what runs, revokes what had begun."""
+    for task in tasks:
+        terms.terms_of(task).revoked = why
+        if task.worker is None:
+            transitions.give_up(state, task)
+        elif task.worker is not state.nowhere:
+            state.send(task.worker.worker_id, GiveBack([(task.key, task.attempt)]))
+
+
+def fire_at_the_hour_of_the_clock(state: SchedulerState, planned: beat.Planned) -> None:
+    """A planted bug: a firing is known by when it took place, and not by when it was due."""
+    beat.run(state, planned, state.now + state.clock_offset, is_now=False)
+
+
 @pytest.mark.parametrize(
     ("place", "name", "bug"),
-    [(DurableSimScheduler, "let_out", tell_at_once), (Session, "hold_acks", lambda session: None)],
+    [
+        (DurableSimScheduler, "let_out", tell_at_once),
+        (Session, "hold_acks", lambda session: None),
+        (revoking, "_give_up", give_up_by_what_is_seen),
+        (recording, "told", lambda state, worker, message: None),
+        (beat, "_fire", fire_at_the_hour_of_the_clock),
+    ],
 )
-def test_the_simulator_finds_what_is_told_too_early(
-    monkeypatch: pytest.MonkeyPatch, place: type, name: str, bug: Any
+def test_the_simulator_finds_what_is_told_or_forgotten(
+    monkeypatch: pytest.MonkeyPatch, place: Any, name: str, bug: Any
 ) -> None:
-    """A result that a client knows of, or an envelope that nobody sends again, must not be lost."""
+    """A result that a client knows of, or an envelope that nobody sends again, must not be lost; nor what is agreed."""
     monkeypatch.setattr(place, name, bug)
     with pytest.raises(SimulationFailed):
         _run_all(range(1000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.sim.planted import agreed as _agreed  # noqa: F401 - its bugs are planted by importing it
 from tests.sim.planted.bank import BANK
 from tests.sim.scenario import Scenario, SimulationFailed
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from futurebroker.protocol import messages as m
 from futurebroker.worker import commands as w
 from futurebroker.worker.machine import WorkerMachine
-from futurebroker.worker.packets import Packet, Result, Task, ValueFile
+from futurebroker.worker.packets import Again, Packet, Result, Task, ValueFile
+from tests.sim.agreed import Agreements, Executions
 from tests.sim.network import Hub, Line, Weather
-from tests.sim.oracle import Call, packed, unpacked, value_of
+from tests.sim.oracle import Call, encode_call, packed, unpacked, value_of
 from tests.sim.world import World
 
 BEAT_EVERY = 1.0
@@ -50,6 +52,9 @@ class SimExecutor:
             return
         task = self.running = self.rest.popleft()
         call = Call.of(task.args)
+        self.worker.executions.begin(task.key, call, self.worker.world.now)
+        if call.says:
+            self.worker.line.near.send([m.Said("state", task.key, ["HALF", b"1"])])
         seconds = call.seconds * self.worker.world.random.uniform(0.5, 1.5)
         if call.waits:
             self.worker.world.after(seconds / 2, lambda: self._leave(task, call, seconds))
@@ -92,6 +97,7 @@ class SimExecutor:
             return
         self.running = None
         result = self._result(task, call, int(seconds * 1e6), values)
+        self.worker.executions.end(task.key, goes_on=result.value is None and not result.path)
         self.worker.handle(w.Reported(self.number, [result]))
         self.go_on()
 
@@ -114,10 +120,19 @@ class SimExecutor:
                 inputs.append(unpacked(source))
         if missing:
             return Result(task.number, 0, missing=missing)
-        if worker.raises(call):
+        retries = task.terms.retries if task.terms is not None else 0
+        if retries < call.again:
+            failure = m.Failure("Retry", "not yet", "", call.key, worker.line.name)
+            return Result(task.number, duration, duration, again=Again(call.delay, retries + 1, failure=failure))
+        if worker.executions.raises(call):
             failure = m.Failure("ValueError", "no", "", call.key, worker.line.name)
             return Result(task.number, duration, duration, failure=failure)
-        number = values[task.number] = value_of(call.key, inputs)
+        if call.becomes:
+            rest = msgspec.structs.replace(call, becomes="", delivers=True)
+            again = Again(0.0, retries, encode_call(rest), [call.becomes])
+            return Result(task.number, duration, duration, again=again)
+        number = inputs[0] if call.delivers else value_of(call.key, inputs)
+        values[task.number] = number
         value = packed(number, call.size)
         if not call.stored:
             return Result(task.number, duration, duration, len(value), value)
@@ -157,13 +172,15 @@ class SimWorker:
         name: str,
         info: dict[str, Any],
         hosts: dict[str, dict[str, bytes]],
-        raised: Callable[[Call], bool],
+        executions: Executions,
+        agreed: Agreements,
     ) -> None:
         self.world = world
-        self.raises = raised
+        self.executions = executions
         self.line = Line(world, weather, hub, name, True, info)
         self.line.near.deliver = lambda messages: self.handle(w.Delivered(messages))
-        self.line.on_fresh = lambda: self.handle(w.Fresh())
+        self.line.on_fresh = self._fresh
+        self._described = agreed.described()
         #: by host, the files that processes there can open
         self.host = hosts.setdefault(info["host"], {})
         self.files: dict[str, bytes] = {}
@@ -178,8 +195,13 @@ class SimWorker:
         self.machine = WorkerMachine(name, self.new_path)
         for _ in range(info["slots"]):
             self.start_executor()
+        self.line.near.send(list(self._described))
         self.line.connect()
         self._beat()
+
+    def _fresh(self) -> None:
+        self.handle(w.Fresh())
+        self.line.near.send(list(self._described))
 
     def new_path(self, on_disk: bool = False) -> str:
         self._made += 1
@@ -282,6 +304,10 @@ class SimWorker:
                 self.handle(w.CallEnded(instruction.number, b"called", None))
             case w.Drained():
                 self.world.after(self.world.random.uniform(0, 0.2), self._leave)
+            case w.KillExecutor():
+                self.executions.kills += 1
+                executor = self.executors[instruction.executor]
+                self.world.after(0.0005, lambda: executor.die(instruction.how))
             case w.KeepFunction() | w.LeaveNow() | w.SetRoom():
                 pass
             case _:

@@ -36,7 +36,7 @@ from futurebroker.worker.records import TaskRecord as WorkerTask
 BANK: dict[str, Callable[[], Any]] = {}
 
 
-def _plant(*places: tuple[Any, str], table: tuple[dict[Any, Any], Any] | None = None) -> Callable[[Any], Any]:
+def plant(*places: tuple[Any, str], table: tuple[dict[Any, Any], Any] | None = None) -> Callable[[Any], Any]:
     """Register a bug: the decorated function takes the place of each ``(owner, name)`` and of ``table[key]``."""
 
     def register(wrong: Any) -> Any:
@@ -65,14 +65,14 @@ def _plant(*places: tuple[Any, str], table: tuple[dict[Any, Any], Any] | None = 
 # -- attempts and counts -------------------------------------------------------------------------------------------
 
 
-@_plant((reports, "current"))
+@plant((reports, "current"))
 def attempt_is_not_compared(state: SchedulerState, worker: WorkerRecord, report: Any) -> TaskRecord | None:
     """An answer to a dropped attempt ends the one that runs."""
     task = state.tasks.get(report.key)
     return task if task is not None and task.worker is worker else None
 
 
-@_plant(table=(machine.FROM_WORKER, m.Finished))
+@plant(table=(machine.FROM_WORKER, m.Finished))
 def completion_of_any_attempt_counts(state: SchedulerState, worker: WorkerRecord, report: m.Finished) -> None:
     """A worker that was given up and came back completes what another one runs."""
     task = state.tasks.get(report.key)
@@ -80,7 +80,7 @@ def completion_of_any_attempt_counts(state: SchedulerState, worker: WorkerRecord
         transitions.processing_memory(state, task, report)
 
 
-@_plant((transitions, "_free_inputs"))
+@plant((transitions, "_free_inputs"))
 def inputs_stay_needed(state: SchedulerState, task: TaskRecord) -> None:
     """Inputs are held for ever after their dependents ended."""
     for dependency in task.dependencies[1:]:
@@ -89,7 +89,7 @@ def inputs_stay_needed(state: SchedulerState, task: TaskRecord) -> None:
             state.check.append(dependency)
 
 
-@_plant((transitions, "_free_inputs"))
+@plant((transitions, "_free_inputs"))
 def inputs_are_freed_with_the_first_dependent(state: SchedulerState, task: TaskRecord) -> None:
     """An input goes before everybody who needs it has run."""
     for dependency in task.dependencies:
@@ -100,7 +100,7 @@ def inputs_are_freed_with_the_first_dependent(state: SchedulerState, task: TaskR
 _right_leave_worker = transitions._leave_worker
 
 
-@_plant((transitions, "_leave_worker"))
+@plant((transitions, "_leave_worker"))
 def occupancy_is_not_given_back(state: SchedulerState, task: TaskRecord) -> None:
     """A worker seems ever busier, and gets nothing any more."""
     worker, before = task.worker, task.worker.occupancy if task.worker is not None else 0.0
@@ -109,7 +109,7 @@ def occupancy_is_not_given_back(state: SchedulerState, task: TaskRecord) -> None
         worker.occupancy = before
 
 
-@_plant((transitions, "_leave_worker"))
+@plant((transitions, "_leave_worker"))
 def resources_are_not_given_back(state: SchedulerState, task: TaskRecord) -> None:
     """The second task that needs a GPU waits for ever."""
     worker, used = task.worker, dict(task.worker.used) if task.worker is not None else {}
@@ -121,7 +121,7 @@ def resources_are_not_given_back(state: SchedulerState, task: TaskRecord) -> Non
 # -- losing and going back -----------------------------------------------------------------------------------------
 
 
-@_plant((transitions, "pull_back"))
+@plant((transitions, "pull_back"))
 def followers_are_not_pulled_back(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
     """What was sent to follow a task waits on a worker that will never make its input."""
     transitions.processing_waiting(state, task, tell=tell)
@@ -131,7 +131,7 @@ def followers_are_not_pulled_back(state: SchedulerState, task: TaskRecord, *, te
         transitions.waiting_queued(state, task)
 
 
-@_plant((transitions, "lose"))
+@plant((transitions, "lose"))
 def lost_results_are_not_computed_again(state: SchedulerState, task: TaskRecord) -> None:
     """A result that went with its worker is waited for in vain."""
     holding.memory_released(state, task)
@@ -142,12 +142,12 @@ def lost_results_are_not_computed_again(state: SchedulerState, task: TaskRecord)
         if dependent.state in UNFINISHED:
             dependent.waiting_on += 1
             if dependent.state is QUEUED:
-                transitions.ready_waiting(state, dependent)
+                holding.ready_waiting(state, dependent)
     if not task.needed:
         state.check.append(task)
 
 
-@_plant((transitions, "_cut_lineage"))
+@plant((transitions, "_cut_lineage"))
 def lineage_is_cut_without_telling_the_other_end(state: SchedulerState, task: TaskRecord) -> None:
     """Inputs keep a dependent that doesn't name them, and are never forgotten."""
     task.dependencies = ()
@@ -156,7 +156,7 @@ def lineage_is_cut_without_telling_the_other_end(state: SchedulerState, task: Ta
 _right_settle = transitions.settle
 
 
-@_plant((transitions, "settle"))
+@plant((transitions, "settle"))
 def kept_values_are_released_with_their_lineage_cut(state: SchedulerState) -> None:
     """A value is computed again from no inputs: a wrong answer."""
     for task in state.check:
@@ -168,7 +168,7 @@ def kept_values_are_released_with_their_lineage_cut(state: SchedulerState) -> No
 # -- telling -------------------------------------------------------------------------------------------------------
 
 
-@_plant((transitions, "_leave_unfinished"))
+@plant((transitions, "_leave_unfinished"))
 def tasks_are_dropped_without_telling_the_worker(state: SchedulerState, task: TaskRecord, *, tell: bool) -> None:
     """Cancelled work runs on and takes the place of work that is wanted."""
     if task.state is PROCESSING:
@@ -179,7 +179,7 @@ def tasks_are_dropped_without_telling_the_worker(state: SchedulerState, task: Ta
 _right_tell_end = telling.tell_end
 
 
-@_plant((transitions, "tell_end"), (reports, "tell_end"))
+@plant((transitions, "tell_end"), (reports, "tell_end"))
 def failures_are_not_told(state: SchedulerState, task: TaskRecord, message: m.Message) -> None:
     """A client waits for ever for a task that failed."""
     if not isinstance(message, m.KeyErred) or message.failure.key == task.key:
@@ -189,7 +189,7 @@ def failures_are_not_told(state: SchedulerState, task: TaskRecord, message: m.Me
 _right_unfinished_erred = transitions.unfinished_erred
 
 
-@_plant((transitions, "unfinished_erred"))
+@plant((transitions, "unfinished_erred"))
 def dependents_are_blamed_themselves(
     state: SchedulerState, task: TaskRecord, failure: m.Failure, *, tell: bool
 ) -> None:
@@ -198,7 +198,7 @@ def dependents_are_blamed_themselves(
     _right_unfinished_erred(state, task, own, tell=tell)
 
 
-@_plant(table=(machine._FROM_CLIENT, m.Want))
+@plant(table=(machine._FROM_CLIENT, m.Want))
 def results_that_are_there_are_not_told_again(state: SchedulerState, client: ClientRecord, message: m.Want) -> None:
     """A second client that asks for a finished future hears nothing."""
     for key in message.keys:
@@ -211,7 +211,7 @@ def results_that_are_there_are_not_told_again(state: SchedulerState, client: Cli
 _right_cancel = intake.cancel
 
 
-@_plant(table=(machine._FROM_CLIENT, m.Cancel))
+@plant(table=(machine._FROM_CLIENT, m.Cancel))
 def cancel_takes_everybodys_futures(state: SchedulerState, client: ClientRecord, message: m.Cancel) -> None:
     """One client's cancel reaches into another's work."""
     _right_cancel(state, client, m.Cancel(message.keys, True, message.reason))
@@ -220,13 +220,13 @@ def cancel_takes_everybodys_futures(state: SchedulerState, client: ClientRecord,
 # -- placing -------------------------------------------------------------------------------------------------------
 
 
-@_plant((placement, "has_room"))
+@plant((placement, "has_room"))
 def paused_workers_get_work(state: SchedulerState, worker: WorkerRecord) -> bool:
     """A worker over its memory limit, or out of reach, is given more."""
     return worker.status is not WorkerStatus.CLOSING and len(worker.processing) <= worker.slots
 
 
-@_plant((placement, "can_follow"))
+@plant((placement, "can_follow"))
 def tasks_follow_inputs_made_elsewhere(task: TaskRecord, worker: WorkerRecord) -> bool:
     """A task is sent ahead to a worker that will not have its input."""
     return (
@@ -240,7 +240,7 @@ def tasks_follow_inputs_made_elsewhere(task: TaskRecord, worker: WorkerRecord) -
 _right_dispatch = dispatch.dispatch
 
 
-@_plant((dispatch, "dispatch"))
+@plant((dispatch, "dispatch"))
 def ready_tasks_wait_for_another_event(state: SchedulerState) -> None:
     """A task is ready, a worker idles, and nothing happens until somebody says something."""
     if state.commands or state.touched:
@@ -250,7 +250,7 @@ def ready_tasks_wait_for_another_event(state: SchedulerState) -> None:
 # -- sessions ------------------------------------------------------------------------------------------------------
 
 
-@_plant((Session, "resume"))
+@plant((Session, "resume"))
 def nothing_is_resent_after_a_reconnect(self: Session, received: int, now: float) -> list[Outgoing]:
     """What was under way when the line broke is lost."""
     self.acknowledge(received, now)
@@ -262,7 +262,7 @@ def nothing_is_resent_after_a_reconnect(self: Session, received: int, now: float
 _right_due = Session.due
 
 
-@_plant((Session, "due"))
+@plant((Session, "due"))
 def nothing_is_resent_in_time(self: Session, now: float) -> list[Outgoing]:
     """One lost envelope stops the conversation."""
     if self._resend_at is not None and now >= self._resend_at:
@@ -271,7 +271,7 @@ def nothing_is_resent_in_time(self: Session, now: float) -> list[Outgoing]:
     return _right_due(self, now)
 
 
-@_plant((Session, "receive"))
+@plant((Session, "receive"))
 def doubled_envelopes_are_delivered_twice(
     self: Session, sequence: int, ack: int, body: bytes, now: float
 ) -> list[bytes]:
@@ -284,7 +284,7 @@ def doubled_envelopes_are_delivered_twice(
     return [body]
 
 
-@_plant((Session, "receive"))
+@plant((Session, "receive"))
 def early_envelopes_are_acknowledged_before_the_gap_is_filled(
     self: Session, sequence: int, ack: int, body: bytes, now: float
 ) -> list[bytes]:
@@ -302,7 +302,7 @@ def early_envelopes_are_acknowledged_before_the_gap_is_filled(
 # -- stealing ------------------------------------------------------------------------------------------------------
 
 
-@_plant((stealing, "_may_take"))
+@plant((stealing, "_may_take"))
 def pinned_tasks_are_stolen(worker: WorkerRecord, task: TaskRecord) -> bool:
     """A task runs where its user said it must not."""
     return True
@@ -311,7 +311,7 @@ def pinned_tasks_are_stolen(worker: WorkerRecord, task: TaskRecord) -> bool:
 _right_given = stealing.given
 
 
-@_plant((stealing, "given"))
+@plant((stealing, "given"))
 def a_stolen_task_is_counted_twice(
     state: SchedulerState, victim: WorkerRecord, task: TaskRecord
 ) -> WorkerRecord | None:
@@ -324,7 +324,7 @@ def a_stolen_task_is_counted_twice(
 _right_send = SchedulerState.send
 
 
-@_plant((SchedulerState, "send"))
+@plant((SchedulerState, "send"))
 def what_is_asked_for_is_sent_to_the_thief_at_once(self: SchedulerState, peer: str, message: m.Message) -> None:
     """Stealing without waiting for the answer: what the victim began meanwhile runs twice."""
     _right_send(self, peer, message)
@@ -338,7 +338,7 @@ def what_is_asked_for_is_sent_to_the_thief_at_once(self: SchedulerState, peer: s
 _right_choose = stealing._choose
 
 
-@_plant((stealing, "_choose"))
+@plant((stealing, "_choose"))
 def followers_are_stolen_apart_from_what_they_follow(
     state: SchedulerState, victim: WorkerRecord
 ) -> dict[TaskRecord, tuple[int, WorkerRecord]]:
@@ -354,12 +354,12 @@ def followers_are_stolen_apart_from_what_they_follow(
 # -- a restarted scheduler -----------------------------------------------------------------------------------------
 
 
-@_plant((claims, "expire"))
+@plant((claims, "expire"))
 def claims_are_kept_for_ever(state: SchedulerState) -> None:
     """What nobody asks for after a restart fills the workers' stores."""
 
 
-@_plant((claims, "claimant_lost"))
+@plant((claims, "claimant_lost"))
 def claims_outlive_their_worker(state: SchedulerState, worker: WorkerRecord) -> None:
     """A result is believed to be at a worker that is gone."""
 
@@ -367,7 +367,7 @@ def claims_outlive_their_worker(state: SchedulerState, worker: WorkerRecord) -> 
 _right_take_given = claims.take_given
 
 
-@_plant((claims, "take_given"))
+@plant((claims, "take_given"))
 def given_results_stay_where_they_can_be_lost(
     state: SchedulerState, client: ClientRecord, key: str, value: bytes
 ) -> None:
@@ -378,7 +378,7 @@ def given_results_stay_where_they_can_be_lost(
         _right_take_given(state, client, key, value)
 
 
-@_plant((claims, "is_former"))
+@plant((claims, "is_former"))
 def former_keys_stay_what_they_are(task: TaskRecord) -> bool:
     """A key that one client waits for is refused to the other that submits it."""
     return False
@@ -387,20 +387,20 @@ def former_keys_stay_what_they_are(task: TaskRecord) -> bool:
 _right_undetach = telling.undetach
 
 
-@_plant((telling, "undetach"), (intake, "undetach"))
+@plant((telling, "undetach"), (intake, "undetach"))
 def the_end_of_detached_tasks_is_not_told(state: SchedulerState, task: TaskRecord) -> None:
     """Whoever fired and forgot submits it again at each restart, for ever."""
     state.detachers.pop(task, None)
     _right_undetach(state, task)
 
 
-@_plant(table=(worker_machine._MESSAGES, m.Adopt))
+@plant(table=(worker_machine._MESSAGES, m.Adopt))
 def adoption_is_taken_for_granted(worker: Any, message: m.Adopt) -> None:
     """A task that ended before it was adopted is waited for without end."""
     worker._goes_on(message)
 
 
-@_plant((transitions, "hold_back"))
+@plant((transitions, "hold_back"), (holding, "hold_back"))
 def what_follows_on_a_lost_result_is_not_held_back(state: SchedulerState, task: TaskRecord) -> bool:
     """It runs into a void, or waits for what nobody makes."""
     return task.wanted_by is not None
@@ -409,7 +409,7 @@ def what_follows_on_a_lost_result_is_not_held_back(state: SchedulerState, task: 
 # -- tasks that wait -----------------------------------------------------------------------------------------------
 
 
-@_plant((absences, "reports"))
+@plant((absences, "reports"))
 def who_waits_is_never_to_blame(
     begun: list[WorkerTask], executor: ExecutorRecord, event: ExecutorEnded, is_calling: bool
 ) -> list[m.Message]:
@@ -418,7 +418,7 @@ def who_waits_is_never_to_blame(
     return [m.ExecutorDied(task.key, task.attempt, event.how, task.number not in event.running) for task in told]
 
 
-@_plant((absences, "reports"))
+@plant((absences, "reports"))
 def who_waits_is_handed_back_unheard(
     begun: list[WorkerTask], executor: ExecutorRecord, event: ExecutorEnded, is_calling: bool
 ) -> list[m.Message]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from futurebroker.protocol import messages as m
-from futurebroker.scheduler import viewing
-from futurebroker.scheduler.commands import ClientGone, Send, Tick
+from futurebroker.protocol.facts import Reported
+from futurebroker.scheduler import checkpoint, viewing
+from futurebroker.scheduler.commands import ClientGone, Send, Tick, WorkerLost
 from futurebroker.scheduler.notes import KEPT, Note, Notes
 from tests.unit.scheduler.play import FUNCTION, Play, failure, finished, runs, submit
+from tests.unit.scheduler.projection import projection, replayed
+from tests.unit.scheduler.test_promises import recorded
 
 
 def agreed(key: str, *dependencies: str, options: dict[str, Any] | None = None, **conditions: Any) -> m.Submit:
@@ -170,6 +173,66 @@ def test_what_was_sent_and_not_begun_is_revoked_when_it_comes_back() -> None:
     assert play.states() == {"x": "erred"}
 
 
+def test_what_was_revoked_is_not_begun_again_when_its_worker_is_lost() -> None:
+    """The worker may go before it says whether it had begun."""
+    play = Play("w")
+    play.ann(submit("x"))
+    play.ann(m.Ask(1, "revoke", [["x"], False]))
+    play.handle(WorkerLost("w"))
+    assert play.states() == {"x": "erred"}
+
+
+def test_what_was_revoked_is_not_run_again_though_it_asks_for_it() -> None:
+    """As in Celery, whose workers look at the id before each run."""
+    play = Play("w")
+    play.ann(submit("x"))
+    play.ann(m.Ask(1, "revoke", [["x"], False]))
+    play.worker("w", m.Continue("x", 1, 5, delay=3.0, retries=1))
+    assert play.states() == {"x": "erred"}
+
+
+def test_what_was_revoked_and_had_begun_is_finished_after_a_restart_as_well() -> None:
+    """A replay doesn't know what ran where, and must not revoke what had begun."""
+    play, facts = recorded("w")
+    play.ann(submit("x"), submit("y", "x"))
+    play.ann(m.Ask(1, "revoke", [["x"], False]))
+    play.worker("w", finished("x", 1))
+    assert play.states()["x"] == "memory"
+    again = replayed(facts, play.state.policy)
+    assert projection(again)["tasks"]["x"]["state"] == "kept"
+    assert projection(again)["extras"]["terms"] == projection(play.state)["extras"]["terms"]
+
+
+def test_time_to_begin_runs_out_after_a_checkpoint_too() -> None:
+    """Whoever restores a scheduler looks at the time of what it restores."""
+    play, facts = recorded()
+    play.ann(agreed("x", expires=5.0))
+    loaded = replayed([], play.state.policy, list(checkpoint.dump(replayed(facts, play.state.policy))))
+    loaded.now = 6.0
+    loaded.replaying = False
+    loaded.timers.run_due(6.0)
+    assert loaded.tasks["x"].state.value == "erred"
+
+
+def test_a_state_of_the_tasks_own_survives_the_scheduler() -> None:
+    """Who looks at a bar of progress sees it go on where it was."""
+    play, facts = recorded("w")
+    play.ann(submit("x"))
+    play.worker("w", m.Said("state", "x", ["PROGRESS", b"1"]), m.Said("state", "x", ["PROGRESS", b"2"]))
+    (row,) = projection(replayed(facts, play.state.policy))["extras"]["terms"].values()
+    assert row.custom == ("PROGRESS", b"2")
+    assert [len(fact.messages) for fact in facts if isinstance(fact, Reported)] == [1]
+
+
+def test_who_waits_for_a_key_that_comes_later_waits_on_after_a_restart() -> None:
+    """An id is known to one program, the scheduler is restarted, and only then the other submits its task."""
+    play, facts = recorded()
+    play.bob(m.Await(["x"]))
+    again = replayed(facts, play.state.policy)
+    loaded = replayed([], play.state.policy, list(checkpoint.dump(again)))
+    assert [one.client_id for one in loaded.expected["x"]] == ["bob"]
+
+
 def planned(of: str, key: str = "e") -> m.OnFailure:
     """A call for the case that ``of`` fails."""
     return m.OnFailure(of, [m.PlannedCall(FUNCTION, key, b"args")])
@@ -242,6 +305,14 @@ def test_who_waits_for_a_key_that_comes_later_gets_it() -> None:
     play.bob(m.Await(["x"]))
     play.ann(submit("x"))
     commands = play.worker("w", finished("x", 1))
+    assert {one.peer for one in commands if isinstance(one.message, m.KeyFinished)} == {"ann", "bob"}
+
+
+def test_who_waits_for_data_that_comes_later_gets_it() -> None:
+    """Scattered data has keys as well."""
+    play = Play("w")
+    play.bob(m.Await(["x"]))
+    commands = play.ann(m.PutValue("x", b"1"))
     assert {one.peer for one in commands if isinstance(one.message, m.KeyFinished)} == {"ann", "bob"}
 
 
