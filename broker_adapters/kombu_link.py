@@ -194,6 +194,9 @@ class KombuLink:
                 self._changed.notify_all()
             self._buffer.clear()
 
+    def begin_confirms(self) -> None:
+        """Nothing: nobody confirms."""
+
     def ack(self, tag: int) -> None:
         """Nothing: a delivery left the broker when it was read."""
 

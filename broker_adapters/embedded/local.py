@@ -119,6 +119,9 @@ class LocalLink(Sender):
     def flush(self) -> None:
         self._flush()
 
+    def begin_confirms(self) -> None:
+        """Nothing: what is sent is in its queue at once."""
+
     def ack(self, tag: int) -> None:
         for consumer in self._consumers:
             if tag in consumer.unacked:

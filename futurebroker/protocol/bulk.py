@@ -237,6 +237,9 @@ class Bulk:
     def returned(self, destination: str) -> None:
         """See `LinkEvents.returned`: who asked has another inbox by now, and asks again, or is gone."""
 
+    def confirmed(self) -> None:
+        """See `LinkEvents.confirmed`: nothing durable is sent here."""
+
     def blocked(self, is_blocked: bool) -> None:
         """See `LinkEvents.blocked`."""
         self._is_blocked = is_blocked

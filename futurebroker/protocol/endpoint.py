@@ -80,6 +80,7 @@ class Endpoint:
         self._thread = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._confirmed: asyncio.Future[None] | None = None
 
     # -- the link ---------------------------------------------------------------------------------------------------
 
@@ -310,6 +311,19 @@ class Endpoint:
             self._link.send(destination, envelope, mandatory=mandatory, durable=kept)
             self._schedule_flush()
 
+    def begin_confirms(self) -> asyncio.Future[None] | None:
+        """Settled once the broker has what is sent durably from now on, and so all before it, or the link is lost.
+
+        None where there is nothing to keep, since our peers have acknowledged everything, or nobody who would.
+        """
+        link = self._link
+        is_open = any(one.durable and one.session.unacked for one in self._conversations.values())
+        if link is None or not is_open or not link.capabilities.confirms or self._is_blocked:
+            return None
+        self._confirmed = self._loop.create_future()
+        link.begin_confirms()
+        return self._confirmed
+
     def flush(self) -> None:
         """Send now what collected; needed only before the loop stops."""
         self._flush()
@@ -445,6 +459,11 @@ class Endpoint:
         """See `LinkEvents.returned`."""
         self._tell(self._events.returned, destination)
 
+    def confirmed(self) -> None:
+        """See `LinkEvents.confirmed`."""
+        if self._confirmed is not None and not self._confirmed.done():
+            self._confirmed.set_result(None)
+
     def blocked(self, is_blocked: bool) -> None:
         """See `LinkEvents.blocked`."""
         if is_blocked != self._is_blocked:
@@ -468,6 +487,7 @@ class Endpoint:
 
     def disconnected(self, error: Exception | None) -> None:
         """See `LinkEvents.disconnected`."""
+        self.confirmed()
         if self._detach() is not None:
             for conversation in self._conversations.values():
                 conversation.connected = False

@@ -57,6 +57,8 @@ BEATS_UNANSWERED = 5
 OPEN_TIMEOUT = 5.0
 #: seconds a scheduler has to answer at one of several brokers before the next is tried
 ANSWER_TIMEOUT = 3.0
+#: seconds that who leaves waits for the broker to confirm what no scheduler has acknowledged
+CONFIRM_TIMEOUT = 2.0
 #: seconds before the first and at most before any attempt to reconnect; the pause doubles in between
 RECONNECT_FIRST = 0.1
 RECONNECT_MAX = 2.0
@@ -226,8 +228,12 @@ class Member:
             await asyncio.gather(self._reconnecting, return_exceptions=True)
         if self.connected:
             self._endpoint.flush()
+            kept = self._endpoint.begin_confirms()
             # By the same way as what was sent before, or it could arrive first.
             self._endpoint.send_meeting(self._scheduler(), self._queue, Goodbye(reason), durable=True)
+            if kept is not None:
+                # What no scheduler has acknowledged is the broker's to keep when we are gone.
+                await asyncio.wait([kept], timeout=CONFIRM_TIMEOUT)
         self._endpoint.close()
         self._fail_welcome(ClusterConnectionError("it was closed while it connected"))
 

@@ -42,7 +42,7 @@ class Capabilities:
     """What a link can promise; sessions make up for the rest. Code adapts to these, never to adapters' names."""
 
     durable: bool  #: COMMAND queues survive the broker's restart
-    confirms: bool  #: the broker confirms durable sends
+    confirms: bool  #: the broker confirms durable sends once `Link.begin_confirms` asked for it
     mandatory: bool  #: a send to a queue that does not exist comes back through `LinkEvents.returned`
     peer_death: bool  #: the broker tells at once when the owner of an INBOX is gone, through `LinkEvents.returned`
     max_message: int  #: bytes of the largest body it carries
@@ -66,6 +66,9 @@ class LinkEvents(Protocol):
     def returned(self, destination: str) -> None:
         """A send marked ``mandatory`` found no queue of that name, an inbox that was sent to has ended, or a token."""
 
+    def confirmed(self) -> None:
+        """The broker has confirmed every durable send since `Link.begin_confirms`."""
+
     def blocked(self, is_blocked: bool) -> None:
         """The broker asks to stop sending (alarm), or to go on."""
 
@@ -88,6 +91,9 @@ class Link(Protocol):
 
     def flush(self) -> None:
         """Write what is buffered, as far as the socket takes it; the rest follows on `on_writable`."""
+
+    def begin_confirms(self) -> None:
+        """Have the broker say when it has what is sent ``durable`` from now on; without effect where it can't."""
 
     def ack(self, tag: int) -> None:
         """Acknowledge the delivery ``tag`` and all before it on its queue; leaves at the next `flush`."""

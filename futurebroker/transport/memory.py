@@ -134,6 +134,9 @@ class MemoryLink:
     def flush(self) -> None:
         """Nothing waits: what is sent is with its reader at once."""
 
+    def begin_confirms(self) -> None:
+        """Nothing: nobody confirms."""
+
     def ack(self, tag: int) -> None:
         with self._broker.lock:
             for name, unacked in self._unacked.items():

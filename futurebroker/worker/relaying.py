@@ -238,6 +238,9 @@ class _SharedLink:
     def flush(self) -> None:
         self._link.flush()
 
+    def begin_confirms(self) -> None:
+        self._link.begin_confirms()
+
     def ack(self, tag: int) -> None:
         self._link.ack(tag)
 
@@ -278,6 +281,10 @@ class _SharedLink:
         self._relay.tell_all(LinkReturned(destination))
         if self._events is not None:
             self._events.returned(destination)
+
+    def confirmed(self) -> None:
+        if self._events is not None:
+            self._events.confirmed()
 
     def blocked(self, is_blocked: bool) -> None:
         self._relay.tell_all(LinkBlocked(is_blocked))

@@ -119,6 +119,9 @@ class TaskLink:
             self._unsent.clear()
             self._end(error)
 
+    def begin_confirms(self) -> None:
+        """Nothing: nobody confirms."""
+
     def ack(self, tag: int) -> None:
         """Inboxes need none."""
 

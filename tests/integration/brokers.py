@@ -66,6 +66,7 @@ class Owner:
         self.tags: list[int] = []
         self.returned_names: list[str] = []
         self.blocks: list[bool] = []
+        self.confirms = 0
         self.ends: list[Exception | None] = []
         self._acks = acks
         self._loop = asyncio.get_running_loop()
@@ -89,6 +90,10 @@ class Owner:
 
     def returned(self, destination: str) -> None:
         self.returned_names.append(destination)
+        self._changed.set()
+
+    def confirmed(self) -> None:
+        self.confirms += 1
         self._changed.set()
 
     def blocked(self, is_blocked: bool) -> None:

@@ -98,23 +98,27 @@ def test_a_hundred_thousand_small_messages_go_both_ways_at_once() -> None:
     run(test)
 
 
-def test_durable_sends_are_known_until_they_are_confirmed() -> None:
-    """A session may let go of nothing before that."""
+def test_durable_sends_are_confirmed_once_that_is_asked_for() -> None:
+    """Whoever leaves wants to know; whoever stays has the session's acknowledgements."""
 
     async def test() -> None:
         async with broker_here() as broker:
             local = Owner(broker.local_link([Queue("cmd", COMMAND)]))
             client = await connect(broker.url)
             assert isinstance(client.link, AmqpLink)
-            for number in range(100):
-                client.link.send("cmd", bytes((number,)), durable=True)
-            client.link.send("cmd", b"transient")
-            assert client.link.unconfirmed == 100
-            client.flush()
-            await local.until(lambda owner: len(owner.received_bodies) == 101)
             link = client.link
-            while link.unconfirmed:
-                await asyncio.sleep(0)
+            for number in range(100):
+                link.send("cmd", bytes((number,)), durable=True)
+            assert link.unconfirmed == 0
+            link.begin_confirms()
+            for number in range(100):
+                link.send("cmd", bytes((number,)), durable=True)
+            link.send("cmd", b"transient")
+            assert link.unconfirmed == 100
+            client.flush()
+            await local.until(lambda owner: len(owner.received_bodies) == 201)
+            await client.until(lambda owner: owner.confirms >= 1)
+            assert link.unconfirmed == 0
             client.link.close()
             local.link.close()
 

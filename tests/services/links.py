@@ -122,7 +122,7 @@ class Party:
         for one, two in ((self, other), (other, self)):
             one.endpoint.open(two.me, two.queue, two.endpoint.received_up_to(one.me.name))
 
-    async def until(self, is_true: Callable[[Party], object], timeout: float = 40) -> None:
+    async def until(self, is_true: Callable[[Party], object], timeout: float = 90) -> None:
         """Wait until what was told makes ``is_true`` so."""
         async with asyncio.timeout(timeout):
             while not is_true(self):

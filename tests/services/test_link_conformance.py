@@ -93,6 +93,7 @@ def test_a_body_over_the_bound_is_refused_at_once(place: Place) -> None:
     run(test)
 
 
+@pytest.mark.timeout(180)
 @on(*EVERYWHERE)
 def test_a_hundred_thousand_messages_arrive_once_and_in_order(place: Place) -> None:
     """100,000 messages of a session arrive once and in order, with answers to a tenth of them."""

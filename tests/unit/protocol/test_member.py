@@ -7,7 +7,8 @@ import secrets
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
@@ -29,7 +30,7 @@ from futurebroker.protocol.messages import (
 from futurebroker.protocol.messages import Heard as Answered
 from futurebroker.protocol.queues import command_queue
 from futurebroker.transport import memory
-from futurebroker.transport.base import Queue, QueueKind
+from futurebroker.transport.base import Link, Queue, QueueKind
 from futurebroker.transport.registry import open_link
 from futurebroker.types import Peer, Role
 from tests.unit.protocol.parties import SECRET, Heard, Party
@@ -107,6 +108,9 @@ class Scheduler(Party):
         """See `LinkEvents.turn`."""
         self.endpoint.turn(call)
 
+    def confirmed(self) -> None:
+        """See `LinkEvents.confirmed`."""
+
     def blocked(self, is_blocked: bool) -> None:
         """See `LinkEvents.blocked`."""
 
@@ -147,7 +151,9 @@ class World:
         self.owner = Owner()
         self.member = self.make(self.owner)
 
-    def make(self, owner: Owner, url: str = "", name: str = "w1") -> Member:
+    def make(
+        self, owner: Owner, url: str = "", name: str = "w1", share: Callable[[Link, str], Link] | None = None
+    ) -> Member:
         """Another member."""
         return Member(
             Role.WORKER,
@@ -158,6 +164,7 @@ class World:
             events=owner,
             loop=asyncio.get_running_loop(),
             info=lambda: {"slots": 2},
+            share=share,
         )
 
     def cut(self) -> None:
@@ -527,5 +534,79 @@ def test_leaving_while_it_reconnects_ends_that() -> None:
         await world.scheduler.until(lambda: len(world.scheduler.hellos) > 1)
         await world.member.close()
         assert not world.member.connected
+
+    in_a_world(scenario)
+
+
+# -- leaving -------------------------------------------------------------------------------------------------------
+
+
+class KeepingLink:
+    """A link whose broker keeps commands and confirms them when the test says so."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.capabilities = replace(link.capabilities, durable=True, confirms=True)
+        self.asked = asyncio.Event()
+
+    def begin_confirms(self) -> None:
+        """See `Link.begin_confirms`."""
+        self.asked.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._link, name)
+
+
+def leaving(world: World) -> tuple[Member, Callable[[], KeepingLink]]:
+    """A member of a cluster whose commands are kept by the broker, and its link once it has one."""
+    world.scheduler.queue = command_queue("c")
+    links: list[KeepingLink] = []
+
+    def keep(link: Link, _inbox: str) -> Link:
+        links.append(KeepingLink(link))
+        return cast(Link, links[-1])
+
+    return world.make(Owner(), name="w2", share=keep), lambda: links[-1]
+
+
+def test_who_leaves_waits_until_the_broker_has_what_no_scheduler_acknowledged() -> None:
+    """Then the process may end, and the broker after it, and a scheduler that comes later still reads it."""
+
+    async def scenario(world: World) -> None:
+        member, link = leaving(world)
+        await member.connect(5)
+        member.send(GaveBack("a", 1))
+        closing = asyncio.ensure_future(member.close())
+        await link().asked.wait()
+        assert await world.scheduler.got(1) == [GaveBack("a", 1)]
+        assert not closing.done()
+        member._endpoint.confirmed()
+        await closing
+
+    in_a_world(scenario)
+
+
+def test_who_leaves_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker may have stopped answering, which is perhaps why it is left."""
+    monkeypatch.setattr(rules, "CONFIRM_TIMEOUT", 0.01)
+
+    async def scenario(world: World) -> None:
+        member, link = leaving(world)
+        await member.connect(5)
+        member.send(GaveBack("a", 1))
+        await member.close()
+        assert link().asked.is_set()
+
+    in_a_world(scenario)
+
+
+def test_who_has_said_nothing_that_is_open_asks_for_no_confirmation() -> None:
+    """It costs the broker a write to its disk."""
+
+    async def scenario(world: World) -> None:
+        member, link = leaving(world)
+        await member.connect(5)
+        await member.close()
+        assert not link().asked.is_set()
 
     in_a_world(scenario)

@@ -47,6 +47,9 @@ class Owner:
     def returned(self, destination: str) -> None:
         self.returned_names.append(destination)
 
+    def confirmed(self) -> None:
+        """See `LinkEvents.confirmed`."""
+
     def blocked(self, is_blocked: bool) -> None:
         raise AssertionError("a memory link never blocks")
 
