@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
+from math import floor
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,6 +16,8 @@ _MONTHS = (
     "december",
 )  # fmt: skip
 _PART = re.compile(r"(?:(\*)|(\w+)(?:-(\w+))?)(?:/(\d+))?")
+#: share of an interval by which a multiple of it may be missed: they are sums and quotients of floats
+NEAR = 1e-4
 #: days that are looked through for the next moment: a 29th of February may be eight years away
 _HORIZON = 366 * 9
 
@@ -90,7 +93,7 @@ class Interval:
     def following(self, last: float) -> float:
         """The first moment after ``last`` at which it is due; both in seconds since 1970."""
         every = self.run_every.total_seconds()
-        return (last // every + 1) * every if self.relative else last + every
+        return (floor(last / every + NEAR) + 1) * every if self.relative else last + every
 
     def is_due(self, last_run_at: datetime) -> tuple[bool, float]:
         """Whether it is due now, and in how many seconds to look again."""

@@ -33,6 +33,7 @@ def ended(state: SchedulerState, task: TaskRecord) -> None:
     if line is None:
         line = state.ended[seconds] = deque()
     line.append((state.now, task))
+    task.span = state.now
     if len(line) == 1:
         watch(state, seconds)
 

@@ -80,6 +80,8 @@ def read_ended(state: SchedulerState, rows: Any) -> None:
     """Go on keeping it for as long as it had left."""
     for seconds, line in rows:
         known = [(at - state.clock_offset, state.tasks[key]) for key, at in line if key in state.tasks]
+        for at, task in known:
+            task.span = at
         if known:
             state.ended[seconds] = deque(known)
             keeping.watch(state, seconds)

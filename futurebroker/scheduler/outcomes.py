@@ -34,6 +34,8 @@ def _meta(state: SchedulerState, key: Key) -> dict[str, Any] | None:
         "worker": task.worker.name if task.worker is not None else None,
         "state": task.state.value,
     }
+    if task.state not in UNFINISHED and state.kept in task.each_client():
+        meta["date_done"] = task.span + state.clock_offset
     failure = task.failure
     if terms is not None:
         meta |= {"retries": terms.retries, "joins": terms.joins, "parent": terms.parent or None}

@@ -84,7 +84,9 @@ class TaskRecord:
         self.wanted_by: ClientRecord | dict[ClientRecord, None] | None = None
         self.worker: WorkerRecord | None = None  #: where it is processing
         self.attempt = 0  #: number of the latest run; only its completion is accepted
-        self.span = 0.0  #: seconds it is taken to run, by what was known when it was sent or last looked at
+        #: seconds it is taken to run, by what was known when it was sent or last looked at; of one that ended and is
+        #: kept, when that was
+        self.span = 0.0
         self.holders: WorkerRecord | dict[WorkerRecord, str] | None = None  #: see `holder_paths`
         self.value: bytes | None = None  #: the result itself, when the scheduler keeps it
         self.nbytes = 0  #: size of the result

@@ -17,7 +17,7 @@ _Test = TypeVar("_Test", bound=Callable[..., Any])
 PAGE = Path(__file__).parents[2] / "docs" / "from-celery.md"
 BEGIN, END = "<!-- the table below is written by tests.integration.celery_rows -->", "<!-- end of the table -->"
 #: modules with tests that declare rows
-MODULES = tuple(f"tests.integration.test_celery_{name}" for name in ("semantics", "surface", "processes"))
+MODULES = tuple(f"tests.integration.test_celery_{name}" for name in ("semantics", "surface", "processes", "beat"))
 #: titles of the parts of the table
 PARTS = {
     "app": "Apps",

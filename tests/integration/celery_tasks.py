@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from futurebroker.celery import Celery, Task
@@ -274,6 +275,14 @@ def appends(path: str) -> None:
 @app.task
 def process_of() -> int:
     return os.getpid()
+
+
+@app.task(bind=True)
+def tells(self: Any, gate: str) -> str:
+    self.update_state(state="HALF", meta={"done": 1})
+    while not Path(gate).exists():
+        time.sleep(0.02)
+    return "told"
 
 
 @app.task(acks_late=True)

@@ -112,18 +112,23 @@ def _serve(environ: dict[str, str], folder: Path, *arguments: str) -> subprocess
 
 
 def test_a_killed_scheduler_remembers_times_results_and_revocations(tmp_path: Path) -> None:
-    """A countdown, a kept result, a revoked id and a schedule's last moment survive kill -9."""
+    """A countdown, results of any size with their times, a revoked id and what a running task told survive kill -9."""
     port = free_port()
     secret = "s" * 40
     environ = {**os.environ, "PYTHONPATH": ROOT, "FUTUREBROKER_SECRET": secret}
     order = ("scheduler", "--port", str(port))
     scheduler = _serve(environ, tmp_path, *order)
-    worker = _serve(environ, tmp_path, "worker", f"127.0.0.1:{port}", "-c", "1")
+    worker = _serve(environ, tmp_path, "worker", f"127.0.0.1:{port}", "-c", "2")
     try:
         with Client(f"127.0.0.1:{port}", secret=secret, set_as_default=False) as client:
             app.use_client(client)
             done = t.add.delay(1, 2)
             assert get(done) == 3
+            large = t.identity.delay(b"large" * 100_000)
+            assert len(get(large)) == 500_000
+            ended = large.date_done
+            running = t.tells.delay(str(tmp_path / "gate"))
+            until(lambda: running.state == "HALF")
             later = t.add.apply_async((20, 3), countdown=6)
             app.control.revoke("not-this-one")
             app.sender.metas([later.id])
@@ -134,6 +139,13 @@ def test_a_killed_scheduler_remembers_times_results_and_revocations(tmp_path: Pa
         with Client(f"127.0.0.1:{port}", secret=secret, set_as_default=False, timeout=20) as client:
             app.use_client(client)
             assert app.AsyncResult(done.id).get(timeout=WAIT) == 3
+            found = app.AsyncResult(large.id)
+            assert found.get(timeout=WAIT) == b"large" * 100_000
+            assert abs((found.date_done - ended).total_seconds()) < 0.1
+            running = app.AsyncResult(running.id)
+            assert (running.state, running.info) == ("HALF", {"done": 1})
+            (tmp_path / "gate").touch()
+            assert running.get(timeout=WAIT) == "told"
             assert app.AsyncResult(later.id).get(timeout=WAIT) == 23
             with pytest.raises(TaskRevokedError):
                 get(t.add.apply_async((1, 1), task_id="not-this-one"))
