@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets as random_names
-import threading
 from collections.abc import Callable
 
 import msgspec
 
 from futurebroker.exceptions import FuturebrokerError, ProtocolError
+from futurebroker.protocol.attachment import Attachment
 from futurebroker.protocol.messages import DataPart
 from futurebroker.protocol.queues import bulk_inbox
 from futurebroker.protocol.wire import Seal
@@ -69,9 +69,7 @@ class Bulk:
         self._seal = Seal(secret, b"bulk")
         self._unique = random_names.token_hex(4)
         self._link: Link | None = None
-        self._socket: int | None = None
-        self._thread = 0
-        self._watching_writes = False
+        self._attachment: Attachment | None = None
         self._is_blocked = False
         self._opening: asyncio.Task[None] | None = None
         self._retry_at = 0.0
@@ -147,22 +145,16 @@ class Bulk:
         self.inbox = link.capabilities.inbox or inbox
         self._used = self._loop.time()
         self._is_blocked = False
-        self._thread = threading.get_ident()
-        link.start(self, self._wake)
-        self._socket = link.fileno()
-        if self._socket is not None:
-            self._loop.add_reader(self._socket, link.on_readable)
+        self._attachment = Attachment(self._loop, link, self.turn, self._written)
+        self._attachment.begin(self)
         self._tick()
 
     def _detach(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._socket is not None:
-            self._loop.remove_reader(self._socket)
-            if self._watching_writes:
-                self._loop.remove_writer(self._socket)
-        self._link, self._socket, self._timer = None, None, None
-        self._watching_writes = False
+        if self._attachment is not None:
+            self._attachment.end()
+        self._link, self._attachment, self._timer = None, None, None
         self.inbox = ""
 
     def _end(self) -> None:
@@ -170,12 +162,6 @@ class Bulk:
         if link is not None:
             self._detach()
             link.close()
-
-    def _wake(self, call: Callable[[], None]) -> None:
-        if threading.get_ident() == self._thread:
-            self._loop.call_soon(call)
-        else:
-            self._loop.call_soon_threadsafe(call)
 
     def _tick(self) -> None:
         link, now = self._link, self._loop.time()
@@ -200,20 +186,12 @@ class Bulk:
             link.send(place[0], sealed)
             self.sent_bytes += len(sealed)
             link.flush()
-        if link is not None and link is self._link and self._socket is not None:
-            wants = link.wants_write()
-            if wants != self._watching_writes:
-                self._watching_writes = wants
-                if wants:
-                    self._loop.add_writer(self._socket, self._writable)
-                else:
-                    self._loop.remove_writer(self._socket)
+        if self._attachment is not None:
+            self._attachment.watch_writes()
 
-    def _writable(self) -> None:
-        if self._link is not None:
-            self._used = self._loop.time()
-            self._link.on_writable()
-            self._send_waiting()
+    def _written(self) -> None:
+        self._used = self._loop.time()
+        self._send_waiting()
 
     # -- link events ------------------------------------------------------------------------------------------------
 

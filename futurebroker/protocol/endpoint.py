@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from futurebroker.exceptions import ProtocolError, SignatureError
+from futurebroker.protocol.attachment import Attachment
 from futurebroker.protocol.conversation import Conversation, direction_of
 from futurebroker.protocol.events import EndpointEvents
 from futurebroker.protocol.messages import Message, decode, encode
@@ -68,16 +68,13 @@ class Endpoint:
         self._dead_queue = dead_queue
         self._is_blocked = False
         self._link: Link | None = None
-        #: the link's socket, kept because a link that broke doesn't know it any more
-        self._socket: int | None = None
-        self._watching_writes = False
+        self._attachment: Attachment | None = None
         self._conversations: dict[str, Conversation] = {}
         self._waiting: dict[str, Conversation] = {}
         self._lazy: dict[str, Conversation] = {}
         self._lazy_timer: asyncio.TimerHandle | None = None
         self._flush_due = False
         self._in_turn = False
-        self._thread = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._confirmed: asyncio.Future[None] | None = None
@@ -102,14 +99,11 @@ class Endpoint:
     def attach(self, link: Link) -> None:
         """Use a freshly opened ``link``; sessions go on only when `open` says where their peers are now."""
         self._link = link
-        self._thread = threading.get_ident()
         self._set_blocked(False)
         for conversation in self._conversations.values():
             conversation.connected = False
-        link.start(self, self._wake)
-        self._socket = link.fileno()
-        if self._socket is not None:
-            self._loop.add_reader(self._socket, self._readable)
+        self._attachment = Attachment(self._loop, link, self.turn)
+        self._attachment.begin(self)
         self._arm(link.tick(self._loop.time()))
         self._schedule_flush()
 
@@ -127,20 +121,10 @@ class Endpoint:
 
     def _detach(self) -> Link | None:
         link, self._link = self._link, None
-        if self._socket is not None:
-            self._loop.remove_reader(self._socket)
-            if self._watching_writes:
-                self._loop.remove_writer(self._socket)
-        self._socket = None
-        self._watching_writes = False
+        if self._attachment is not None:
+            self._attachment.end()
+            self._attachment = None
         return link
-
-    def _wake(self, call: Callable[[], None]) -> None:
-        """Run a link's ``call`` soon; from our own thread without the system calls that interrupt a sleeping loop."""
-        if threading.get_ident() == self._thread:
-            self._loop.call_soon(self.turn, call)
-        else:
-            self._loop.call_soon_threadsafe(self.turn, call)
 
     def turn(self, call: Callable[[], object]) -> None:
         """Run ``call`` and send at once what it led to: going round the loop first would only cost time."""
@@ -349,7 +333,8 @@ class Endpoint:
             for conversation in waiting.values():
                 self._flush_conversation(conversation, now)
         link.flush()
-        self._watch_writes(link)
+        if self._attachment is not None:
+            self._attachment.watch_writes()
 
     def _flush_conversation(self, conversation: Conversation, now: float) -> None:
         if not conversation.connected:
@@ -492,27 +477,6 @@ class Endpoint:
             for conversation in self._conversations.values():
                 conversation.connected = False
             self._events.disconnected(error)
-
-    def _readable(self) -> None:
-        link = self._link
-        if link is not None:
-            self.turn(link.on_readable)
-
-    def _writable(self) -> None:
-        link = self._link
-        if link is not None:
-            link.on_writable()
-            self._watch_writes(link)
-
-    def _watch_writes(self, link: Link) -> None:
-        wants = link is self._link and link.wants_write()
-        if wants == self._watching_writes or self._socket is None:
-            return
-        self._watching_writes = wants
-        if wants:
-            self._loop.add_writer(self._socket, self._writable)
-        else:
-            self._loop.remove_writer(self._socket)
 
     # -- time -------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import pytest
 from futurebroker import __version__
 from futurebroker.exceptions import ClusterConnectionError, NoSchedulerError, RefusedError
 from futurebroker.protocol import member as rules
+from futurebroker.protocol.attachment import Attachment
 from futurebroker.protocol.member import Member
 from futurebroker.protocol.messages import (
     PROTOCOL,
@@ -97,7 +98,7 @@ class Scheduler(Party):
             timeout=1,
             name="commands",
         )
-        self.commands.start(self, self.endpoint._wake)
+        Attachment(self.endpoint._loop, self.commands, self.endpoint.turn).begin(self)
 
     def received(self, queue: str, body: bytes, tag: int) -> None:
         """A command arrives on the other link."""
