@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
 from math import floor
@@ -46,7 +46,7 @@ def _expand(text: Any, low: int, high: int, names: tuple[str, ...] = ()) -> froz
     return frozenset(found)
 
 
-def _part(part: str, low: int, high: int, names: tuple[str, ...]) -> range:
+def _part(part: str, low: int, high: int, names: tuple[str, ...]) -> Sequence[int]:
     match = _PART.fullmatch(part)
     if match is None:
         raise ParseException(f"{part!r} can't be read; a part of a cron field is *, 5, 1-5, */15 or mon-fri")
@@ -56,10 +56,11 @@ def _part(part: str, low: int, high: int, names: tuple[str, ...]) -> range:
     else:
         start = _number(first, low, names)
         end = _number(last, low, names) if last else start if not step else high
-    if end < start and not every:  # wraps round, as fri-mon does
-        return range(start, end + high - low + 2, int(step or 1))
     if step == "0":
         raise ParseException(f"{part!r} has steps of 0")
+    if end < start and not every and start <= high:  # wraps round, as fri-mon does
+        count = high - low + 1
+        return [low + (number - low) % count for number in range(start, end + count + 1, int(step or 1))]
     return range(start, end + 1, int(step or 1))
 
 
