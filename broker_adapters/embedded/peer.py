@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hmac
 import socket
-from asyncio import AbstractEventLoop, TimerHandle
+from asyncio import TimerHandle
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 from futurebroker.broker_adapters.embedded.arguments import decode, sasl_credentials
 from futurebroker.broker_adapters.embedded.channel import HIGH_WATER, Channel
-from futurebroker.broker_adapters.embedded.entities import Entities
+from futurebroker.broker_adapters.embedded.hosting import Broker
 from futurebroker.broker_adapters.embedded.queues import MessageQueue
 from futurebroker.broker_adapters.frames import (
     BASIC_PUBLISH,
@@ -59,38 +59,6 @@ class Stage(Enum):
     OPEN = "open"
     CLOSING = "closing"  #: we sent connection.close, or answered it: only what is buffered still leaves
     CLOSED = "closed"
-
-
-class Broker(Protocol):
-    """What a peer needs of the broker it is connected to."""
-
-    loop: AbstractEventLoop
-    entities: Entities
-    user: str
-    password: str
-    heartbeat: int
-    version: str
-
-    def mark(self, peer: Peer) -> None:
-        """The peer has output; write it before long."""
-
-    def written_soon(self) -> None:
-        """Whatever was marked is written at the end of this turn of the loop."""
-
-    def begin_turn(self) -> None:
-        """`hand_over` follows: the links in the broker's own process need not be woken until then."""
-
-    def hand_over(self) -> None:
-        """Let the links in the broker's own process take what waits for them now, not in the loop's next turn."""
-
-    def touch(self, queue: MessageQueue) -> None:
-        """The queue was used."""
-
-    def login_refused(self, address: str) -> None:
-        """Someone at ``address`` came with a wrong password."""
-
-    def gone(self, peer: Peer) -> None:
-        """The peer's socket is closed and all it had is taken down."""
 
 
 #: bytes below which what was read is one call or one answer, that somebody waits for, and no part of a burst

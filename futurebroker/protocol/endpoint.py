@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -18,7 +17,7 @@ from futurebroker.protocol.attachment import Attachment
 from futurebroker.protocol.conversation import Conversation, direction_of
 from futurebroker.protocol.events import EndpointEvents
 from futurebroker.protocol.messages import Message, decode, encode
-from futurebroker.protocol.parking import parked
+from futurebroker.protocol.parking import Rejections, parked
 from futurebroker.protocol.queues import command_queue
 from futurebroker.protocol.session import Outgoing
 from futurebroker.protocol.wire import Header, Keyring, Kind
@@ -60,7 +59,7 @@ class Endpoint:
         self.cluster = cluster
         self.epoch = 0
         #: envelopes dropped, by reason
-        self.rejected: Counter[str] = Counter()
+        self.rejected = Rejections()
         self._keyring = keyring
         self._events = events
         self._loop = loop
@@ -171,12 +170,12 @@ class Endpoint:
             role, header, content = self._keyring.open(body, self.me.role)
         except ProtocolError as error:
             reason = "signature" if isinstance(error, SignatureError) else "garbage"
-            self._reject(reason, str(error))
+            self.rejected.note(reason, str(error))
             if tag:
                 self._park(queue, body, reason, str(error))
         else:
             if header.cluster != self.cluster or header.recipient != self.me.name:
-                self._reject("address", f"an envelope for {header.recipient} of cluster {header.cluster}")
+                self.rejected.note("address", f"an envelope for {header.recipient} of cluster {header.cluster}")
             else:
                 conversation = self._conversations.get(header.sender)
                 peer = conversation.peer if conversation is not None else None
@@ -340,7 +339,7 @@ class Endpoint:
         if not conversation.connected:
             return
         session = conversation.session
-        for body in conversation.bodies(self._reject):
+        for body in conversation.bodies(self.rejected.note):
             self._transmit(conversation, session.send(body, now))
         self._arm(session.deadline())
 
@@ -372,12 +371,12 @@ class Endpoint:
         direction = direction_of(self.me.role, peer.role)
         if header.kind == Kind.MEETING:
             if len(content) > MEETING_BYTES:
-                self._reject("oversize", f"{len(content):,} bytes of {peer.name} outside of its session")
+                self.rejected.note("oversize", f"{len(content):,} bytes of {peer.name} outside of its session")
                 return
             try:
                 messages = decode(direction, content)
             except ProtocolError as error:
-                self._reject("garbage", str(error))
+                self.rejected.note("garbage", str(error))
                 return
             for message in messages:
                 self._tell(self._events.meet, peer, message)
@@ -391,13 +390,13 @@ class Endpoint:
         try:
             bodies = session.receive(header.sequence, header.ack, content, self._loop.time())
         except ProtocolError as error:
-            self._reject("garbage", str(error))
+            self.rejected.note("garbage", str(error))
             return
         for body in bodies:
             try:
                 messages = conversation.open(direction, body)
             except ProtocolError as error:
-                self._reject("garbage", str(error))
+                self.rejected.note("garbage", str(error))
                 continue
             if messages:
                 self._tell(self._events.deliver, peer, messages)
@@ -426,11 +425,6 @@ class Endpoint:
             self._loop.call_exception_handler(
                 {"message": f"{call.__name__} of {type(self._events).__name__} raised", "exception": error}
             )
-
-    def _reject(self, reason: str, text: str) -> None:
-        self.rejected[reason] += 1
-        if self.rejected[reason] == 1:
-            logger.warning("dropped %s; more of this kind are only counted", text)
 
     def _park(self, queue: str, body: bytes, reason: str, text: str) -> None:
         link = self._link
