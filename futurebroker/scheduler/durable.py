@@ -82,6 +82,8 @@ class DurableScheduler(SchedulerService):
         self._resuming: set[str] = set()
         #: workers that were there before and have not yet told what they hold, with the marks of their processes
         self._awaited: dict[str, str] = {}
+        #: whether it closes: what is said from then on is for the next to hear
+        self._leaves = False
 
     # -- starting and ending ----------------------------------------------------------------------------------------
 
@@ -190,6 +192,9 @@ class DurableScheduler(SchedulerService):
             await self._folding.close()
         await self._archives.close()
         if self._durability is not None:
+            # What is heard from here on would be done and noted, and then done again by the next, who can't know of it.
+            self._leaves = True
+            self._endpoint.is_deaf = True
             await self._durability.close()
         await super().close()
 
@@ -301,7 +306,7 @@ class DurableScheduler(SchedulerService):
 
     def _hear(self, heard: bool) -> None:
         """The journal can't be written, or can again; who was not heard meanwhile has kept what it said."""
-        self._endpoint.is_deaf = not heard
+        self._endpoint.is_deaf = self._leaves or not heard
         self.machine.state.about["journal"] = self.storage.mode if heard else f"{self.storage.mode}, not writable"
         if heard:
             for contact in self._contacts.values():
