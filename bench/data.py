@@ -6,6 +6,7 @@ Every figure stands beside what bounds it in the same run: a plain copy into mem
 from __future__ import annotations
 
 import json
+import mmap
 import multiprocessing
 import os
 import resource
@@ -226,14 +227,24 @@ def relay(nbytes: int, repeat: int) -> list[float] | None:
 # -- the disk ------------------------------------------------------------------------------------------------------
 
 
-def disk_speed(folder: str, nbytes: int = GB) -> float:
-    """Bytes a second of plain sequential writing, as the kernel takes it."""
-    data = os.urandom(8 * MiB)
-    begun = perf_counter()
+def disk_speed(folder: str, nbytes: int = GB) -> Figures:
+    """Bytes a second of writing and of reading one after another, past the page cache, so that it is the disk's own.
+
+    And of both together: what is written and read again can't pass through faster.
+    """
+    chunk = memoryview(mmap.mmap(-1, 8 * MiB))
+    chunk[:] = os.urandom(len(chunk))
+    times = []
     with tempfile.NamedTemporaryFile(dir=folder) as file:
-        for _ in range(nbytes // len(data)):
-            file.write(data)
-    return nbytes / (perf_counter() - begun)
+        for act, flags in ((os.write, os.O_WRONLY), (lambda number, data: os.readv(number, [data]), os.O_RDONLY)):
+            number = os.open(file.name, flags | os.O_DIRECT)
+            begun = perf_counter()
+            for _ in range(nbytes // len(chunk)):
+                act(number, chunk)
+            os.fdatasync(number)
+            times.append(perf_counter() - begun)
+            os.close(number)
+    return {"write": nbytes / times[0], "read": nbytes / times[1], "both": nbytes / sum(times)}
 
 
 @contextmanager
@@ -323,10 +334,11 @@ def run(soak: bool, repeat: int, folder: str, out: Path) -> None:
     found["disk_before"] = disk_speed(folder)
     found["spill"] = spill((20 if soak else 2) * GB, "512MiB", folder)
     found["disk_after"] = disk_speed(folder)
-    disk = (found["disk_before"] + found["disk_after"]) / 2
+    disk = {name: (found["disk_before"][name] + found["disk_after"][name]) / 2 for name in ("write", "read", "both")}
     figures = found["spill"]
     click.echo(
-        f"spill {figures['bytes_per_second'] / GB:.2f} GB/s, disk alone {disk / GB:.2f} GB/s; "
+        f"spill {figures['bytes_per_second'] / GB:.2f} GB/s written and read; "
+        f"disk alone {disk['both'] / GB:.2f} (write {disk['write'] / GB:.2f}, read {disk['read'] / GB:.2f}); "
         f"peak {figures['peak'] / MiB:.0f} of {figures['limit'] / MiB:.0f} MiB, {figures['killed']} killed"
     )
     out.parent.mkdir(parents=True, exist_ok=True)

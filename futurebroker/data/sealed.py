@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from futurebroker.data.diskwrites import DiskWriter
 from futurebroker.data.names import is_sealed
 
 #: as in `serialize`, which this can't import: what opens pickles has no business in an agent
@@ -195,7 +196,7 @@ def write_sealed(
         OSError: there is no room, the disk can't be written to, or it was given up; nothing is left behind.
     """
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    seal = Seal()
+    seal, writer = Seal(), DiskWriter(number)
     looked = 0
     try:
         for piece in pieces:
@@ -208,8 +209,8 @@ def write_sealed(
                     looked = seal.nbytes + 16 * _BLOCKS * BLOCK_BYTES
                 part = view[start : start + _BLOCKS * BLOCK_BYTES]
                 seal.update(part)
-                write_all(number, part)
-        write_all(number, memoryview(seal.trailer()))
+                writer.write(part)
+        writer.finish(seal.trailer())
     except BaseException:
         os.unlink(path)
         raise
