@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import secrets
 import socket
@@ -147,6 +148,32 @@ def _without_pipe(app: Any) -> None:
     app.init_iopub = init_iopub
 
 
+class _Interruption:
+    """Interrupts what a kernel runs on its own thread. A signal, which is Jupyter's way, would end the process."""
+
+    def __init__(self) -> None:
+        self._thread = ctypes.c_ulong(threading.get_ident())
+        self._lock = threading.Lock()
+        self._running = False
+
+    def begin(self, *_: Any) -> None:
+        """Code of a user begins."""
+        with self._lock:
+            self._running = True
+
+    def end(self, *_: Any) -> None:
+        """It has ended; an interrupt that comes too late to reach it reaches nothing."""
+        with self._lock:
+            self._running = False
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, None)
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in it."""
+        with self._lock:
+            if self._running:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, ctypes.py_object(KeyboardInterrupt))
+
+
 class Kernel:
     """An IPython kernel on a thread of this process; there can be one a process.
 
@@ -212,9 +239,14 @@ class Kernel:
         app.init_crash_handler = lambda: None
         _without_pipe(app)
         app.initialize([])
-        # An exit typed by a user ends the session, not the process that others rely on.
-        app.shell.ask_exit = lambda *_: None
+        # An exit typed by a user ends the console, not the process that others rely on; nor does an interrupt.
+        leave = {"source": "ask_exit", "keepkernel": True}
+        app.shell.ask_exit = lambda *_: app.shell.payload_manager.write_payload(leave)
         app.kernel.do_shutdown = lambda restart: {"status": "ok", "restart": restart}
+        interruption = _Interruption()
+        app.shell.events.register("pre_run_cell", interruption.begin)
+        app.shell.events.register("post_run_cell", interruption.end)
+        app.kernel._send_interrupt_children = interruption.interrupt
         return app
 
     def bridge(self, channel: str, send: Callable[[list[bytes]], None]) -> Carrier:

@@ -125,6 +125,29 @@ def test_what_tasks_print_stays_out_of_consoles(client: Client) -> None:
         assert evaluate(kernel, "x") == "5"
 
 
+def test_a_console_ends_and_interrupts_only_what_it_runs(client: Client) -> None:
+    """Jupyter's own way to interrupt is a signal, which would end the scheduler."""
+    infos = [client.start_ipython_scheduler(), *client.start_ipython_workers("local-1").values()]
+    for info in infos:
+        with console(info) as kernel:
+            pid = evaluate(kernel, "import os; os.getpid()")
+            reply = kernel.execute_interactive("exit", timeout=60)
+            assert reply["content"]["payload"] == [{"source": "ask_exit", "keepkernel": True}]
+            kernel.execute("print('it runs', flush=True)\nwhile True: pass", stop_on_error=False)
+            while kernel.get_iopub_msg(timeout=60)["header"]["msg_type"] != "stream":
+                pass
+            kernel.control_channel.send(kernel.session.msg("interrupt_request", {}))
+            assert kernel.get_control_msg(timeout=60)["content"]["status"] == "ok"
+            message = kernel.get_iopub_msg(timeout=60)
+            while message["header"]["msg_type"] != "error":
+                message = kernel.get_iopub_msg(timeout=60)
+            assert message["content"]["ename"] == "KeyboardInterrupt"
+            kernel.control_channel.send(kernel.session.msg("interrupt_request", {}))  # nothing runs
+            assert kernel.get_control_msg(timeout=60)["content"]["status"] == "ok"
+            assert evaluate(kernel, "os.getpid()") == pid
+    assert client.submit(sum, [1, 2]).result(30) == 3
+
+
 def test_magics_run_code_in_the_cluster(cluster: LocalCluster, runtime: Path, tmp_path: Path) -> None:
     """In a real IPython: ``%scheduler``, ``%remote``, and magics by name."""
     script = tmp_path / "session.ipy"
