@@ -99,14 +99,22 @@ def whole_family_ends(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def run_peer(entry: PeerEntry, plan: Plan, repeat: int) -> list[Sample]:
-    """All workloads of one peer, once. What it could not finish is returned as failed samples."""
-    wanted = [
-        (name, workloads.BY_NAME[name].size_for(entry.name, plan.quick))
-        for name in plan.names
-        if name in workloads.BY_NAME
-    ]
-    if not wanted and workloads.START not in plan.names:
-        return []
+    """All workloads of one peer, once; collections in a process of their own, whose start isn't measured."""
+    names = [name for name in plan.names if name in workloads.BY_NAME and name not in entry.left_out]
+    collections = [name for name in names if workloads.BY_NAME[name].is_collection]
+    others = [name for name in names if name not in collections]
+    samples: list[Sample] = []
+    if others or workloads.START in plan.names:
+        start = [workloads.START] if workloads.START in plan.names else []
+        samples += _run_names(entry, plan, repeat, others, start)
+    if collections:
+        samples += _run_names(entry, plan, repeat, collections, [])
+    return samples
+
+
+def _run_names(entry: PeerEntry, plan: Plan, repeat: int, names: list[str], start: list[str]) -> list[Sample]:
+    """These workloads, in one process. What could not be finished is returned as failed samples."""
+    wanted = [(name, workloads.BY_NAME[name].size_for(entry.name, plan.quick)) for name in names]
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         out = Path(folder, "samples")
         out.touch()
@@ -125,10 +133,9 @@ def run_peer(entry: PeerEntry, plan: Plan, repeat: int) -> list[Sample]:
         samples: list[Sample] = [json.loads(line) for line in out.read_text().splitlines()]
     if problem is not None:
         seen = {sample["workload"] for sample in samples}
-        names = [workloads.START, *(name for name, _ in wanted if name not in entry.skipped)]
-        missing = [name for name in names if name not in seen and name in plan.names]
+        missing = [name for name in (*start, *names) if name not in seen]
         samples += [{"peer": entry.name, "workload": name, "error": problem} for name in missing or ["stop"]]
-    return [sample | {"repeat": repeat} for sample in samples if sample["workload"] in (*plan.names, "stop")]
+    return [sample | {"repeat": repeat} for sample in samples if sample["workload"] in (*start, *names, "stop")]
 
 
 def seconds_of_python(statement: str) -> float:
@@ -203,6 +210,6 @@ def notes_of(entries: Sequence[PeerEntry]) -> dict[str, Mapping[str, Any]]:
             "setup": dict(entry.setup),
             "versions": entry.versions(),
             "emulated": dict(entry.emulated),
-            "skipped": dict(entry.skipped),
+            "skipped": entry.left_out,
         }
     return notes

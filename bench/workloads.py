@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 
 from bench.peers.base import Peer
 
@@ -65,6 +67,27 @@ def run_array(peer: Peer, size: int) -> Figures:
     return {}
 
 
+def run_mean(peer: Peer, size: int) -> Figures:
+    mean = collections().random_mean(size)
+    expect("mean", abs(mean - 0.5) < 10 / size, True)
+    return {}
+
+
+def run_group_by(peer: Peer, size: int) -> Figures:
+    expect("group_by", collections().group_by(size), collections().expected_group_by(size))
+    return {}
+
+
+def run_chunks(peer: Peer, size: int) -> Figures:
+    expect("chunks", collections().small_chunks(size), 2 * size * collections().CHUNK)
+    return {}
+
+
+def collections() -> ModuleType:
+    """`bench.dask_collections`, by name, because not everybody has dask."""
+    return importlib.import_module("bench.dask_collections")
+
+
 @dataclass(frozen=True)
 class Workload:
     """One thing that every peer is asked to do."""
@@ -77,6 +100,7 @@ class Workload:
     metric: str = "rate"  #: "rate" (tasks a second), "p50" or "seconds"
     warm_up: int = 0  #: a size to run once, unmeasured, before it: NumPy gets imported, caches fill
     smaller: Mapping[str, int] = field(default_factory=dict)  #: sizes for peers that would take minutes
+    is_collection: bool = False  #: dask has it computed by its default scheduler, as which the peer must serve
 
     def size_for(self, peer: str, quick: bool) -> int:
         size = self.smaller.get(peer, self.size)
@@ -108,6 +132,22 @@ WORKLOADS = (
     ),
     Workload(
         "array", "array from one task to the next", run_array, 400_000_000, 8_000_000, metric="seconds", warm_up=8_000,
+    ),
+    # In this order: the first pass of all that uses pandas finds workers that don't have it yet.
+    Workload(
+        "group_by_first", "groupby of a dataframe, the first pass", run_group_by, 1_000_000, 64_000,
+        metric="seconds", is_collection=True,
+    ),
+    Workload(
+        "group_by", "groupby of a dataframe of 64 partitions", run_group_by, 1_000_000, 64_000,
+        metric="seconds", warm_up=64_000, is_collection=True,
+    ),
+    Workload(
+        "mean", "mean of a square of random numbers", run_mean, 20_000, 1_000,
+        metric="seconds", warm_up=1_000, is_collection=True,
+    ),
+    Workload(
+        "chunks", "array graph of small chunks", run_chunks, 20_000, 500, warm_up=100, is_collection=True,
     ),
 )  # fmt: skip
 

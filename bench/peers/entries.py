@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 
 from bench.peers.base import Peer
+from bench.workloads import WORKLOADS
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,13 @@ class PeerEntry:
     setup: Mapping[str, str | int] = field(default_factory=dict)  #: how it is configured, for the report
     emulated: Mapping[str, str] = field(default_factory=dict)  #: workload -> how it is done without the peer's support
     skipped: Mapping[str, str] = field(default_factory=dict)  #: workload -> why it is left out
+    collections: bool = False  #: it is dask's default scheduler once it has started
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Workload -> why it is left out."""
+        names = () if self.collections else (one.name for one in WORKLOADS if one.is_collection)
+        return {**self.skipped, **dict.fromkeys(names, "it computes no dask collections")}
 
     def load(self) -> type[Peer]:
         module, _, name = self.target.partition(":")
@@ -48,7 +56,7 @@ ENTRIES = (
     PeerEntry(
         OURS, "futurebroker", "bench.peers.ours:FuturebrokerPeer", (),
         "import futurebroker", "from futurebroker import Client",
-        setup={"n_workers": 1, "executors_per_worker": 2, "threads_per_worker": 1},
+        setup={"n_workers": 1, "executors_per_worker": 2, "threads_per_worker": 1}, collections=True,
     ),
     PeerEntry(
         OVER_RABBITMQ, "futurebroker (RabbitMQ)", "bench.peers.ours_rabbitmq:RabbitMQPeer", (),
@@ -81,7 +89,7 @@ ENTRIES = (
     PeerEntry(
         "dask", "dask.distributed", "bench.peers.dask_distributed:DaskPeer", ("dask", "distributed"),
         "import distributed", "from distributed import Client, LocalCluster",
-        setup={"n_workers": 2, "threads_per_worker": 1},
+        setup={"n_workers": 2, "threads_per_worker": 1}, collections=True,
         skipped={"map_100": "its map has no tasks of many calls (batch_size groups messages)"},
     ),
     PeerEntry(

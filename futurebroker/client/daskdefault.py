@@ -2,12 +2,16 @@
 
 The last client that was made with ``set_as_default`` and is open is the default; when none is left, what the program
 had set before is again. Where dask is imported later, it is told then.
+
+What a program has imported of dask its tasks will need: executors import it as well, as soon as the program has, and
+not when the first task asks for it. With pandas and PyArrow that takes longer than many a computation.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
+from functools import partial
 from importlib import import_module
 from typing import Any, Final
 
@@ -19,6 +23,8 @@ _JOBLIB: Final = "joblib.parallel"
 #: name of our backend there, and the module it is in
 BACKEND: Final = "futurebroker"
 _BACKEND_HOME: Final = "futurebroker.client.joblib_backend"
+#: what executors import once the program has
+_AHEAD: Final = ("dask.array", "dask.dataframe")
 _SCHEDULER, _SHUFFLE = "scheduler", "dataframe.shuffle.method"
 _MISSING: Final = object()
 
@@ -33,6 +39,8 @@ def become(client: Any) -> None:
     _clients.append(weakref.ref(client))
     when_imported(_CONFIG, _apply)
     when_imported(_JOBLIB, _register)
+    for module in _AHEAD:
+        when_imported(module, partial(_import_ahead, module))
 
 
 def step_down(client: Any) -> None:
@@ -45,6 +53,13 @@ def step_down(client: Any) -> None:
 def serve_tasks() -> None:
     """In an executor: have dask compute by the client of the task that asks."""
     become(_TASKS)
+
+
+def _import_ahead(module: str) -> None:
+    """Have the executors of the default client import what this program did."""
+    client = next((one() for one in reversed(_clients) if one() is not None), None)
+    if client is not None and client is not _TASKS:
+        client.import_ahead([module])
 
 
 def _register() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -36,9 +36,13 @@ class _Watcher(MetaPathFinder):
         """See `importlib.abc.MetaPathFinder`."""
         if fullname != self._module:
             return None
-        sys.meta_path.remove(self)
+        with contextlib.suppress(ValueError):  # another thread imports it, too
+            sys.meta_path.remove(self)
         _watched.discard(fullname)
-        spec = find_spec(fullname)
+        # Not by `importlib.util.find_spec`: that takes the lock of the package, whose import in another thread may wait
+        # for this module's, which we hold.
+        finders = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in finders)), None)
         if spec is not None and spec.loader is not None:
             spec.loader = _ThenCall(spec.loader, self._call)
         return spec

@@ -136,6 +136,16 @@ class Tending(ClientCore):
         """Have every executor call ``setup()``, also those that come later; with ``dask_worker=`` if it takes that."""
         return self._everywhere(_InExecutor("call_back"), (setup,), keep=f"callback {name_of(setup)} {id(setup)}")
 
+    def import_ahead(self, modules: list[str]) -> None:
+        """Have every executor import these modules beside its tasks, so that the first that needs them needn't.
+
+        What can't be imported there is left to the task that tries. Returns at once.
+        """
+        connection, what = self._connection, "names of modules"
+        code, packed = dumps(_InExecutor("import_ahead"), what), dumps(((modules,), {}), what)
+        connection.put(RunOnExecutors(connection.number(), code, packed))
+        connection.flush()
+
     def _everywhere(
         self, function: Any, args: tuple[Any, ...], *, keep: str = "", drop: str = "", found: str = ""
     ) -> Any:

@@ -20,6 +20,7 @@ from futurebroker.worker.context import get_worker
 logger = logging.getLogger("futurebroker.worker")
 
 _lock = threading.Lock()
+_importing = threading.Lock()
 #: by executor and name; with ``processes=False`` there are several executors in a process
 _plugins: dict[tuple[str, str], Any] = {}
 #: by worker, the folder for uploaded files; it goes with the worker's store
@@ -92,6 +93,19 @@ def call_back(function: Any) -> Any:
     if code is not None and "dask_worker" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
         return function(dask_worker=get_worker())
     return function()
+
+
+def import_ahead(modules: list[str]) -> None:
+    """Import these modules in a thread of its own; a program whose threads we are has what it wants."""
+    if own_store(get_worker().id) is not None:
+        threading.Thread(target=_import, args=(modules,), name="imports", daemon=True).start()
+
+
+def _import(modules: list[str]) -> None:
+    with _importing:
+        for module in modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
 
 
 def receive_file(name: str, data: bytes, load: bool) -> str:

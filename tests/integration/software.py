@@ -39,3 +39,8 @@ def wait_for(path: str) -> int:
     while not os.path.exists(path):
         pass
     return os.getpid()
+
+
+def has_imported(module: str) -> bool:
+    """Whether something in this process did."""
+    return module in sys.modules

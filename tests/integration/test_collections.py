@@ -24,6 +24,7 @@ from dask.utils_test import GetFunctionTestMixin
 
 from futurebroker import Client, Future, LocalCluster, futures_of, get_worker
 from futurebroker.exceptions import GraphError, SerializationError
+from tests.integration.software import has_imported
 
 PATIENCE = 40.0
 
@@ -277,3 +278,16 @@ def test_persisted_results_are_read_on_one_host_without_copying() -> None:
         mine[:] = 2.0  # a copy is made of what is written to, and only then
         assert mapped_from(mine)[2] >= 8_000_000
         assert client.submit(np.sum, future).result(PATIENCE) == 1.5e6
+
+
+def test_executors_import_what_the_program_has_before_they_need_it() -> None:
+    """The first computation would wait for pandas otherwise; nothing is submitted here."""
+    with LocalCluster(n_workers=1, executors_per_worker=1) as cluster:
+        with Client(cluster, set_as_default=False) as client:
+            assert list(client.run(has_imported, "dask.dataframe").values()) == [False]
+        with Client(cluster) as client:
+            while list(client.run(has_imported, "dask.dataframe").values()) != [True]:
+                pass
+            client.import_ahead(["no_such_module", "colorsys"])
+            while list(client.run(has_imported, "colorsys").values()) != [True]:
+                pass
