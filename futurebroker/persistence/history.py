@@ -27,7 +27,7 @@ from futurebroker.persistence import revisions
 from futurebroker.persistence.database import is_sqlite, open_engine, reading, writing
 from futurebroker.persistence.history_tables import events, notes, runs, snapshots, task_types, tasks
 from futurebroker.persistence.models import workers
-from futurebroker.protocol.history import Batch, Came, Ended, HistoryOrders, TypeTotals
+from futurebroker.protocol.history import Batch, Came, Ended, HistoryOrders, TypeTotals, add_finished
 
 logger = logging.getLogger("futurebroker.history")
 
@@ -139,6 +139,7 @@ class Writer:
         for batch in batches:
             for name, totals in batch.totals.items():
                 sums.setdefault(name, TypeTotals()).add(totals)
+            add_finished(sums, batch.rows)
         now = time.time()
         for name, totals in sums.items():
             figures = {
@@ -202,11 +203,15 @@ class Writer:
         self._engine.dispose()
 
 
+def _seconds(micros: int | None) -> float | None:
+    return None if micros is None else micros * 1e-6
+
+
 def _row(run: int, ended: Ended) -> tuple[Any, ...]:
     """In the order of `_COLUMNS`."""
     return (
         run, ended.key, ended.type[:NAME_MOST], ended.outcome, ended.worker, ended.executor, ended.client,
-        ended.attempts, ended.submitted, ended.started, ended.ended, ended.duration, ended.nbytes,
+        ended.attempts, ended.submitted, _seconds(ended.started), ended.ended, _seconds(ended.duration), ended.nbytes,
         ended.result_type[:NAME_MOST], ended.error_type[:NAME_MOST], ended.error, ended.traceback,
         json.dumps(ended.inputs) if ended.inputs else "",
     )  # fmt: skip

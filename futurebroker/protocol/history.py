@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ FINISHED, FAILED, CANCELLED = "finished", "failed", "cancelled"
 
 
 class Ended(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
-    """A task that ended; times are seconds since 1970. Fields that few tasks have stand last."""
+    """A task that ended; times are since 1970. Fields that few tasks have stand last."""
 
     key: Key
     type: str  #: its kind's name
@@ -21,10 +22,10 @@ class Ended(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     executor: int
     client: str  #: one that wanted it
     attempts: int
-    submitted: float | None
-    started: float | None  #: by the worker's clock
-    ended: float
-    duration: float | None  #: seconds in user code
+    submitted: float | None  #: seconds
+    started: int | None  #: microseconds, by the worker's clock
+    ended: float  #: seconds
+    duration: int | None  #: microseconds in user code
     nbytes: int  #: of the result
     result_type: str = ""
     inputs: tuple[Key, ...] = ()
@@ -97,11 +98,23 @@ class Batch(msgspec.Struct, array_like=True):
 
     rows: list[Ended] = []
     events: list[Happened] = []
-    totals: dict[str, TypeTotals] = {}
+    totals: dict[str, TypeTotals] = {}  #: by type, without what those of `rows` say that finished
     dropped: int = 0  #: rows and events left out
     snapshots: list[Stood] = []
     notes: list[Noted] = []
     workers: list[Came] = []
+
+
+def add_finished(totals: dict[str, TypeTotals], rows: Iterable[Ended]) -> None:
+    """Count those of ``rows`` that finished."""
+    for row in rows:
+        if row.outcome == FINISHED:
+            of_type = totals.get(row.type)
+            if of_type is None:
+                of_type = totals[row.type] = TypeTotals()
+            of_type.finished += 1
+            of_type.micros += row.duration or 0
+            of_type.nbytes += row.nbytes
 
 
 class HistoryOrders(msgspec.Struct):

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from futurebroker.processes import without_secret
-from futurebroker.protocol.history import Batch, HistoryOrders, Stood
+from futurebroker.protocol.history import Batch, Ended, HistoryOrders, Stood, add_finished
 from futurebroker.scheduler import observe
 from futurebroker.scheduler.chronicle import Chronicle
 from futurebroker.scheduler.state import SchedulerState
@@ -147,6 +147,7 @@ class Historian:
     def _add(self, batch: Batch) -> None:
         if self._bytes > WAITING_MOST:
             batch.dropped += len(batch.rows)
+            add_finished(batch.totals, msgspec.convert(batch.rows, list[Ended]))
             batch.rows, batch.notes = [], []
         self.dropped += batch.dropped
         if batch.dropped and not self._said_dropped:

@@ -19,7 +19,8 @@ def ended(
 ) -> Ended:  # fmt: skip
     """A task that ended."""
     begun = BEGIN if started is None else started
-    return Ended(key, kind, outcome, worker, 1, "ann", 1, BEGIN, started, begun + (duration or 0.0), duration, 5, "int")
+    at, took = (None if seconds is None else round(seconds * 1e6) for seconds in (started, duration))
+    return Ended(key, kind, outcome, worker, 1, "ann", 1, BEGIN, at, begun + (duration or 0.0), took, 5, "int")
 
 
 def sample() -> list[Batch]:
@@ -39,7 +40,7 @@ def sample() -> list[Batch]:
         Happened(BEGIN, "task-retried", "w1", "c", "", "KeyError: missing"),
         Happened(BEGIN + 1, "worker-joined", "w2", "", "", "host"),
     ]
-    totals = {"train": TypeTotals(2, 0, 0, 2_000_000), "load": TypeTotals(0, 1), "eval": TypeTotals(0, 0, 1)}
+    totals = {"load": TypeTotals(0, 1), "eval": TypeTotals(0, 0, 1)}
     snapshots = [Stood(BEGIN + 1, "w1", {"memory": 5}), Stood(BEGIN + 1, "", {"workers": 2})]
     notes = [
         Noted(BEGIN + 2, "c", "w2", "'x.csv'", "", "first try\0\n"),

@@ -181,7 +181,7 @@ def test_a_writer_that_is_started_again_goes_on_with_its_run(url: str) -> None:
     """A run that seems to be two would have half the tasks each."""
     for _ in range(2):
         writer = Writer(orders(url))
-        writer.write([Batch([ended("k")], totals={"t": TypeTotals(1)})])
+        writer.write([Batch([ended("k")])])
         writer.end()
     lookup = Lookup(url, "c")
     (run,) = lookup.runs()
