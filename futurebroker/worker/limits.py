@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -68,6 +68,13 @@ def _machine_memory(root: Path) -> int:
 
 def _group_limits(root: Path) -> Iterator[tuple[Path, int]]:
     """The limits of all groups that contain this process, as far as they can be seen from here."""
+    for file in group_files(root, _FILES):
+        if (nbytes := _read_limit(file)) is not None:
+            yield file, nbytes
+
+
+def group_files(root: Path, names: Mapping[str, tuple[str, ...]]) -> Iterator[Path]:
+    """Files of those names, by kind of hierarchy, of all groups that contain this process; they may not be there."""
     groups = dict(_own_groups(root))
     for kind, base, mount in _mounts(root):
         path = PurePosixPath(groups.get(kind, "/"))
@@ -76,10 +83,8 @@ def _group_limits(root: Path) -> Iterator[tuple[Path, int]]:
         for group in (inside, *inside.parents):
             if ".." in group.parts:
                 continue
-            for name in _FILES[kind]:
-                file = mount / group / name
-                if (nbytes := _read_limit(file)) is not None:
-                    yield file, nbytes
+            for name in names[kind]:
+                yield mount / group / name
 
 
 def _own_groups(root: Path) -> Iterator[tuple[str, str]]:

@@ -301,6 +301,7 @@ class WorkerService:
 
     def ended(self, executor: Executor, how: str) -> None:
         """See `ExecutorEvents`."""
+        how = self._upkeep.explain(how)
         del self._running[executor.number]
         self._relay.executor_ended(executor.number)
         task = ""

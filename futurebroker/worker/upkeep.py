@@ -24,6 +24,7 @@ from futurebroker.worker.gauge import own_bytes, own_bytes_of
 from futurebroker.worker.limits import Limit, resolve_limit
 from futurebroker.worker.machine import WorkerMachine
 from futurebroker.worker.memory import MemoryPlan
+from futurebroker.worker.outofmemory import KillCounts
 from futurebroker.worker.packets import ROOM, ROOM_BYTES, Setup, Trim
 
 logger = logging.getLogger("futurebroker.worker")
@@ -86,6 +87,7 @@ class Upkeep:
         self._room_path.write_bytes(bytes(ROOM_BYTES))
         with open(self._room_path, "r+b") as file:
             self._room = mmap.mmap(file.fileno(), ROOM_BYTES)
+        self._kills = KillCounts()
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -105,6 +107,10 @@ class Upkeep:
         """An executor's process was started: it is what the kernel shall end when memory is out."""
         with contextlib.suppress(OSError):
             Path(f"/proc/{executor.pid}/oom_score_adj").write_text(str(OUT_OF_MEMORY_SCORE))
+
+    def explain(self, how: str) -> str:
+        """How an executor ended, with the kernel named if it was that for want of memory."""
+        return self._kills.explain(how, self._loop.time())
 
     def hurry(self) -> None:
         """Tasks begin: measure soon, if that was to come later."""
@@ -130,6 +136,7 @@ class Upkeep:
             max(0, nbytes - memory.baselines.get(number, nbytes)) for number, nbytes in memory.executing.items()
         )
         managed = store.managed
+        self._kills.look(self._loop.time())
         return {
             "managed": managed,
             "spilled": store.spilled,
