@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +17,10 @@ from futurebroker.web.streaming import Run
 
 #: seconds for which a database that couldn't be read isn't asked again
 PATIENCE = 2.0
+#: seconds after which all that ended in a window is written, but for what waits for a database that is away
+SETTLED = 300.0
+#: windows of the stream that are kept
+WINDOWS = 8
 #: seconds after which a scheduler that wrote nothing is taken for dead
 SILENCE = 120.0
 
@@ -48,6 +54,8 @@ class History:
         self._lookup: Lookup | None = None
         self._away_until = 0.0
         self._reason = ""
+        self._lock = threading.Lock()
+        self._windows: OrderedDict[tuple[float, float], list[Run]] = OrderedDict()
 
     @property
     def available(self) -> bool:
@@ -101,7 +109,23 @@ class History:
         return _story(found) if found is not None else None
 
     def runs_between(self, since: float, until: float) -> list[Run]:
-        """What the executors ran; where there was more than can be seen, several in one."""
+        """What the executors ran; where there was more than can be seen, several in one.
+
+        What is long over is kept for who asks again, as every open page of such a window does.
+        """
+        is_over = until < time.time() - SETTLED
+        with self._lock:
+            if is_over and (since, until) in self._windows:
+                return self._windows[since, until]
+        runs = self._runs(since, until)
+        if is_over:
+            with self._lock:
+                self._windows[since, until] = runs
+                while len(self._windows) > WINDOWS:
+                    self._windows.popitem(last=False)
+        return runs
+
+    def _runs(self, since: float, until: float) -> list[Run]:
         found = self._ask("stream", since, until)
         lanes = [" · ".join(lane.rsplit(" ", 1)) for lane in found["lanes"]]
         columns = [found[name] for name in ("lane", "type", "failed", "start", "length", "count", "key")]

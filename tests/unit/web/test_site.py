@@ -15,12 +15,16 @@ from flask import Flask
 
 from futurebroker import Client, LocalCluster, performance_report
 from futurebroker.config import Settings
+from futurebroker.persistence.history import Writer
+from futurebroker.protocol.history import Batch
 from futurebroker.web.app import create_blueprint, history_url_for, make_site
 from futurebroker.web.contents import DETAILS, VIEWS
+from futurebroker.web.queries import History
 from futurebroker.web.registry import PAGES
 from futurebroker.web.site import Site
 from futurebroker.web.streaming import MARKS, Run, lay_out
 from futurebroker.web.views.happenings import flame, together
+from tests.unit.persistence.histories import BEGIN, ended, orders, sample
 from tests.unit.web.conftest import SCHEDULE, TOKEN, Visitor, plan
 
 HOSTILE = "<script>alert(1)</script>'\"&-🙂-" + "x" * 900
@@ -346,3 +350,20 @@ def test_schedules_say_when_and_operators_run_them_now(
     bad: list[object] = [{}, {"name": 7}, [], "off"]
     for body in bad:
         assert operator.post("/api/v1/run_schedule", body)[0] == 400
+
+
+def test_a_window_that_is_over_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that stays open on last night's stream must not read a hundred thousand rows every three seconds."""
+    url = f"sqlite:///{tmp_path / 'h.db'}"
+    writer = Writer(orders(url))
+    writer.write(sample())
+    history = History(url, "c")
+    seen = history.runs_between(BEGIN, BEGIN + 10)
+    assert {run.key for run in seen} == {"a", "b", "c"}
+    writer.write([Batch([ended("late", started=BEGIN + 1)])])
+    assert history.runs_between(BEGIN, BEGIN + 10) is seen
+    assert {run.key for run in history.runs_between(BEGIN, BEGIN + 11)} == {"a", "b", "c", "late"}
+    now = time.time()
+    assert history.runs_between(now - 10, now) is not history.runs_between(now - 10, now)
+    history.close()
+    writer.end()
