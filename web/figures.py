@@ -59,7 +59,7 @@ def _figure(traces: Sequence[Any], **layout: Any) -> go.Figure:
     figure = go.Figure(data=traces, layout=base)
     figure.update_layout(layout)
     if figure.layout.xaxis.type == "date":
-        figure.update_layout(xaxis={"tickangle": 0, "nticks": 6})
+        figure.update_layout(xaxis={"tickangle": 0, "nticks": 4})
     return figure
 
 

@@ -186,8 +186,8 @@ def _seen(site: Site, now: Mapping[str, Any]) -> dict[str, Any]:
     except UnansweredError:
         return {}
     if stack is None:
-        return {}
-    seen: dict[str, Any] = {"stack": "\n".join(stack)[:20_000]}
+        return {"why": f"was sent to worker {now.get('worker')}, which has not begun it"}
+    seen: dict[str, Any] = {"stack": "\n".join(stack)[:20_000], "why": f"runs on worker {now.get('worker')}"}
     if note is not None and any(note.values()):
         seen["notes"] = [{"at": None, "worker": now.get("worker"), "result": "", **note}]
     return seen

@@ -83,6 +83,7 @@ def test_a_task_s_page_tells_its_arguments_and_where_it_is(operator: Visitor, wo
     while "END.wait()" not in (text := operator.get(f"/task?key={future.key}")[1]):
         pass
     assert "Where it is" in text
+    assert "runs on worker local-1" in text
     END.set()
     assert future.exception() is not None
     for path in (f"/task?key={future.key}", f"/api/v1/task?key={future.key}"):
