@@ -80,7 +80,7 @@ class Datasets(ClientCore):
         return self._enter(lambda blocking: self._publish(named, override, persist or "", blocking))
 
     def get_dataset(self, name: str, default: Any = _NOTHING) -> Any:
-        """What was published as ``name``, with futures of this client's in it.
+        """What was published as ``name``, with futures of this client's in it. Stability: beta.
 
         Raises:
             UnknownDatasetError: a `KeyError`, as in dask: there is none, and no ``default`` was given.
@@ -90,17 +90,19 @@ class Datasets(ClientCore):
     def unpublish_dataset(self, name: str) -> Any:
         """Remove a dataset; results that nobody else holds go with it, also where they were stored.
 
+        Stability: beta.
+
         Raises:
             UnknownDatasetError: there is none.
         """
         return self._enter(lambda blocking: self._unpublish(name, blocking))
 
     def list_datasets(self) -> Any:
-        """The names of all datasets, sorted, as a tuple."""
+        """The names of all datasets, sorted, as a tuple. Stability: beta."""
         return self._enter(self._list)
 
     def dataset_info(self, name: str | None = None) -> Any:
-        """What is known of a dataset, as a dict; of all, by name, without ``name``.
+        """What is known of a dataset, as a dict; of all, by name, without ``name``. Stability: beta.
 
         It has ``type``, ``size`` (bytes, of what is there), ``parts``, ``ready`` and ``failed`` (results behind it),
         ``persist``, ``stored`` and ``trouble``, ``who``, ``client``, ``program`` and ``when`` (seconds since 1970),
@@ -113,7 +115,10 @@ class Datasets(ClientCore):
 
     @property
     def datasets(self) -> DatasetsMapping:
-        """All datasets as a mapping: ``client.datasets["accounts"] = future``. As in dask, none is overwritten."""
+        """All datasets as a mapping: ``client.datasets["accounts"] = future``. As in dask, none is overwritten.
+
+        Stability: beta.
+        """
         return DatasetsMapping(self)
 
     # -- inside ------------------------------------------------------------------------------------------------------

@@ -175,6 +175,8 @@ def _client_here() -> Client | None:
 def worker_client(timeout: float | None = None, separate_thread: bool = True) -> Iterator[Client]:
     """`get_client` for a ``with`` block, in which the task has no slot: others run in its place, and it runs beside.
 
+    Experimental, as `get_client`.
+
     Args:
         timeout: seconds to wait for the scheduler.
         separate_thread: False leaves the task its slot; it is given up only while the task waits for futures.
@@ -197,7 +199,8 @@ local_client = worker_client
 def secede() -> None:
     """Give up this task's slot until it ends, or calls `rejoin`: others run in its place.
 
-    For tasks that wait otherwise than by futures, queues and locks of ours, which give up the slot by themselves.
+    Experimental. For tasks that wait otherwise than by futures, queues and locks of ours, which give up the slot by
+    themselves.
 
     Raises:
         TaskError: this isn't a task, or a thousand tasks of this executor have no slot already.
@@ -208,7 +211,7 @@ def secede() -> None:
 
 
 def rejoin() -> None:
-    """Take a slot again after `secede`; blocks until one is free.
+    """Take a slot again after `secede`; blocks until one is free. Experimental.
 
     Raises:
         TaskError: this isn't a task, or it has its slot.

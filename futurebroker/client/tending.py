@@ -312,7 +312,7 @@ class Tending(ClientCore):
         return self._enter(work)
 
     def list_environments(self) -> Any:
-        """By name, the environments that the scheduler has, and which of them the executors run in."""
+        """By name, the environments that the scheduler has, and which of them the executors run in. Experimental."""
         return self._ask("list_environments")
 
 

@@ -6,6 +6,7 @@ commands, clients and CSV files.
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import sys
@@ -15,7 +16,9 @@ from pathlib import Path
 import dask.dataframe
 import pytest
 
-from futurebroker import Client, Executor
+from futurebroker import Client, Executor, fire_and_forget
+from tests.chaos.ledger import Ledger
+from tests.integration.gate import Gate, pass_gate
 from tests.integration.programs import FUTUREBROKER, lines_until, run, running
 from tests.integration.test_scheduler_restart import free_port
 
@@ -88,6 +91,48 @@ def test_accounts_are_read_filtered_persisted_and_looked_at(address: str, tmp_pa
         total = df2.balance.sum()
         assert client.compute(total, workers={total: "spilling"}, sync=True) == -3 * 1275
         assert client.submit(os.getpid, workers="plain").result(30) != os.getpid()
+
+
+SESSION = """
+from futurebroker import Client
+client = Client("{address}")
+client.start_ipython_scheduler()
+%scheduler scheduler.processing
+info = client.start_ipython_workers()
+worker = sorted(info)[0]
+list(info) == list(client.nthreads())
+%remote info[worker] worker.active
+client.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_consoles_show_what_runs_where(port: int, tmp_path: Path) -> None:
+    """``%scheduler scheduler.processing`` and ``%remote info[worker] worker.active``, in a real IPython."""
+    address = f"127.0.0.1:{port}"
+    (tmp_path / "session.ipy").write_text(SESSION.format(address=address))
+    command = [*FUTUREBROKER, "scheduler", "--port", str(port), "--allow-run-on-scheduler"]
+    with running(command, tmp_path, **SECRET) as first:
+        lines_until(first, "stop with")
+        worker = [*FUTUREBROKER, "worker", address, "--executors", "2", "--name", "w"]
+        with running(worker, tmp_path, **SECRET) as second, Gate() as gate:
+            lines_until(second, "worker w serves")
+            with Client(address, secret=SECRET["FUTUREBROKER_SECRET"]) as client:
+                ledger = Ledger(tmp_path)
+                for key in ("inc-1", "inc-2"):
+                    fire_and_forget(client.submit(pass_gate, gate.port, ledger.path, key, key=key))
+                arrivals = [gate.arrival(), gate.arrival()]
+                (name,) = client.nthreads()
+                shell = [sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor", "session.ipy"]
+                done = run(shell, tmp_path, IPYTHONDIR=str(tmp_path), JUPYTER_RUNTIME_DIR=str(tmp_path / "r"), **SECRET)
+                for arrival in arrivals:
+                    arrival.release()
+            for program in (second, first):  # in good order, so that the kernels' sockets go
+                program.terminate()
+                assert program.wait(30) == 0
+    lines = [ast.literal_eval(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [sorted(lines[0][name]), lines[1]] == [["inc-1", "inc-2"], {"inc-1", "inc-2"}], done
 
 
 CLIENT_ONE = """

@@ -1,0 +1,51 @@
+"""What the docs promise of tests and of stability is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import futurebroker
+from futurebroker import Client
+
+ROOT = Path(__file__).parents[2]
+LABELLED = {
+    "beta": [
+        Client.publish_dataset, Client.get_dataset, Client.unpublish_dataset, Client.list_datasets, Client.dataset_info,
+        Client.datasets,
+    ],
+    "experimental": [
+        futurebroker.get_client, futurebroker.worker_client, futurebroker.local_client, futurebroker.secede,
+        futurebroker.rejoin, futurebroker.pack_environment, Client.upload_environment, Client.list_environments,
+        Client.restart,
+    ],
+}  # fmt: skip
+PAGES = {"datasets.md": "beta", "environments.md": "experimental", "from-dask.md": "experimental"}
+
+
+def test_every_line_of_the_announcement_has_a_paragraph_and_tests_that_exist() -> None:
+    """The table names them; one that was renamed would be missed by who reads it."""
+    page = (ROOT / "docs" / "from-dask.md").read_text("utf-8")
+    assert re.findall(r"^\*\*(\d+)\. ", page, re.MULTILINE) == [str(number) for number in range(1, 13)]
+    rows = dict(re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE))
+    assert list(rows) == [str(number) for number in range(1, 13)]
+    for tests in rows.values():
+        found = re.findall(r"`([\w/]+\.py)::(\w+)`", tests)
+        assert found
+        for path, name in found:
+            assert f"def {name}(" in (ROOT / "tests" / path).read_text("utf-8"), f"{path} has no {name}"
+
+
+@pytest.mark.parametrize(("label", "thing"), [(label, thing) for label in LABELLED for thing in LABELLED[label]])
+def test_what_may_change_says_so_in_its_docstring(label: str, thing: Any) -> None:
+    """Datasets, nested tasks and environments; ``help()`` is where people look."""
+    assert label in (thing.__doc__ or "").lower()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_may_change_says_so_in_its_page(page: str) -> None:
+    """As in the docstrings."""
+    assert PAGES[page] in (ROOT / "docs" / page).read_text("utf-8").lower()
