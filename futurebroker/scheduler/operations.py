@@ -15,8 +15,6 @@ STORIES = 10_000
 #: events kept of each topic, and topics; the topic that is written first goes first
 EVENTS = 1_000
 TOPICS = 1_000
-#: ends of tasks kept while somebody records the task stream
-STREAM = 100_000
 
 #: of one executor each: (returned value, why there is none)
 Answers = list[tuple[bytes | None, Failure | None]]
@@ -83,8 +81,6 @@ class Operations:
     environment_mark: float = 0.0  #: of the last change of it
     events: dict[str, deque[tuple[float, Any]]] = field(default_factory=dict)
     notes: deque[Note] = field(default_factory=lambda: deque(maxlen=STORIES))
-    #: the ends of tasks, while somebody records them: key, worker, wall time, microseconds, bytes, type of the result
-    stream: deque[tuple[Key, WorkerId, float, int, int, str]] | None = None
     #: whether to say who joins and goes, by `Noticed`
     is_watched: bool = False
     #: by channel, the client that opened it and its other end

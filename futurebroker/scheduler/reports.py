@@ -25,7 +25,7 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import claims, copying, families, recording, stealing, stories, transitions
+from futurebroker.scheduler import claims, copying, families, recording, stealing, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
@@ -58,10 +58,11 @@ def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> N
         return
     if state.facts is not None:
         recording.reported(state, worker, report)
-    if state.operations.stream is not None:
-        stories.ended(state, task, report.duration, report.nbytes, report.type)
     if state.recent.active:
-        state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, False, task.key)
+        state.recent.note(
+            task.kind.name, worker.name, worker.worker_id, state.now, report.duration, task.key, report.nbytes,
+            report.type,
+        )  # fmt: skip
     transitions.processing_memory(state, task, report)
 
 
@@ -73,10 +74,11 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
     task.kind.observe(report.duration * 1e-6)
     task.kind.errors += 1
     chronicle = state.chronicle
-    if state.operations.stream is not None:
-        stories.ended(state, task, report.duration, -1, report.failure.type)
     if state.recent.active:
-        state.recent.note(task.kind.name, worker.name, state.now, report.duration * 1e-6, True, task.key)
+        state.recent.note(
+            task.kind.name, worker.name, worker.worker_id, state.now, report.duration, task.key, -1,
+            report.failure.type,
+        )  # fmt: skip
     if task.retried < task.pool.options.retries:
         task.retried += 1
         state.note(task, f"raised {report.failure.type}, retry {task.retried}: {report.failure.message[:200]}", worker)

@@ -7,13 +7,11 @@ somebody records the stream.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from futurebroker.scheduler import placement
 from futurebroker.scheduler.observe import scheduler_info
-from futurebroker.scheduler.operations import STREAM
 from futurebroker.scheduler.records import TaskRecord
 from futurebroker.scheduler.state import SchedulerState
 
@@ -45,12 +43,7 @@ def story(state: SchedulerState, keys: list[str]) -> list[list[Any]]:
 
 def record_stream(state: SchedulerState, on: bool) -> bool:
     """Keep the ends of tasks from now on, or no more; whether that was done before."""
-    before = state.operations.stream is not None
-    if on and not before:
-        state.operations.stream = deque(maxlen=STREAM)
-    elif not on:
-        state.operations.stream = None
-    return before
+    return state.recent.record(on)
 
 
 def task_stream(state: SchedulerState, about: dict[str, Any]) -> list[dict[str, Any]]:
@@ -58,26 +51,19 @@ def task_stream(state: SchedulerState, about: dict[str, Any]) -> list[dict[str, 
     start, stop = about.get("start") or 0.0, about.get("stop") or float("inf")
     ends = [
         {
-            "key": key,
-            "worker": worker,
-            "start": at - duration * 1e-6,
+            "key": end.key,
+            "worker": end.worker_id,
+            "start": at - end.duration,
             "stop": at,
-            "nbytes": nbytes,
-            "type": kind,
-            "status": "error" if nbytes < 0 else "finished",
+            "nbytes": end.nbytes,
+            "type": end.type,
+            "status": "error" if end.failed else "finished",
         }
-        for key, worker, at, duration, nbytes, kind in state.operations.stream or ()
-        if start <= at <= stop
+        for end in (state.recent if state.recent.recorded else ())
+        if start <= (at := wall(state, end.at)) <= stop
     ]
     count = about.get("count")
     return ends[-count:] if count else ends
-
-
-def ended(state: SchedulerState, task: TaskRecord, duration: int, nbytes: int, kind: str) -> None:
-    """A task has ended, while the stream is recorded; of one that failed the bytes are -1."""
-    stream = state.operations.stream
-    if stream is not None and task.worker is not None:
-        stream.append((task.key, task.worker.worker_id, wall(state, state.now), duration, nbytes, kind))
 
 
 def log_event(state: SchedulerState, about: dict[str, Any]) -> None:

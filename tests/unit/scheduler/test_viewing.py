@@ -34,17 +34,37 @@ def test_moments_stay_few_over_months() -> None:
     assert len(moments._times) <= MOST
 
 
+def note(recent: Recent, now: float, key: str) -> None:
+    """A run of half a second ends."""
+    recent.note("f", "w", "w-1", now, 500_000, key, 3, "int")
+
+
 def test_recent_ends_are_kept_only_while_somebody_asks() -> None:
     """A closed page costs nothing."""
     recent = Recent()
     assert not recent.active
     assert recent.since(0, 10.0)["last"] == 0
     assert recent.active
-    recent.note("f", "w", 11.0, 0.5, False, "f-1")
+    note(recent, 11.0, "f-1")
     assert recent.since(0, 11.0)["key"] == ("f-1",)
     assert recent.since(1, 11.0)["key"] == ()
-    recent.note("f", "w", 12.0 + LEASE, 0.5, False, "f-2")
+    note(recent, 12.0 + LEASE, "f-2")
     assert not recent.active
+
+
+def test_ends_that_are_recorded_are_kept_until_that_is_over() -> None:
+    """A client that records may take as long as it likes, and more fits than a page shows; the pages see them too."""
+    recent = Recent()
+    assert not recent.record(True)
+    assert recent.record(True)
+    for number in range(KEPT + 5):
+        note(recent, 10 * LEASE, str(number))
+    assert len(list(recent)) == KEPT + 5
+    assert recent.since(0, 10 * LEASE)["duration"][0] == 0.5
+    assert recent.record(False)
+    assert len(list(recent)) == KEPT
+    note(recent, 20 * LEASE, "later")
+    assert (recent.active, list(recent)) == (False, [])
 
 
 def test_who_asks_too_seldom_is_told_what_was_missed() -> None:
@@ -52,7 +72,7 @@ def test_who_asks_too_seldom_is_told_what_was_missed() -> None:
     recent = Recent()
     recent.since(0, 0.0)
     for number in range(KEPT + 5):
-        recent.note("f", "w", 1.0, 0.1, False, str(number))
+        note(recent, 1.0, str(number))
     assert recent.since(1, 1.0)["missed"] == 4
 
 
