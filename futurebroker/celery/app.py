@@ -250,10 +250,12 @@ class Celery(TaskMaking):
         return handle.id
 
     def _result(self, handle: Handle, specs: dict[str, Any], futures: dict[str, Any], last: bool = True) -> Any:
-        parent = self._result(handle.parent, specs, futures, last=False) if handle.parent is not None else None
+        before = handle.parent
+        # Made when it is asked for: of a long chain nobody looks at most.
+        parent = None if before is None else results.Later(lambda: self._result(before, specs, futures, last=False))
         if isinstance(handle, GroupHandle):
             children = [self._result(child, specs, futures, last) for child in handle.children]
-            return self.GroupResult(handle.id, children, parent=parent)
+            return self.GroupResult(handle.id, children, parent=parent.make() if parent is not None else None)
         spec = specs[handle.id]
         task = self.tasks.get(spec.name)
         return self.AsyncResult(

@@ -47,6 +47,15 @@ def assert_will_not_block() -> None:
         )
 
 
+class Later:
+    """A result's parent, made when somebody asks for it."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+
 class AsyncResult:
     """The result of a task, by its id; unknown ids are PENDING.
 
@@ -73,12 +82,23 @@ class AsyncResult:
             raise ValueError("AsyncResult requires valid id, not None")
         self.app = app or local.current_app()
         self.id = str(id)
-        self.parent = parent
+        self._parent = parent
         self.task_name = task_name
         self.ignored = ignored
         self._future = future
         self._joins = joins
         self._final: dict[str, Any] | None = None
+
+    @property
+    def parent(self) -> Any:
+        """The result of what came before it."""
+        if type(self._parent) is Later:
+            self._parent = self._parent.make()
+        return self._parent
+
+    @parent.setter
+    def parent(self, parent: Any) -> None:
+        self._parent = parent
 
     # -- the two faces ----------------------------------------------------------------------------------------------
 

@@ -27,6 +27,8 @@ _REQUEST = (
     "root_id", "parent_id", "group_id", "group_index", "headers", "shadow", "reply_to", "replaced_task_nesting",
     "origin", "stamps", "stamped_headers", "ignore_result",
 )  # fmt: skip
+#: options that say something about a call's place and time, and nothing of how it runs
+_OF_PLACE = frozenset((*_REQUEST, "countdown", "eta", "expires")) - {"ignore_result"}
 _RATE = re.compile(r"\s*([\d.]+)\s*(?:/\s*([smh]))?\s*", re.ASCII)
 _PER = {"s": 1.0, "m": 60.0, "h": 3600.0}
 #: seconds that "for ever" lasts
@@ -96,10 +98,12 @@ class Sender:
 
     def send(self, task: Any, name: str, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
         """A call without options, in the fewest steps."""
-        call = self._plain.get(name)
-        if call is None:
-            call = self._plain[name] = self._call(name, self.options(task, name, {}))
+        call = self._plain.get(name) or self._plain_call(task, name)
         return self._submitter.submit_call(call, args, kwargs, key)
+
+    def _plain_call(self, task: Any, name: str) -> Call:
+        call = self._plain[name] = self._call(name, self.options(task, name, {}))
+        return call
 
     def submit(self, graph: Graph, lookup: Any) -> dict[Key, Future[Any]]:
         """Send all tasks of a graph; returns their futures.
@@ -108,17 +112,24 @@ class Sender:
             lookup: gives the task of a name, or None if this program hasn't got it.
         """
         futures: dict[Key, Future[Any]] = {}
+        batch = self._submitter.batch()
+        plain = not self.app.conf.task_routes
         for spec in graph:
-            task = lookup(spec.name)
-            call = self._call(spec.name, self.options(task, spec.name, spec.options))
-            inputs = tuple(_resolved(value, futures) for value in spec.inputs)
-            args = (*inputs, *spec.args)
+            if plain and spec.options.keys() <= _OF_PLACE:
+                call = self._plain.get(spec.name) or self._plain_call(lookup(spec.name), spec.name)
+            else:
+                call = self._call(spec.name, self.options(lookup(spec.name), spec.name, spec.options))
+            inputs = spec.inputs
+            args = (*[_resolved(value, futures) for value in inputs], *spec.args) if inputs else spec.args
             self._check_json(args, spec.kwargs, spec.options)
             conditions = self.conditions(spec)
-            after = tuple(reference.key for reference in spec.after)
-            futures[spec.key] = self._submitter.submit_call(call, args, spec.kwargs, spec.key, conditions, after)
+            after = tuple([reference.key for reference in spec.after]) if spec.after else ()
+            futures[spec.key] = batch.add(call, args, spec.kwargs, spec.key, conditions, after)
+            if spec.on_failure:
+                batch.send()
             for errback in spec.on_failure:
                 self._plan(spec.key, errback, lookup)
+        batch.send()
         return futures
 
     def _plan(self, of: Key, graph: Graph, lookup: Any) -> None:

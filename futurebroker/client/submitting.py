@@ -217,37 +217,13 @@ class Submitter:
             outbox.wake()
         return Future(state)
 
-    def submit_call(
-        self,
-        call: Call,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        key: Key,
-        conditions: Conditions | None = None,
-        after: tuple[Key, ...] = (),
-    ) -> Future[Any]:
-        """A call under a fresh ``key``, with what is agreed for it.
+    def submit_call(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], key: Key) -> Future[Any]:
+        """A call under a fresh ``key``."""
+        return self._start(call, self._pack(call, args, kwargs), key)
 
-        Args:
-            after: keys whose results it waits for and doesn't take.
-        """
-        packed = self._pack(call, args, kwargs)
-        if conditions is None and not after:
-            return self._start(call, packed, key)
-        connection = self._connection
-        if connection.ended is not None:
-            connection.check_open()
-        number = next(connection.intake.counter)
-        if not connection.intake.has_room(number):
-            connection.wait_for_room(number)
-        state = KeyState(key, self._home, len(packed.data), inputs=packed.inputs)
-        connection.states[key] = state
-        needs = tuple(dict.fromkeys((*(packed.dependencies or ()), *after)))
-        column = PreparedColumn(call, [key], [packed.data], len(packed.data), [needs] if needs else None, [conditions])
-        connection.outbox.items.append(column)
-        if not connection.outbox.awake:
-            connection.outbox.wake()
-        return Future(state)
+    def batch(self) -> Batch:
+        """For calls under fresh keys, with what is agreed for them."""
+        return Batch(self._connection, self._home, self._pack)
 
     def pack_apart(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
         """The arguments of a call that is sent in another way; `Ref` to calls that are sent with it are found too."""
@@ -283,6 +259,84 @@ class Submitter:
         # Looking and sending with the lock held: a release of the same key goes out before or after both.
         with self._connection.lock:
             return self._known(key) or self._start(call, packed, key)
+
+
+class Batch:
+    """Calls that are sent together: those of one function in a row are one message. Used by one thread.
+
+    Args:
+        home: of the states of their keys.
+        pack: packs the arguments of a call.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        home: Home,
+        pack: Callable[[Call, tuple[Any, ...], dict[str, Any]], Packed],
+    ) -> None:
+        self._connection = connection
+        self._home = home
+        self._pack = pack
+        self._call: Call | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._keys: list[Key] = []
+        self._arguments: list[bytes] = []
+        self._needs: list[tuple[Key, ...]] = []
+        self._conditions: list[Conditions | None] = []
+        self._size = 0
+
+    def add(
+        self,
+        call: Call,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        key: Key,
+        conditions: Conditions | None,
+        after: tuple[Key, ...],
+    ) -> Future[Any]:
+        """A call under a fresh ``key``; its future.
+
+        Args:
+            after: keys whose results it waits for and doesn't take.
+        """
+        connection = self._connection
+        if connection.ended is not None:
+            connection.check_open()
+        packed = self._pack(call, args, kwargs)
+        data = packed.data
+        if call is not self._call or self._size + len(data) > BATCH_BYTES or len(self._keys) >= BATCH_MESSAGES:
+            self.send()
+            self._call = call
+        number = next(connection.intake.counter)
+        if not connection.intake.has_room(number):
+            self.send()  # what is waited for may be what is here
+            connection.wait_for_room(number)
+        state = KeyState(key, self._home, len(data), inputs=packed.inputs)
+        connection.states[key] = state
+        needs = packed.dependencies or ()
+        self._keys.append(key)
+        self._arguments.append(data)
+        self._needs.append(tuple(dict.fromkeys((*needs, *after))) if after else needs)
+        self._conditions.append(conditions)
+        self._size += len(data)
+        return Future(state)
+
+    def send(self) -> None:
+        """What was added leaves, after all that was submitted before."""
+        call = self._call
+        if call is None or not self._keys:
+            return
+        needs = self._needs if any(self._needs) else None
+        conditions = self._conditions if any(one is not None for one in self._conditions) else None
+        column = PreparedColumn(call, self._keys, self._arguments, self._size, needs, conditions)
+        self._begin()
+        outbox = self._connection.outbox
+        outbox.items.append(column)
+        if not outbox.awake:
+            outbox.wake()
 
 
 def _whole(part: ChunkFuture[Any]) -> Future[Any]:
