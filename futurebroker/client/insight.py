@@ -42,6 +42,27 @@ class Insight(ClientCore):
         keys = keys_of(futures)
         return self._ask("call_stack", {"keys": keys, "workers": _names(workers)})
 
+    def output(self, *keys: Key | Future[Any]) -> Any:
+        """By the key of each task, what it printed, and its arguments and result in short words.
+
+        ``{"arguments": ..., "result": ..., "output": ...}``, of a task that runs as far as it has come. Output is kept
+        of tasks that print; words are made of those that print, fail or take over 10 ms. The scheduler keeps those of
+        the newest tasks, 4 MB in all; settings ``task_output`` and ``task_arguments`` of workers turn either off.
+        """
+        wanted = [key.key if isinstance(key, Future) else key for key in keys]
+
+        async def work(blocking: bool) -> dict[Key, dict[str, str]]:
+            told: dict[Key, dict[str, str]] = await self._connection.ask("task_notes", {"keys": wanted}, blocking)
+            for note in told.values():
+                note["result"] = ""
+            # Asked afterwards: what ended in between is told by one of the two.
+            ended = await self._connection.ask("notes", [key for key in wanted if key not in told], blocking)
+            for key, note in ended.items():
+                told[key] = {name: note[name] for name in ("arguments", "result", "output")}
+            return told
+
+        return self._enter(work)
+
     def profile(
         self,
         key: str | None = None,

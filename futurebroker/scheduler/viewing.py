@@ -138,10 +138,19 @@ def task(state: SchedulerState, key: str) -> dict[str, Any] | None:
             "type": record.failure.type, "message": record.failure.message, "traceback": record.failure.traceback,
             "key": record.failure.key, "worker": record.failure.worker,
         },
-        "note": None if (note := state.notes.get(key)) is None else {
+        "note": notes(state, [key]).get(key),
+    }  # fmt: skip
+
+
+def notes(state: SchedulerState, keys: list[str]) -> dict[str, dict[str, Any]]:
+    """What executors noted of these tasks, by key, as far as it is kept."""
+    known = {key: note for key in keys if (note := state.notes.get(key)) is not None}
+    return {
+        key: {
             "at": note.at, "worker": note.worker, "arguments": note.arguments, "result": note.result,
             "output": note.output,
-        },
+        }
+        for key, note in known.items()
     }  # fmt: skip
 
 
@@ -289,6 +298,7 @@ def _connected(tasks: list[TaskRecord], wanted: str | None) -> list[TaskRecord]:
 TOPICS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     "overview": overview,
     "task": task,
+    "notes": notes,
     "find": find,
     "keys": keys,
     "note_action": note_action,

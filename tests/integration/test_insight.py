@@ -185,18 +185,18 @@ def test_what_a_task_prints_and_got_is_seen_while_it_runs_and_after(client: Clie
     future = client.submit(talk, str(end), token="abc")
     seen: dict[str, Any] = {}
     while "so it is logged" not in seen.get("output", ""):
-        seen = client._ask("task_notes", {"keys": [future.key]}).get(future.key, {})
+        seen = client.output(future).get(future.key, {})
     assert seen["output"].startswith("so far\nso bad\n")
     assert seen["arguments"] == f"{str(end)!r}, token=***"
     end.touch()
     rounds = future.result(30)
+    assert client.output(future.key) == {future.key: {**seen, "result": str(rounds)}}
     note = client._ask("task", future.key)["note"]
-    assert (note["arguments"], note["result"]) == (seen["arguments"], str(rounds))
-    assert note["output"] == seen["output"]
     assert note["worker"] in {worker["name"] for worker in client.scheduler_info()["workers"].values()}
     short = client.submit(abs, -1)
     assert short.result(30) == 1
     assert client._ask("task", short.key)["note"] is None
+    assert client.output(short, "nobody-1") == {}
 
 
 def test_settings_keep_output_and_arguments_to_the_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -209,4 +209,4 @@ def test_settings_keep_output_and_arguments_to_the_tasks(monkeypatch: pytest.Mon
         failed = client.submit(fails_once, str(tmp_path / "other"))
         assert future.result(30) == 0
         assert failed.exception(30) is not None
-        assert [client._ask("task", one.key)["note"] for one in (future, failed)] == [None, None]
+        assert client.output(future, failed) == {}
