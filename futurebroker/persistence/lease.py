@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, and_, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from futurebroker.exceptions import DatabaseInUseError
+from futurebroker.exceptions import DatabaseError, DatabaseInUseError
 from futurebroker.persistence.database import clock, is_sqlite, reading, shown, writing
 from futurebroker.persistence.models import lease
 
@@ -69,6 +70,17 @@ def take(engine: Engine, cluster: str, holder: Holder, has_ended: Callable[[str]
         DatabaseInUseError: somebody leads it.
         DatabaseError: it can't be written.
     """
+    try:
+        return _take(engine, cluster, holder, has_ended)
+    except DatabaseError as error:
+        # Nobody could be waited for: it is the cluster's first lease, and another took it at the same time.
+        other = look(engine, cluster) if isinstance(error.__cause__, IntegrityError) else None
+        if other is None:
+            raise
+        raise _in_use(engine, cluster, other) from error
+
+
+def _take(engine: Engine, cluster: str, holder: Holder, has_ended: Callable[[str], bool]) -> int:
     now = clock(engine)
     with writing(engine) as connection:
         query = select(lease, (lease.c.expires_at - now).label("left")).order_by(lease.c.cluster)
