@@ -263,9 +263,15 @@ class Durability:
             self._done(batch)
 
     def _append(self, batch: _Written) -> None:
-        if not batch.uncertain or not self.journal.has(batch.sequence, batch.body):
-            batch.uncertain = True
-            self.journal.append(batch.sequence, batch.body)
+        try:
+            if not batch.uncertain or not self.journal.has(batch.sequence, batch.body):
+                batch.uncertain = True
+                self.journal.append(batch.sequence, batch.body)
+        except DatabaseError:
+            raise
+        except Exception as error:  # whatever a driver raises, the batch isn't given up
+            self.journal.disconnect()
+            raise DatabaseError(shown(self.journal.engine), f"{type(error).__name__}: {error}") from error
 
     def _came_back(self, batch: _Written, done: Future[None]) -> None:
         if self._closed:
@@ -273,10 +279,9 @@ class Durability:
         error = done.exception()
         if error is None:
             self._done(batch)
-        elif isinstance(error, DatabaseError):
-            self._failed(batch, error)
         else:
-            raise error
+            assert isinstance(error, DatabaseError)
+            self._failed(batch, error)
 
     def _done(self, batch: _Written) -> None:
         self._batch = None
