@@ -36,7 +36,10 @@ def notes_so_far(keys: list[str], seats: Seats, notes: Notebook) -> dict[str, di
     for slot in list(seats.slots):
         if slot.task and slot.key in keys:
             arguments = _arguments(frames.get(slot.thread)) if notes.after != NEVER else ""
-            found[slot.key] = {"arguments": arguments, "output": notes.so_far(slot.task)}
+            output = notes.so_far(slot.task)
+            # Of one that has just ended, which its slot still names, there is neither.
+            if arguments or output:
+                found[slot.key] = {"arguments": arguments, "output": output}
     return found
 
 

@@ -99,7 +99,8 @@ class Notebook:
     def listen(self) -> None:
         """Note what tasks print from now on, if that is kept; only where standard output is this process's own."""
         if self._keeps_output:
-            sys.stdout, sys.stderr = Printed(sys.stdout, self), Printed(sys.stderr, self)
+            for name in ("stdout", "stderr"):
+                setattr(sys, name, Printed(getattr(sys, name), self, name))
 
     def printed(self, text: str) -> None:
         """Whatever runs on this thread prints ``text``."""
@@ -159,6 +160,11 @@ class Notebook:
         return clean(note.output()) if note is not None else ""
 
 
+def standard(name: str) -> Any:
+    """This process's ``stdout`` or ``stderr``."""
+    return getattr(sys, name)
+
+
 def clean(text: str) -> str:
     """``text`` as it can travel and be read.
 
@@ -176,9 +182,10 @@ def clean(text: str) -> str:
 class Printed:
     """Standard output or error: what is written goes where it went before, and is noted of the task that writes."""
 
-    def __init__(self, stream: Any, notebook: Notebook) -> None:
+    def __init__(self, stream: Any, notebook: Notebook, name: str = "stdout") -> None:
         self._stream = stream
         self._notebook = notebook
+        self._name = name
 
     def write(self, text: str) -> int:
         """See `io.TextIOBase.write`."""
@@ -193,6 +200,10 @@ class Printed:
 
     def __iter__(self) -> Any:
         return iter(self._stream)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Where a task's result refers to it, it is there what standard output is there.
+        return standard, (self._name,)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import logging
@@ -210,3 +211,28 @@ def test_settings_keep_output_and_arguments_to_the_tasks(monkeypatch: pytest.Mon
         assert future.result(30) == 0
         assert failed.exception(30) is not None
         assert client.output(future, failed) == {}
+
+
+async def murmur(name: str) -> str:
+    """Prints between two steps of an event loop that it shares."""
+    await asyncio.sleep(0)
+    print(name, "murmurs")
+    await asyncio.to_thread(print, name, "shouts")
+    return name
+
+
+def shout(name: str) -> list[Any]:
+    """Returns what refers to standard output."""
+    print(name, "shouts", end="", flush=True)
+    return [sys.stdout]
+
+
+def test_each_task_is_told_its_own_output(client: Client) -> None:
+    """Coroutines share a thread, and threads that a task waits for are its own."""
+    futures = client.map(murmur, [f"n{number}" for number in range(20)])
+    names = client.gather(futures)
+    told = client.output(*futures)
+    assert {told[future.key]["output"] for future in futures} == {f"{n} murmurs\n{n} shouts\n" for n in names}
+    shouted = client.submit(shout, "h")
+    assert shouted.result(30) == [sys.stdout]
+    assert client.output(shouted)[shouted.key]["output"] == "h shouts"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import pickle
+import sys
 import time
 from collections import OrderedDict, deque, namedtuple
 from dataclasses import dataclass, field
@@ -161,6 +163,14 @@ def test_what_a_task_prints_is_noted_and_goes_where_it_went(task: Any) -> None:
     assert (topic, left_out) == ("notes", 0)
     assert [(row[0], *row[2:]) for row in rows] == [("k-7", "", "", "one two\n"), ("k-8", "", "", "three\n?")]
     assert not notebook.open
+
+
+def test_what_refers_to_standard_output_still_travels() -> None:
+    """A logger's handler holds it, and so does what holds the logger."""
+    printed = Printed(io.StringIO(), Notebook(output=True, arguments=True), "stderr")
+    assert pickle.loads(pickle.dumps(printed)) is sys.stderr
+    assert printed.getvalue() == ""
+    assert not printed.closed
 
 
 def test_words_are_made_of_what_takes_long_fails_or_prints(task: Any) -> None:
