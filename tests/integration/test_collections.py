@@ -164,6 +164,50 @@ def test_annotations_are_kept(client: Client) -> None:
     assert client.compute(array, optimize_graph=False, sync=True).tolist() == ["local-3"] * 4
 
 
+#: what tasks in threads of this process share with their test
+RUNS: list[str] = []
+GATE = threading.Event()
+
+
+def fails_twice(name: str) -> str:
+    RUNS.append(name)
+    if RUNS.count(name) < 3:
+        raise ValueError(name)
+    return name
+
+
+def runs_after_the_gate(name: str) -> None:
+    assert GATE.wait(PATIENCE)
+    RUNS.append(name)
+
+
+def test_retries_priority_and_resources_hold_for_the_tasks_of_a_computation(client: Client) -> None:
+    """As for single calls; by compute and persist alike."""
+    RUNS.clear()
+    GATE.clear()
+    assert client.compute(delayed(fails_twice)("a"), retries=2, sync=True) == "a"
+    assert client.persist(delayed(fails_twice)("b"), retries=2).compute() == "b"
+    with pytest.raises(ValueError, match="c"):
+        client.compute(delayed(fails_twice)("c"), retries=1, sync=True)
+    RUNS.clear()
+    first = client.submit(runs_after_the_gate, "first", workers="local-1")
+    until_begun(client, first)
+    calls = [delayed(runs_after_the_gate)(name) for name in ("sent", "low", "high")]
+    futures = [client.compute(call, workers="local-1", priority=by) for call, by in zip(calls, (0, -5, 5))]
+    GATE.set()
+    client.gather([first, *futures])
+    assert RUNS == ["first", "sent", "high", "low"]  # one is always sent ahead
+    for ask in (client.compute, client.persist):
+        (future,) = futures_of(ask(delayed(inc)(1), resources={"GPU": 1}))
+        assert "GPU" in client.why(future)
+
+
+def until_begun(client: Client, future: Future[Any]) -> None:
+    """Until the task runs."""
+    while future.key not in client.call_stack():
+        pass
+
+
 # -- what is wrong -------------------------------------------------------------------------------------------------
 
 
