@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -144,3 +145,37 @@ def test_a_disk_that_fails_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch:
     with pytest.raises(TypeError):
         write_sealed(str(tmp_path / "x.sealed"), pieces)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_device_that_fails_is_an_error_and_leaves_nothing(
+    written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first write or at a later one; what isn't whole isn't there, so nothing wrong can be read."""
+    calls = []
+    write = os.write
+
+    def fail(number: int, data: memoryview) -> int:
+        calls.append(number)
+        if len(calls) > written:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return write(number, data)
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_sealed(str(tmp_path / "x.sealed"), [content(BLOCK_BYTES)] * 12)
+    assert len(calls) == written + 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_can_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map of it would end the process instead, which is why all is read before it is mapped."""
+    path = str(tmp_path / "x.sealed")
+    write_sealed(path, [content(3 * BLOCK_BYTES)])
+
+    def fail(number: int, buffers: object, offset: int) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        map_value(path)
