@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from futurebroker import Client, LocalCluster
+from tests.integration import celery_tasks
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +237,15 @@ def test_each_task_is_told_its_own_output(client: Client) -> None:
     shouted = client.submit(shout, "h")
     assert shouted.result(30) == [sys.stdout]
     assert client.output(shouted)[shouted.key]["output"] == "h shouts"
+
+
+def test_tasks_of_celery_apps_tell_their_arguments_too(client: Client) -> None:
+    """As Flower shows them: those of the call, by the id of its result."""
+    celery_tasks.app.use_client(client)
+    try:
+        failed = celery_tasks.fail.delay(7, "b")
+        with pytest.raises(celery_tasks.MyError):
+            failed.get(timeout=30)
+        assert client.output(failed.id) == {failed.id: {"arguments": "7, 'b'", "result": "", "output": ""}}
+    finally:
+        celery_tasks.app._sender = None
