@@ -20,7 +20,7 @@ from futurebroker.celery.conf import Conf
 from futurebroker.celery.control import Control
 from futurebroker.celery.eager import apply_canvas
 from futurebroker.celery.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
-from futurebroker.celery.making import TaskMaking
+from futurebroker.celery.making import ABSENT, TaskMaking
 from futurebroker.celery.registry import Backend, Registry, symbol
 from futurebroker.celery.routing import queue_of, route_of
 from futurebroker.celery.running import TaskCall, define
@@ -68,6 +68,8 @@ class Celery(TaskMaking):
         self.main = main
         self.conf = Conf()
         self.closed = False
+        #: names this app among all others
+        self.oid = self.thread_oid = uuid()
         self.finalized = False
         self.autofinalize = autofinalize
         self.loose = not strict_typing
@@ -324,6 +326,10 @@ class Celery(TaskMaking):
         }  # fmt: skip
         self.conf.beat_schedule = {**self.conf.beat_schedule, name: entry}
         return name
+
+    def __getattr__(self, name: str) -> Any:
+        why = f": {ABSENT[name]}" if name in ABSENT else ""
+        raise AttributeError(f"an app has no {name!r} here{why}")
 
     # -- its life ---------------------------------------------------------------------------------------------------
 

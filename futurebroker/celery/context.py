@@ -15,6 +15,18 @@ _DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
+class Parts(list[Any]):
+    """What a task of a header came to that added others to it: its own result, then theirs. Only bodies see this."""
+
+
+def spread(values: list[Any]) -> list[Any]:
+    """The results of a header, those that were added to it behind the others."""
+    if Parts not in map(type, values):
+        return values
+    own = [value[0] if type(value) is Parts else value for value in values]
+    return own + [added for value in values if type(value) is Parts for added in value[1:]]
+
+
 class Context:
     """A request; fields that were not given have Celery's defaults."""
 
@@ -24,8 +36,8 @@ class Context:
     def __getattr__(self, name: str) -> Any:
         if name in _DEFAULTS:
             return _DEFAULTS[name]
-        if name == "children":
-            return self.__dict__.setdefault("children", [])
+        if name in ("children", "added"):
+            return self.__dict__.setdefault(name, [])
         raise AttributeError(f"the request of a task has no {name!r}")
 
     def update(self, *args: Any, **kwargs: Any) -> None:

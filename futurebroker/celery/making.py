@@ -23,6 +23,19 @@ from futurebroker.celery.task import autoretrying
 _AUTORETRY = ("autoretry_for", "dont_autoretry_for", "retry_backoff", "retry_backoff_max", "retry_jitter")
 
 
+#: parts of Celery's apps that there are none of, and what is there instead
+ABSENT = {
+    "amqp": "messages are the scheduler's business; task_routes and task_queues say which worker runs what",
+    "events": "client.events() tells what happens, and the dashboard shows it",
+    "log": "futurebroker.celery.get_task_logger and logging do",
+    "pool": "one connection serves the whole program; app.client has it",
+    "producer_pool": "one connection serves the whole program; app.client has it",
+    "connection_for_read": "one connection serves the whole program; app.client has it",
+    "connection_for_write": "one connection serves the whole program; app.client has it",
+    "steps": "worker plugins (client.register_plugin) take the place of bootsteps",
+}
+
+
 class TaskMaking:
     """The part of `Celery` that is about its tasks."""
 

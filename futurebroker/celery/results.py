@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from futurebroker.celery import local, states
+from futurebroker.celery.context import Parts
 from futurebroker.celery.exceptions import ChordError
 from futurebroker.client.futures import Future
 from futurebroker.protocol.messages import Failure
@@ -162,7 +163,10 @@ class AsyncResult:
             error = future.exception(timeout)
         except TimeoutError:
             raise TimeoutError("The operation timed out.") from None
-        return future.result() if error is None else self._translated(error)
+        if error is not None:
+            return self._translated(error)
+        value = future.result()
+        return value[0] if type(value) is Parts else value
 
     def _translated(self, error: BaseException) -> BaseException:
         """The exception as Celery has it: of a chord's body that can't run it says so."""

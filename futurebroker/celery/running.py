@@ -21,7 +21,7 @@ from typing import Any
 import cloudpickle
 
 from futurebroker.celery import local, signals, states
-from futurebroker.celery.context import Context
+from futurebroker.celery.context import Context, Parts, spread
 from futurebroker.celery.definitions import Definition
 from futurebroker.celery.exceptions import Ignore, NotRegistered, Reject, Retry, SoftTimeLimitExceeded
 from futurebroker.exceptions import FuturebrokerError
@@ -157,11 +157,16 @@ def run_task(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             "delivery_info": {**info, "redelivered": terms.redelivered}, "headers": None, **fields,
         }
     )  # fmt: skip
+    if args and type(args[0]) is list:
+        args = (spread(args[0]), *args[1:])
     if is_errback and terms.failure is not None:
         args = _errback_arguments(task, args, terms.failure)
     with soft_limit(terms.soft):
         try:
-            return trace(task, args, kwargs, request)
+            value = trace(task, args, kwargs, request)
+            if "added" not in request.__dict__:
+                return value
+            raise _together(task, value, request)
         except Retry as retry:
             raise _again(retry, request, place.name if place is not None else "") from None
         except Replaced as replaced:
@@ -172,6 +177,13 @@ def run_task(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if reject.requeue:
                 raise RunAgain(delay=0.0, retries=terms.retries) from None
             raise
+
+
+def _together(task: Any, value: Any, request: Context) -> RunAgain:
+    """The task is done when those are that it added to its chord."""
+    task.app.sender.client.fence()
+    parts = Parts([value, *(TaskRef(place) for place in range(len(request.added)))])
+    return RunAgain(args=dumps(((Delivered(parts),), {})), inputs=tuple(request.added), retries=request.retries)
 
 
 def _errback_arguments(task: Any, args: tuple[Any, ...], failure: Any) -> tuple[Any, ...]:

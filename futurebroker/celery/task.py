@@ -356,11 +356,23 @@ class Task:
         raise Replaced(self.app.send_replacement(sig))
 
     def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
-        """Not here: the header of a chord is known to the scheduler before it runs. Use `replace` with a group."""
-        raise NotImplementedError(
-            "add_to_chord() can't change a graph that is known already; return from the task with "
-            "self.replace(group(...)), whose results the body gets in its place"
-        )
+        """Let the chord's body wait for ``sig`` too, whose result comes behind those of the header.
+
+        Args:
+            lazy: the caller sends it, before this task ends.
+
+        Raises:
+            ValueError: this task isn't one of a group.
+        """
+        request = self.request
+        if request.group is None:
+            raise ValueError("Current task is not member of any chord")
+        sig = canvas.maybe_signature(sig, self.app)
+        if request.is_eager:
+            raise NotImplementedError("add_to_chord() needs a worker; task_always_eager has no chord to add to")
+        result = sig.freeze() if lazy else self.app.AsyncResult(self.app.send_replacement(sig.clone()))
+        request.added.append(result.id)
+        return result
 
     def update_state(
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any

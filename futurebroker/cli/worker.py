@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
 import click
 
 from futurebroker import surroundings
+from futurebroker.cli.borrowed import adopt, borrowed_options
 from futurebroker.cli.serving import log_options, serve, start_logging, with_options, worker_options
 from futurebroker.cli.text import parse_resources
 from futurebroker.config import Settings, hide_password, load_settings
@@ -53,21 +55,24 @@ app_options = with_options(
 @click.option("--local-folder", type=click.Path(file_okay=False), help="Where results that go to disk are kept. [/tmp]")
 @click.option("--timeout", help="How long to wait for the scheduler. [10s]")
 @with_options(app_options)
+@with_options(borrowed_options)
 @log_options
 def worker(
     url: str | None, executors: int | None, threads: int | None, memory_limit: str | None, name: str | None,
     resources: str, cluster: str | None, local_folder: str | None, timeout: str | None, log_level: str | None,
     log_format: str | None, app: str, queues: str | None, max_tasks_per_child: int, max_memory_per_child: int,
-    time_limit: float, soft_time_limit: float,
+    time_limit: float, soft_time_limit: float, **borrowed: Any,
 ) -> None:  # fmt: skip
     """Start a worker that serves the scheduler at URL.
 
     URL may be short: scheduler:8786 is amqp://scheduler:8786. Without it, FUTUREBROKER_BROKER_URL counts, and then a
     scheduler on this machine. Ctrl-C ends the worker and its executors.
     """
+    own = adopt({"name": name, "log_level": log_level, "executors": executors, "threads": threads}, borrowed)
+    name = own["name"]
     settings = load_settings(
-        broker_url=url, executors=executors, nthreads=threads, memory_limit=memory_limit, cluster=cluster,
-        local_folder=local_folder, connect_timeout=timeout, log_level=log_level, log_format=log_format,
+        broker_url=url, executors=own["executors"], nthreads=own["threads"], memory_limit=memory_limit, cluster=cluster,
+        local_folder=local_folder, connect_timeout=timeout, log_level=own["log_level"], log_format=log_format,
     )  # fmt: skip
     if name is not None and not name.strip():
         raise ConfigError("--name must not be empty")

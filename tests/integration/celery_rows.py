@@ -17,7 +17,9 @@ _Test = TypeVar("_Test", bound=Callable[..., Any])
 PAGE = Path(__file__).parents[2] / "docs" / "from-celery.md"
 BEGIN, END = "<!-- the table below is written by tests.integration.celery_rows -->", "<!-- end of the table -->"
 #: modules with tests that declare rows
-MODULES = tuple(f"tests.integration.test_celery_{name}" for name in ("semantics", "surface", "processes", "beat"))
+MODULES = tuple(
+    f"tests.integration.test_celery_{name}" for name in ("semantics", "surface", "rest", "processes", "beat")
+)
 #: titles of the parts of the table
 PARTS = {
     "app": "Apps",
@@ -67,7 +69,8 @@ def table() -> str:
         lines += [f"### {title}", "", "| Celery | here | how it differs, or why not |", "|---|---|---|"]
         for row in sorted(ROWS, key=lambda row: MODULES.index(row.module)):
             if row.part == part:
-                lines.append(f"| {row.what} | {row.verdict} | {row.how} |")
+                what, how = (text.replace("|", "\\|") for text in (row.what, row.how))
+                lines.append(f"| {what} | {row.verdict} | {how} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -278,6 +278,18 @@ def process_of() -> int:
 
 
 @app.task(bind=True)
+def adds_to_chord(self: Any, value: int, more: list[int]) -> int:
+    for place, number in enumerate(more):
+        sig = identity.si(number)
+        if place % 2:
+            self.add_to_chord(sig, lazy=True)
+            sig.delay()
+        else:
+            self.add_to_chord(sig)
+    return value
+
+
+@app.task(bind=True)
 def tells(self: Any, gate: str) -> str:
     self.update_state(state="HALF", meta={"done": 1})
     while not Path(gate).exists():

@@ -206,7 +206,7 @@ def command(environ: dict[str, str], *arguments: str) -> str:
     "rest",
     "worker: `-A`, `-Q`, `-c`, `--max-tasks-per-child`, `--max-memory-per-child`, `--time-limit`, `--soft-time-limit`",
     "differs",
-    "pools, `-B`, `--autoscale`, `-E` and prefetch options are missing; the scheduler decides what is sent ahead",
+    "the scheduler decides what is sent ahead",
 )
 @shows("rest", "commands `inspect`, `control`, `call`, `result`, `purge`")
 @shows(

@@ -299,10 +299,20 @@ def test_hard_limits_need_processes() -> None:
         get(t.add.apply_async((1, 1), time_limit=5))
 
 
-@shows("task", "`add_to_chord`", "not", "the header is known before it runs; `replace` with a group does the same")
-def test_add_to_chord_says_what_to_do() -> None:
-    with pytest.raises(NotImplementedError, match="replace"):
-        t.add.add_to_chord(t.add.s(1, 1))
+@shows(
+    "task",
+    "`add_to_chord`",
+    "differs",
+    "the task that calls it is ready when what it added is; what was added comes last; not in eager mode",
+)
+def test_tasks_are_added_to_a_chord() -> None:
+    """The body waits for what comes from its header while it runs, and each task keeps its own result."""
+    header = group(t.adds_to_chord.s(1, [10, 20]), t.add.s(2, 2), t.adds_to_chord.s(3, []))
+    assert get(chord(header, t.identity.s())()) == [1, 4, 3, 10, 20]
+    result = group(t.adds_to_chord.s(5, [6]), t.add.s(1, 1))()
+    assert result.get(timeout=WAIT) == [5, 2]
+    with pytest.raises(ValueError, match="not member of any chord"):
+        get(t.adds_to_chord.delay(1, [2]))
 
 
 @shows("task", "`s`, `si`, `signature`, `subtask`, `chunks`, `map`, `starmap`, `apply`")
