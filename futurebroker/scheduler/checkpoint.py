@@ -120,7 +120,7 @@ class TaskRow(Row):
     value: bytes | None = None
     failure: Failure | None = None
     broadcast: bool = False
-    attempt: int = 0  #: of a task that must not run twice, if it was ever sent
+    attempt: int = 0  #: of a task that must not run twice
 
 
 _SECTIONS: dict[str, Any] = {
@@ -239,7 +239,7 @@ def _task_row(
         task.value,
         task.failure,
         task in state.broadcasts,
-        task.attempt if task.pool.at_most_once else 0,
+        task.attempt if is_begun(task) else 0,
     )
 
 
@@ -350,7 +350,6 @@ class Loader:
         pool = placement.pool_for(state, self._options[row.options])
         sequence = state.sequence
         task = state.add_task(row.key, self._kinds[row.kind], function, row.args, dependencies, pool)
-        task.attempt = row.attempt
         state.sequence = sequence
         for name, value in zip(self._fields, row.fields):
             setattr(task, name, value)
@@ -382,7 +381,7 @@ class Loader:
             task.pool.stranded[task] = None
         elif row.state in ("open", "begun"):
             self._open.append(task)
-            if row.state == "begun":
+            if row.attempt:
                 self._begun[task] = row.attempt
 
     def _take_extras(self, row: tuple[str, Any]) -> None:

@@ -68,9 +68,7 @@ def compute(state: SchedulerState, task: TaskRecord) -> None:
     while asked:
         task = asked.pop()
         if task.state is RELEASED and task.function is not None:
-            if task.attempt and task.pool.at_most_once:
-                released_erred(state, task, f"{task.key} has run, its result was not kept, and it must not run again")
-            elif task.dependencies:
+            if task.dependencies:
                 asked.extend(released_waiting(state, task))
             else:
                 released_queued(state, task)

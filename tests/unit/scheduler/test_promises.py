@@ -6,7 +6,7 @@ from typing import Any
 
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.facts import AnyFact, Begun
-from futurebroker.scheduler import checkpoint, resuming
+from futurebroker.scheduler import resuming
 from futurebroker.scheduler.commands import ClientGone, Tick, WorkerLost
 from tests.unit.scheduler.play import BIG, Play, finished, runs, submit, tell
 from tests.unit.scheduler.projection import projection, replayed
@@ -96,24 +96,6 @@ def test_at_most_once_is_written_before_it_is_sent_and_fails_if_nobody_has_it_af
     assert state.tasks["x"].failure is not None
     assert state.tasks["x"].failure.type == "WorkerLostError"
     assert state.tasks["y"].state.value == "no_worker"
-
-
-def test_at_most_once_is_not_run_again_for_what_was_made_of_it() -> None:
-    """Its result was released after use; what used it is lost later, and can't be had without it."""
-    play, facts = recorded("w")
-    play.ann(submit("x", at_most_once=True), submit("y", "x"))
-    play.worker("w", finished("x", 1, None), finished("y", 2, None))
-    play.ann(m.Release(["x"]))
-    assert play.states() == {"x": "released", "y": "memory"}
-    folded = replayed([], play.state.policy, list(checkpoint.dump(play.state)))
-    assert folded.tasks["x"].attempt == 1
-    assert not runs(play.handle(WorkerLost("w")))
-    play.join("v")
-    assert play.states() == {"x": "erred", "y": "erred"}
-    failure = play.task("y").failure
-    assert failure is not None
-    assert (failure.type, failure.key) == ("DataLostError", "x")
-    assert projection(replayed(facts, play.state.policy))["tasks"] == projection(play.state)["tasks"]
 
 
 def test_at_most_once_that_was_handed_back_is_sent_again_also_after_a_restart() -> None:
