@@ -12,7 +12,7 @@ from futurebroker.scheduler.state import SchedulerState
 from futurebroker.states import WorkerStatus
 
 #: bytes of results that may be on their way through the broker, of all transfers together
-RELAYED_BYTES = 48 * 1024 * 1024
+RELAYED_BYTES = 40 * 1024 * 1024
 
 
 def client_wants_data(state: SchedulerState, client: ClientRecord, message: DataWanted) -> None:

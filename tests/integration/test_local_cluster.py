@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import perf_counter
 
 import psutil
 import pytest
@@ -111,21 +110,15 @@ def test_an_awaited_cluster_is_started() -> None:
     assert asyncio.run(program()) == ["local-1"]
 
 
-def test_a_client_without_an_address_is_ready_within_two_seconds_and_takes_its_cluster_along() -> None:
-    """The first thing a new user sees."""
-    quickest = 60.0
-    # Other tests may take the processor's time from one start, but hardly from three.
-    for _ in range(3):
-        before = set(psutil.Process().children(recursive=True))
-        begin = perf_counter()
-        client = Client(executors_per_worker=2)
-        quickest = min(quickest, perf_counter() - begin)
-        ours = set(psutil.Process().children(recursive=True)) - before
-        assert client.submit(abs, -1).result(timeout=30) == 1
-        client.close()
-        assert ours
-        assert not psutil.wait_procs(ours, timeout=10)[1]
-    assert quickest < 2
+def test_a_client_without_an_address_starts_a_cluster_and_takes_it_along() -> None:
+    """The first thing a new user sees; how long it takes is measured by the bench."""
+    before = set(psutil.Process().children(recursive=True))
+    client = Client(executors_per_worker=2)
+    ours = set(psutil.Process().children(recursive=True)) - before
+    assert client.submit(abs, -1).result(timeout=30) == 1
+    client.close()
+    assert ours
+    assert not psutil.wait_procs(ours, timeout=10)[1]
 
 
 def test_a_taken_port_is_an_error_that_says_so() -> None:

@@ -43,7 +43,7 @@ class Executions:
         self.begun: Counter[str] = Counter()
         #: of these, the ids of what a schedule ran
         self.fired: set[str] = set()
-        #: executors that were ended for a task that was revoked
+        #: executors that ended with tasks in them that had nothing to do with it: another was revoked, or ended it
         self.kills = 0
         self.strict = strict
         self._raised: Counter[str] = Counter()

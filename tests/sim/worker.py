@@ -77,6 +77,7 @@ class SimExecutor:
         if not self.alive or task.number not in self.away:
             return
         if call.poison and self.running is None:
+            self.worker.executions.kills += len(self.away) > 1  # others wait there, and look as guilty
             self.die("SIGSEGV")
             return
         self.worker.handle(w.TaskBack(self.number, task.number))
@@ -145,6 +146,8 @@ class SimExecutor:
         if not self.alive or (during is not None and self.running is not during):
             return
         self.alive = False
+        if during is not None and self.away:
+            self.worker.executions.kills += 1  # what waits there goes with it
         running = [self.running.number] if self.running is not None else []
         self.worker.handle(w.ExecutorEnded(self.number, running, how))
         self.worker.world.after(RESTART_TIME, self.worker.start_executor)

@@ -283,14 +283,11 @@ def test_a_window_with_100_000_runs_is_drawn_in_few_marks() -> None:
     runs = [
         Run(n * 0.001, n * 0.001 + 0.0008, f"t{n % 12}", f"w · {n % 4}", n % 997 == 0, f"k{n}") for n in range(100_000)
     ]
-    began = time.perf_counter()
     drawn = lay_out(runs, 0.0, 100.0)
-    took = time.perf_counter() - began
     assert drawn["runs"] == 100_000
     columns = drawn["columns"]
     assert sum(len(columns[f"t{n}"]["start"]) for n in range(10)) + len(columns["failed"]["start"]) <= MARKS
     assert len(json.dumps(drawn)) < 600_000
-    assert took < 5  # a stranger's machine under load; the bench has the real figure
 
 
 def test_events_of_one_kind_in_a_row_are_told_as_one() -> None:
