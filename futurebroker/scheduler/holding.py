@@ -98,6 +98,7 @@ def erred_released(state: SchedulerState, task: TaskRecord) -> None:
     task.failure = None
     task.retried = 0
     task.deaths = 0
+    task.attempt = 0  # somebody wants it run again, so it is, also if it must not be by itself
     terms = task.terms
     if terms is not None and terms.expires <= state.now + state.clock_offset:
         terms.expires = 0.0  # whoever wants it run now has been told that it had expired

@@ -294,7 +294,8 @@ def _check_stealing(state: SchedulerState) -> None:
         if len(request.asked) > stealing.MOST or request.given > len(request.asked):
             _broken(state, "I29", f"{victim} handed back {request.given} of {len(request.asked)} tasks")
         for task, (attempt, thief) in request.asked.items():
-            if thief is victim or task.function is None or attempt > task.attempt:
+            is_early = task.attempt and attempt > task.attempt  # one that is tried again has had none
+            if thief is victim or task.function is None or is_early:
                 _broken(state, "I29", f"{victim} should hand back attempt {attempt} for {thief}", task)
     for worker in workers:
         for task in worker.processing:

@@ -90,7 +90,9 @@ class SchedulerMachine:
         if state.check or state.ended_parents:
             families.settle(state)
         if state.holding:
-            state.touched.clear()  # all are looked at once nothing is held any more
+            for worker in state.touched:  # what may be sent is looked at once nothing is held any more
+                placement.update_room(state, worker)
+            state.touched.clear()
         elif state.ready or state.touched:
             dispatch.dispatch(state)
         if state.laden and state.roomy and state.policy.stealing:

@@ -163,8 +163,13 @@ class Agreements:
             return False
         if failure.type == "TaskRevokedError":
             return bool(node.lifetime) if failure.message == "expired" else node.key in self.revoked
+        troubled = troubled or any(one.call is not None and one.call.poison for one in self._nodes.values())
         if failure.type == "WorkerLostError":
             return troubled and (node.options.at_most_once or node.options.fails_with_executor)
+        if (
+            failure.type == "ExecutorDiedError"
+        ):  # what ended the executor may have been given up, so that this is blamed
+            return troubled and node.call is not None and node.call.waits
         if failure.type == "DataLostError":
             return troubled and (bool(node.options.keep) or node.options.at_most_once)
         return failure.type == "TaskError" and bool(node.becomes) and node.becomes not in known

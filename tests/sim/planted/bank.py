@@ -132,7 +132,9 @@ def followers_are_not_pulled_back(state: SchedulerState, task: TaskRecord, *, te
 
 
 @plant((transitions, "lose"))
-def lost_results_are_not_computed_again(state: SchedulerState, task: TaskRecord) -> None:
+def lost_results_are_not_computed_again(
+    state: SchedulerState, task: TaskRecord, again: bool | None = None, how: str = ""
+) -> None:
     """A result that went with its worker is waited for in vain."""
     holding.memory_released(state, task)
     if task.function is None:
@@ -221,7 +223,7 @@ def cancel_takes_everybodys_futures(state: SchedulerState, client: ClientRecord,
 
 
 @plant((placement, "has_room"))
-def paused_workers_get_work(state: SchedulerState, worker: WorkerRecord) -> bool:
+def paused_workers_get_work(worker: WorkerRecord) -> bool:
     """A worker over its memory limit, or out of reach, is given more."""
     return worker.status is not WorkerStatus.CLOSING and len(worker.processing) <= worker.slots
 

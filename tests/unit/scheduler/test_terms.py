@@ -233,6 +233,14 @@ def test_who_waits_for_a_key_that_comes_later_waits_on_after_a_restart() -> None
     assert [one.client_id for one in loaded.expected["x"]] == ["bob"]
 
 
+def test_who_asks_for_a_failed_task_to_be_tried_again_has_it_run() -> None:
+    """A task must not run twice by itself; it may when somebody says so, who knows what it did."""
+    play = Play("w")
+    play.ann(submit("x", at_most_once=True))
+    play.worker("w", m.Erred("x", 1, failure("x")))
+    assert runs(play.ann(m.Retry(["x"]))) == [("w", "x")]
+
+
 def planned(of: str, key: str = "e") -> m.OnFailure:
     """A call for the case that ``of`` fails."""
     return m.OnFailure(of, [m.PlannedCall(FUNCTION, key, b"args")])
