@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+import threading
 from types import FrameType
 from typing import Any
 
@@ -29,9 +30,20 @@ def look(record: Look, seats: Seats, profiler: Profiler, notes: Notebook) -> Any
     return None
 
 
+def frames_of_others() -> dict[int, FrameType]:
+    """By thread, the frame that each runs, but for the caller's own.
+
+    With that, whoever holds the dict in a frame would be held by it: the frames of all tasks, and all that is in their
+    variables, would stay until the garbage collector comes by.
+    """
+    frames = sys._current_frames()
+    frames.pop(threading.get_ident(), None)
+    return frames
+
+
 def notes_so_far(keys: list[str], seats: Seats, notes: Notebook) -> dict[str, dict[str, str]]:
     """By the key of each of these tasks that runs here: its arguments in words, and what it has printed so far."""
-    frames = sys._current_frames()
+    frames = frames_of_others()
     found = {}
     for slot in list(seats.slots):
         if slot.task and slot.key in keys:
@@ -55,7 +67,7 @@ def _arguments(frame: FrameType | None) -> str:
 
 def call_stacks(keys: list[str] | None, seats: Seats) -> dict[str, list[str]]:
     """By the key of each task that runs here, its stack as a traceback would print it, outermost call first."""
-    frames = sys._current_frames()
+    frames = frames_of_others()
     stacks = {}
     for slot in list(seats.slots):
         if not slot.task or (keys is not None and slot.key not in keys):
