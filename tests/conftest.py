@@ -15,10 +15,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import psutil
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 SERVICES = ("rabbitmq", "postgres", "redis")
 #: In the environment of every process that a test starts, so that it is found when its parent is gone.
@@ -40,6 +42,24 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 def _variable(service: str) -> str:
     return f"FUTUREBROKER_TEST_{service.upper()}_URL"
+
+
+class _Together(LoadScopeScheduling):  # type: ignore[misc]
+    """Of several processes that run tests, one gets all of those that can't go beside each other.
+
+    Tests at the servers break the servers that the others use; Playwright's loop runs in the thread as long as its
+    tests do.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = "/".join(nodeid.split("/")[:2])
+        return folder if folder in ("tests/services", "tests/browser") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Together | None:
+    """For ``-n``."""
+    return _Together(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

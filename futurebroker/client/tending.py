@@ -137,7 +137,7 @@ class Tending(ClientCore):
         return self._everywhere(_InExecutor("call_back"), (setup,), keep=f"callback {name_of(setup)} {id(setup)}")
 
     def import_ahead(self, modules: list[str]) -> None:
-        """Have every executor import these modules beside its tasks, so that the first that needs them needn't.
+        """Have every executor import these modules between its tasks, so that the first that needs them needn't.
 
         What can't be imported there is left to the task that tries. Returns at once.
         """

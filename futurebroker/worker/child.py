@@ -129,7 +129,7 @@ class Executor:
         listener = threading.Thread(target=self._listen, name="control", daemon=True)
         for thread in (*threads, listener):
             thread.start()
-        standing.begin(self._place, self._setup.store, self._owns_process)
+        standing.begin(self._place, self._setup.store, self._owns_process, self._seats.alone)
         tasklink.register(self._host.address, self._offer_link)
         self._profiler.start()
         self._tell(Ready(os.getpid()))

@@ -113,6 +113,9 @@ class Seats:
         self._away = 0
         self._returners = 0
         self._parked = 0
+        #: threads that want to be alone, and whether one is
+        self._loners = 0
+        self._is_alone = False
         self._closed = False
         self._free = list(range(count + AWAY_MAX - 1, count - 1, -1))
         self.slots = [Slot(self, number) for number in range(count)]
@@ -123,6 +126,8 @@ class Seats:
     def enter(self) -> bool:
         """A packet was read: may its tasks run? False when others came first, and it must be handed back."""
         with self._changed:
+            if self._is_alone:
+                self._changed.wait_for(lambda: not self._is_alone)
             if self._running >= self._count or self._returners:
                 return False
             self._running += 1
@@ -137,7 +142,7 @@ class Seats:
                 self._running -= 1
             slot.task = slot.waits = 0
             slot.is_away = slot.seceded = False
-            if self._returners:
+            if self._returners or self._loners:
                 self._changed.notify_all()
             if not slot.is_extra:
                 return True
@@ -161,6 +166,24 @@ class Seats:
         self._reading += 1
         slot.is_extra = False
         return True
+
+    def alone(self, call: Callable[[], object]) -> None:
+        """Run ``call`` once no task runs or waits here, and have none begin until it is done."""
+        with self._changed:
+            self._loners += 1
+            try:
+                self._changed.wait_for(lambda: self._closed or not (self._running or self._away or self._is_alone))
+            finally:
+                self._loners -= 1
+            if self._closed:
+                return
+            self._is_alone = True
+        try:
+            call()
+        finally:
+            with self._changed:
+                self._is_alone = False
+                self._changed.notify_all()
 
     def close(self) -> None:
         """There is nothing more to read."""

@@ -11,6 +11,8 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from futurebroker.worker.context import get_worker
 logger = logging.getLogger("futurebroker.worker")
 
 _lock = threading.Lock()
-_importing = threading.Lock()
+#: by executor, what calls something while no task runs in it; not of those that share their process
+_alone: dict[str, Callable[[Callable[[], object]], None]] = {}
 #: by executor and name; with ``processes=False`` there are several executors in a process
 _plugins: dict[tuple[str, str], Any] = {}
 #: by worker, the folder for uploaded files; it goes with the worker's store
@@ -28,8 +31,10 @@ _folders: dict[str, Path] = {}
 _own_stores: dict[str, Path] = {}
 
 
-def begin(place: Place, store: str, owns_process: bool) -> None:
-    """An executor of this worker begins."""
+def begin(place: Place, store: str, owns_process: bool, alone: Callable[[Callable[[], object]], None]) -> None:
+    """An executor of this worker begins; for ``alone`` see `Seats.alone`."""
+    if owns_process and place.host is not None:
+        _alone[place.host.address] = alone
     _folders[place.id] = Path(store) / "files"
     if owns_process:
         _own_stores[place.id] = Path(store)
@@ -77,6 +82,7 @@ def _tear_down(place: tuple[str, str], worker: Any) -> bool:
 def end(place: Place) -> None:
     """The executor ends orderly: tear down its plugins, those that came last first."""
     current_task.set((place, "", None, 0))
+    _alone.pop(_executor(), None)
     with _lock:
         for name in reversed([name for name in _plugins if name[0] == _executor()]):
             try:
@@ -96,16 +102,20 @@ def call_back(function: Any) -> Any:
 
 
 def import_ahead(modules: list[str]) -> None:
-    """Import these modules in a thread of its own; a program whose threads we are has what it wants."""
-    if own_store(get_worker().id) is not None:
-        threading.Thread(target=_import, args=(modules,), name="imports", daemon=True).start()
+    """Import these modules before the next task begins; a program whose threads we are has what it wants.
+
+    Not beside tasks: of two threads that import the parts of a package that refer to one another, Python gives one
+    a part that isn't complete.
+    """
+    alone = _alone.get(_executor())
+    if alone is not None:
+        threading.Thread(target=alone, args=(partial(_import, modules),), name="imports", daemon=True).start()
 
 
 def _import(modules: list[str]) -> None:
-    with _importing:
-        for module in modules:
-            with contextlib.suppress(Exception):
-                importlib.import_module(module)
+    for module in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
 
 
 def receive_file(name: str, data: bytes, load: bool) -> str:

@@ -38,14 +38,6 @@ def _chromium() -> str:
     return found
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of them run in one process, one after the other: Playwright's loop runs in the thread as long as they do."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("browser"))
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     # Chromium makes and removes temporary files when it likes; those are none of a test's.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
@@ -11,14 +10,6 @@ from sqlalchemy import Engine
 from futurebroker.persistence.database import open_engine
 from tests.services.databases import new_database
 from tests.services.links import Place, place_of
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests at the servers run in one process: some of them break the servers that the others use."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("services"))
 
 
 @pytest.fixture

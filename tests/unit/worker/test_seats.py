@@ -83,3 +83,42 @@ def test_the_bound_of_waiting_tasks_counts_those_that_wait_now() -> None:
         assert not first.is_away
         assert first.give_up(1)
         assert len(some.left) == AWAY_MAX + 1
+
+
+def test_what_is_to_be_alone_waits_for_tasks_and_tasks_for_it() -> None:
+    """Two threads that import the parts of one package may each get half of the other's."""
+    begun, may_end, entered = threading.Event(), threading.Event(), threading.Event()
+
+    def call() -> None:
+        begun.set()
+        may_end.wait(30)
+
+    def enter() -> None:
+        some.seats.enter()
+        entered.set()
+
+    with threads() as some:
+        slot = some.seats.slots[0]
+        some.run(slot, 1)
+        caller = threading.Thread(target=some.seats.alone, args=(call,))
+        caller.start()
+        assert not begun.wait(0.05)
+        some.seats.leave(slot)
+        assert begun.wait(30)
+        other = threading.Thread(target=enter)
+        other.start()
+        assert not entered.wait(0.05)
+        may_end.set()
+        assert entered.wait(30)
+        for thread in (caller, other):
+            thread.join()
+
+
+def test_nothing_is_called_after_the_end() -> None:
+    """An executor that ends doesn't begin to import pandas."""
+    called: list[int] = []
+    with threads() as some:
+        some.run(some.seats.slots[0], 1)
+        some.seats.close()
+        some.seats.alone(lambda: called.append(1))
+    assert called == []
