@@ -38,7 +38,10 @@ def test_what_a_client_published_is_there_after_the_broker_s_restart(rabbitmq_ur
             client.endpoint.send("scheduler", m.Release([f"k{number}"]))
             client.endpoint.flush()
         client.endpoint.send_meeting(SCHEDULER, queue.name, m.Heartbeat())
+        kept = client.endpoint.begin_confirms()
+        assert kept is not None
         client.endpoint.send_meeting(SCHEDULER, queue.name, m.Goodbye(), durable=True)
+        await asyncio.wait_for(kept, 20)
         client.endpoint.close()
         await asyncio.to_thread(rabbitmqctl, "stop_app")
         await asyncio.to_thread(rabbitmqctl, "start_app")
