@@ -83,7 +83,6 @@ class Connection(Ledger):
         self.url: str = url
         self.secret = secret
         self.asynchronous = asynchronous
-        self.secret = secret
         #: by channel, who takes the frames that come on it, on the I/O thread
         self.channels: dict[str, Callable[[list[bytes]], None]] = {}
         #: by channel, what stands for a kernel on this machine
