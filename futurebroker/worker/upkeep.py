@@ -1,6 +1,6 @@
 """An agent's care for its memory: measures it, carries out what the machine's `Memory` says, tells of both.
 
-It measures often while tasks run and memory is short, and seldom while nothing happens.
+It measures often while tasks run, the more often the less is left for them, and seldom while nothing happens.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from futurebroker.worker.packets import ROOM, ROOM_BYTES, Setup, Trim
 
 logger = logging.getLogger("futurebroker.worker")
 
-#: seconds between two measurements: while nothing runs, while tasks do, and while memory is short
+#: seconds between two measurements: while nothing runs, while tasks do, and when memory may soon be short
 IDLE_EVERY = 1.0
 MEASURE_EVERY = 0.1
-SHORT_EVERY = 0.02
-#: part of the limit from which memory is short
-SHORT = 0.6
+SHORT_EVERY = 0.01
+#: bytes that an executor may take in a second: fresh pages are zeroed and written at about this rate
+TAKEN = 4 << 30
 #: how ready the kernel is to end an executor before the agent when memory is out; 0 is as ready as for others
 OUT_OF_MEMORY_SCORE = 500
 
@@ -121,13 +121,19 @@ class Upkeep:
     def _measure(self) -> None:
         executors = {number: own_bytes_of(pids) for number, pids in self._agent.pids().items()}
         self._agent.feed(commands.Measured(own_bytes(os.getpid()), executors))
-        memory = self._machine.memory
-        pause = IDLE_EVERY
-        if memory.plan.limit and memory.process > memory.plan.limit * SHORT:
-            pause = SHORT_EVERY
-        elif self._machine.dispatcher.sent or self._machine.dispatcher.ready:
-            pause = MEASURE_EVERY
-        self._timer = self._loop.call_later(pause, self._measure)
+        self._timer = self._loop.call_later(self._pause(len(executors)), self._measure)
+
+    def _pause(self, executors: int) -> float:
+        """Seconds until the next measurement: no more than it takes to fill what is left before tasks are held back."""
+        machine = self._machine
+        plan = machine.memory.plan
+        is_short = bool(plan.limit) and machine.memory.process > plan.limit * plan.target
+        if not (is_short or machine.dispatcher.sent or machine.dispatcher.ready):
+            return IDLE_EVERY
+        if not plan.limit:
+            return MEASURE_EVERY
+        left = plan.limit * (plan.pause or 1) - machine.memory.process
+        return min(MEASURE_EVERY, max(SHORT_EVERY, left / (TAKEN * max(1, executors))))
 
     def figures(self) -> dict[str, Any]:
         """What heartbeats tell of memory, in bytes; docs/memory.md says what each is."""

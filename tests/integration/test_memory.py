@@ -33,10 +33,13 @@ def digest(array: Any) -> tuple[int, int, int]:
 
 
 def metrics_of(client: Client) -> dict[str, Any]:
-    """What the only worker told last."""
-    (worker,) = client.scheduler_info()["workers"].values()
-    metrics: dict[str, Any] = worker["metrics"]
-    return metrics
+    """What the only worker tells of itself after this was called; each look goes to the scheduler and back."""
+    called = time.time()
+    while True:
+        (worker,) = client.scheduler_info()["workers"].values()
+        metrics: dict[str, Any] = worker["metrics"]
+        if metrics["time"] >= called:
+            return metrics
 
 
 def kinds_of(client: Client) -> list[str]:
@@ -110,17 +113,17 @@ def test_a_full_disk_loses_nothing_and_is_reported(tmp_path: Path) -> None:
     """Results stay in memory, and go to disk once that takes them again."""
 
     async def scenario() -> None:
-        async with working(
-            executors=1, memory_limit=1024 * MiB, thresholds={"target": 0.02}, local_folder=str(tmp_path)
-        ) as box:
+        async with working(executors=1, memory_limit=1024 * MiB, local_folder=str(tmp_path)) as box:
+            answers = await _fill(box, 10, 4 * MiB)
             with full_disk():
-                answers = await _fill(box, 10, 4 * MiB)
+                box.events._machine.memory.target = 20 * MiB
+                await _fill_more(box)
                 (trouble,) = await box.until(lambda: [m for m in box.mail if isinstance(m, Happened)])
                 assert trouble.kind == "spill_failed"
                 assert "File too large" in trouble.text
                 assert box.heartbeats[-1][1]["memory_counts"]["killed"] == 0
                 await _read(box, answers)
-                assert list(tmp_path.rglob("*.sealed")) == []
+                assert sum(path.stat().st_size for path in tmp_path.rglob("*.sealed")) <= 4096  # one being tried
             await _until_spilled(box, 20 * MiB)
             box.mail.clear()
             await _read(box, answers, attempt=2)
@@ -204,8 +207,9 @@ _leaked: list[bytearray] = []
 
 
 def leak(number: int, nbytes: int) -> int:
-    """Keeps memory for ever."""
+    """Keeps memory for ever, after a little work."""
     _leaked.append(bytearray(os.urandom(1) * nbytes))
+    time.sleep(0.03)
     return number
 
 
@@ -224,10 +228,10 @@ def wait_a_moment(number: int) -> int:
 
 def test_a_leaking_executor_is_replaced_between_tasks_and_stored_results_stay() -> None:
     """Every task finishes: none is killed for what those before it left behind."""
-    with LocalCluster(executors_per_worker=2, memory_limit="400MiB") as cluster, cluster.get_client() as client:
+    with LocalCluster(executors_per_worker=2, memory_limit="1GiB") as cluster, cluster.get_client() as client:
         kept = client.submit(block, 9, 10 * MiB)
         kept_digest = client.submit(digest, kept).result()
-        assert client.gather(client.map(leak, range(80), nbytes=10 * MiB)) == list(range(80))
+        assert client.gather(client.map(leak, range(200), nbytes=10 * MiB)) == list(range(200))
         assert client.submit(digest, kept, key="later").result() == kept_digest
         counts = metrics_of(client)["memory_counts"]
         assert counts["recycled"] >= 2
@@ -241,7 +245,7 @@ def test_a_task_that_takes_all_memory_fails_with_the_figures_and_others_do_not_s
         client.gather(client.map(wait_a_moment, range(4)))
         others = client.map(wait_a_moment, range(100, 107))
         bomb = client.submit(explode)
-        with pytest.raises(ExecutorDiedError, match=r"SIGKILL of its worker, whose memory was at 4\d\d,\d{3},\d{3} of"):
+        with pytest.raises(ExecutorDiedError, match=r"SIGKILL of its worker, whose memory was at \d{3},\d{3},\d{3} of"):
             bomb.result(timeout=60)
         assert client.gather(others) == list(range(100, 107))
         assert "killed" in kinds_of(client)
