@@ -25,6 +25,8 @@ from futurebroker.celery.registry import Backend, Registry, symbol
 from futurebroker.celery.routing import queue_of, route_of
 from futurebroker.celery.running import TaskCall, define
 from futurebroker.celery.sending import Sender, seconds
+from futurebroker.celery.signals import after_task_publish as after_publish
+from futurebroker.celery.signals import before_task_publish as before_publish
 from futurebroker.celery.signature import Signature, uuid
 from futurebroker.celery.task import OPTIONS, Task
 from futurebroker.client.inside import get_client
@@ -87,6 +89,7 @@ class Celery(TaskMaking):
         self._owns_client = False
         self._discover: list[tuple[Any, str | None]] = []
         self._definitions: tuple[int, bytes] = (0, b"")
+        self._ways = _Ways(self.conf)
         if task_cls is not None:
             self.task_cls = symbol(task_cls)
         settings = {"broker_url": broker, "result_backend": backend, "include": tuple(include or ()) or None}
@@ -205,13 +208,20 @@ class Celery(TaskMaking):
         return queue_of(self, queue)
 
     def send_plain(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], task_id: str) -> Any:
-        """A call without options: the shortest way."""
-        publishing = signals.before_task_publish.receivers or signals.after_task_publish.receivers
-        if publishing or (task.serializer or self.conf.task_serializer) == "json":
-            options = {"task_id": task_id}
-            return self.send_canvas(Signature(task, args, kwargs, app=self), (), {}, options)
-        future = self.sender.send(task, task.name, task_id, args, kwargs)
-        return self.AsyncResult(task_id, future=future, ignored=bool(self._ignores(task, {})))
+        """A call without options, outside of tasks, the shortest way; None if it must take another."""
+        ways = self._ways
+        if ways.version != self.conf.version:
+            ways = self._ways = _Ways(self.conf)
+        if not ways.short or task.serializer == "json" or before_publish.connected or after_publish.connected:
+            return None
+        sender = self._sender
+        if sender is None or current_task.get(None) is not None or sender.client.status != "running":
+            sender = self.sender
+        future = sender.send(task, task.name, task_id, args, kwargs, ways.version)
+        ignored = task.ignore_result
+        if ignored is None:
+            ignored = ways.ignored
+        return results.AsyncResult(task_id, None, None, self, None, future=future, ignored=bool(ignored))
 
     def _ignores(self, task: Any, options: Mapping[str, Any]) -> Any:
         for value in (options.get("ignore_result"), getattr(task, "ignore_result", None)):
@@ -380,6 +390,18 @@ class Celery(TaskMaking):
         run = importlib.import_module("futurebroker.cli.worker").worker
         arguments = [part for part in (argv if argv is not None else sys.argv[1:]) if part != "worker"]
         run.main(arguments, standalone_mode=False)
+
+
+class _Ways:
+    """What settings say of calls without options, looked up once for each state of them."""
+
+    __slots__ = ("ignored", "short", "version")
+
+    def __init__(self, conf: Conf) -> None:
+        #: whether they may be sent as they are
+        self.short = not conf.task_always_eager and conf.task_serializer != "json"
+        self.ignored = conf.task_ignore_result
+        self.version = conf.version
 
 
 class _OwnedClient(Client):

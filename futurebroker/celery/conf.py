@@ -190,10 +190,13 @@ class Conf(MutableMapping[str, Any]):
         self.__dict__["_values"] = {}
         self.__dict__["_fallbacks"] = {}
         self.__dict__["_source"] = None
+        #: goes up with every change; what is derived of settings is good for one of these
+        self.__dict__["version"] = 0
 
     def read_later(self, source: Any, namespace: str | None) -> None:
         """Settings come from ``source``: a module's name, ``module:attribute``, an object or a mapping."""
         self.__dict__["_source"] = (source, namespace)
+        self.__dict__["version"] += 1
 
     def _load(self) -> dict[str, Any]:
         pending = self.__dict__["_source"]
@@ -208,6 +211,7 @@ class Conf(MutableMapping[str, Any]):
         """Settings that count where nothing else is set."""
         for name, value in defaults.items():
             self.__dict__["_fallbacks"].setdefault(known_name(name), value)
+        self.__dict__["version"] += 1
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -234,9 +238,11 @@ class Conf(MutableMapping[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._values[known_name(name)] = value
+        self.__dict__["version"] += 1
 
     def __delitem__(self, name: str) -> None:
         del self._load()[known_name(name)]
+        self.__dict__["version"] += 1
 
     def __iter__(self) -> Iterator[str]:
         return iter({**DEFAULTS, **self.__dict__["_fallbacks"], **self._load()})

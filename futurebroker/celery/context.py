@@ -31,7 +31,7 @@ class Context:
     """A request; fields that were not given have Celery's defaults."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.__dict__.update(dict(*args, **kwargs))
+        self.__dict__.update(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name in _DEFAULTS:
@@ -42,7 +42,7 @@ class Context:
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set fields."""
-        self.__dict__.update(dict(*args, **kwargs))
+        self.__dict__.update(*args, **kwargs)
 
     def get(self, key: str, default: Any = None) -> Any:
         """A field, or ``default``."""

@@ -144,7 +144,7 @@ class AsyncResult:
         """
         if self.ignored:
             return None
-        if disable_sync_subtasks:
+        if disable_sync_subtasks and local.running_tasks():
             assert_will_not_block()
         value = self._value(timeout)
         if isinstance(value, BaseException):
@@ -158,15 +158,18 @@ class AsyncResult:
 
     def _value(self, timeout: float | None) -> Any:
         """The result, or the exception in its place."""
-        future = self.future
+        future = self._future or self.future
         try:
-            error = future.exception(timeout)
-        except TimeoutError:
-            raise TimeoutError("The operation timed out.") from None
-        if error is not None:
-            return self._translated(error)
-        value = future.result()
-        return value[0] if type(value) is Parts else value
+            value = future.blocking_result(timeout)
+        except BaseException as raised:
+            error = _why(future, raised)
+            if error is None:
+                raise
+            if not future.done():
+                raise error from None
+        else:
+            return value[0] if type(value) is Parts else value
+        return self._translated(error)
 
     def _translated(self, error: BaseException) -> BaseException:
         """The exception as Celery has it: of a chord's body that can't run it says so."""
@@ -365,6 +368,13 @@ class AsyncResult:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.id, None, self.task_name, None, self.parent)
+
+
+def _why(future: Future[Any], raised: BaseException) -> BaseException | None:
+    """What kept a result from being there, by what waiting for it raised; None if that is what must be raised."""
+    if not future.done():
+        return TimeoutError("The operation timed out.") if isinstance(raised, TimeoutError) else None
+    return future.exception() if future.status == "error" else None
 
 
 def as_failure(raw: Any) -> Failure:

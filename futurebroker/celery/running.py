@@ -30,7 +30,7 @@ from futurebroker.protocol.refs import TaskRef
 from futurebroker.protocol.serialize import dumps, load_failure
 from futurebroker.worker.coroutines import CoroutineRunner
 from futurebroker.worker.failures import failure_of
-from futurebroker.worker.later import RunAgain, terms_of
+from futurebroker.worker.later import NO_TERMS, RunAgain, current_terms
 
 logger = logging.getLogger("futurebroker.celery")
 
@@ -145,38 +145,49 @@ def run_task(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         RunAgain: it asked to be.
     """
     place, key, _, _ = current_task.get(NO_TASK)
-    terms = terms_of(key)
-    fields: dict[str, Any] = pickle.loads(terms.request) if terms.request else {}
-    is_errback = fields.pop("is_errback", False)
-    info = {"exchange": "", "routing_key": fields.pop("queue", None), "priority": fields.pop("priority", None)}
+    known, terms = current_terms.get()
+    if known != key:
+        terms = NO_TERMS
+    info: dict[str, Any] = {
+        "exchange": "", "routing_key": None, "priority": None, "redelivered": terms.redelivered,
+    }  # fmt: skip
     request = Context(
         {
             "id": key, "args": args, "kwargs": kwargs, "task": task.name, "retries": terms.retries,
             "called_directly": False, "hostname": place.name if place is not None else None, "root_id": key,
-            "correlation_id": key, "timelimit": (terms.hard or None, terms.soft or None),
-            "delivery_info": {**info, "redelivered": terms.redelivered}, "headers": None, **fields,
+            "correlation_id": key, "timelimit": (terms.hard or None, terms.soft or None), "delivery_info": info,
         }
     )  # fmt: skip
     if args and type(args[0]) is list:
         args = (spread(args[0]), *args[1:])
-    if is_errback and terms.failure is not None:
-        args = _errback_arguments(task, args, terms.failure)
+    if terms.request:
+        fields = pickle.loads(terms.request)
+        info["routing_key"], info["priority"] = fields.pop("queue", None), fields.pop("priority", None)
+        if fields.pop("is_errback", False) and terms.failure is not None:
+            args = _errback_arguments(task, args, terms.failure)
+        request.update(fields)
+    if not terms.soft:
+        return _run_to_its_end(task, args, kwargs, request)
     with soft_limit(terms.soft):
-        try:
-            value = trace(task, args, kwargs, request)
-            if "added" not in request.__dict__:
-                return value
-            raise _together(task, value, request)
-        except Retry as retry:
-            raise _again(retry, request, place.name if place is not None else "") from None
-        except Replaced as replaced:
-            raise RunAgain(
-                args=dumps(((Delivered(TaskRef(0)),), {})), inputs=(replaced.key,), retries=terms.retries
-            ) from None
-        except Reject as reject:
-            if reject.requeue:
-                raise RunAgain(delay=0.0, retries=terms.retries) from None
-            raise
+        return _run_to_its_end(task, args, kwargs, request)
+
+
+def _run_to_its_end(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], request: Context) -> Any:
+    try:
+        value = trace(task, args, kwargs, request)
+    except Retry as retry:
+        raise _again(retry, request, request.hostname or "") from None
+    except Replaced as replaced:
+        raise RunAgain(
+            args=dumps(((Delivered(TaskRef(0)),), {})), inputs=(replaced.key,), retries=request.retries
+        ) from None
+    except Reject as reject:
+        if reject.requeue:
+            raise RunAgain(delay=0.0, retries=request.retries) from None
+        raise
+    if "added" not in request.__dict__:
+        return value
+    raise _together(task, value, request)
 
 
 def _together(task: Any, value: Any, request: Context) -> RunAgain:
@@ -214,13 +225,19 @@ def trace(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], request: Con
     """Run a task with its handlers and signals in Celery's order; returns and raises what it does."""
     task_id = request.id
     token = local.push_task(task)
-    task.push_request(request)
+    requests = task.push_request(request)
     state, value = states.SUCCESS, None
     try:
-        signals.task_prerun.send(task, task_id=task_id, task=task, args=args, kwargs=kwargs)
+        # Nobody listens to most signals: asking first saves most of what tiny tasks cost.
+        if signals.task_prerun.connected:
+            signals.task_prerun.send(task, task_id=task_id, task=task, args=args, kwargs=kwargs)
         try:
             task.before_start(task_id, args, kwargs)
-            value = task(*args, **kwargs)
+            if type(task).__call__ is task.plain_call:
+                value = task.run(*args, **kwargs)
+            else:
+                request.update(run_by="trace")
+                value = task(*args, **kwargs)
             if type(value) is CoroutineType:
                 value = _coroutines.run(value)
         except Retry as retry:
@@ -245,13 +262,23 @@ def trace(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], request: Con
             )
             _guarded(task.after_return, state, error, task_id, args, kwargs, info)
             raise
-        _guarded(task.on_success, value, task_id, args, kwargs)
-        signals.task_success.send(task, result=value)
-        _guarded(task.after_return, state, value, task_id, args, kwargs, None)
+        try:
+            task.on_success(value, task_id, args, kwargs)
+        except Exception:
+            logger.exception("the handler %r raised", task.on_success)
+        if signals.task_success.connected:
+            signals.task_success.send(task, result=value)
+        try:
+            task.after_return(state, value, task_id, args, kwargs, None)
+        except Exception:
+            logger.exception("the handler %r raised", task.after_return)
         return value
     finally:
-        signals.task_postrun.send(task, task_id=task_id, task=task, args=args, kwargs=kwargs, retval=value, state=state)
-        task.pop_request()
+        if signals.task_postrun.connected:
+            signals.task_postrun.send(
+                task, task_id=task_id, task=task, args=args, kwargs=kwargs, retval=value, state=state
+            )
+        task.app.requests.reset(requests)
         local.pop_task(token)
 
 

@@ -68,15 +68,12 @@ class Sender:
 
     def __init__(self, app: Any, client: Client | None) -> None:
         self.app = app
-        self._client = client
+        #: what it sends through
+        self.client: Client = client  # type: ignore[assignment]
         self._calls: dict[tuple[str, TaskOptions], Call] = {}
+        #: calls without options of tasks, as settings of this version have them
         self._plain: dict[str, Call] = {}
-
-    @property
-    def client(self) -> Client:
-        """What it sends through."""
-        assert self._client is not None
-        return self._client
+        self._version = -1
 
     @property
     def _submitter(self) -> Submitter:
@@ -96,13 +93,26 @@ class Sender:
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def send(self, task: Any, name: str, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
-        """A call without options, in the fewest steps."""
-        call = self._plain.get(name) or self._plain_call(task, name)
-        return self._submitter.submit_call(call, args, kwargs, key)
+    def send(
+        self, task: Any, name: str, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any], version: int
+    ) -> Future[Any]:
+        """A call without options, in the fewest steps.
+
+        Args:
+            version: of the app's settings.
+        """
+        call = self._plain.get(name) if version == self._version else None
+        if call is None:
+            call = self._plain_call(task, name)
+        return self.client._submitter.submit_call(call, args, kwargs, key)
 
     def _plain_call(self, task: Any, name: str) -> Call:
-        call = self._plain[name] = self._call(name, self.options(task, name, {}))
+        version = self.app.conf.version
+        if version != self._version:
+            self._version, self._plain = version, {}
+        call = self._plain.get(name)
+        if call is None:
+            call = self._plain[name] = self._call(name, self.options(task, name, {}))
         return call
 
     def submit(self, graph: Graph, lookup: Any) -> dict[Key, Future[Any]]:
@@ -116,7 +126,7 @@ class Sender:
         plain = not self.app.conf.task_routes
         for spec in graph:
             if plain and spec.options.keys() <= _OF_PLACE:
-                call = self._plain.get(spec.name) or self._plain_call(lookup(spec.name), spec.name)
+                call = self._plain_call(lookup(spec.name), spec.name)
             else:
                 call = self._call(spec.name, self.options(lookup(spec.name), spec.name, spec.options))
             inputs = spec.inputs

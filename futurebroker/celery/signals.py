@@ -21,7 +21,8 @@ class Signal:
 
     def __init__(self, name: str = "", providing_args: Any = None, use_caching: bool = False) -> None:
         self.name = name
-        self._receivers: list[tuple[Any, int | None, Any]] = []
+        #: (receiver or a reference to it, id of the sender, id)
+        self.connected: list[tuple[Any, int | None, Any]] = []
         self._lock = threading.Lock()
 
     def connect(self, *args: Any, weak: bool = True, sender: Any = None, dispatch_uid: Any = None, **_: Any) -> Any:
@@ -39,17 +40,17 @@ class Signal:
             reference = weakref.WeakMethod(receiver) if ismethod(receiver) else weakref.ref(receiver)
         uid = dispatch_uid if dispatch_uid is not None else id(receiver)
         with self._lock:
-            self._receivers = [entry for entry in self._receivers if (entry[2], entry[1]) != (uid, _sender_id(sender))]
-            self._receivers.append((reference, _sender_id(sender), uid))
+            self.connected = [entry for entry in self.connected if (entry[2], entry[1]) != (uid, _sender_id(sender))]
+            self.connected.append((reference, _sender_id(sender), uid))
         return receiver
 
     def disconnect(self, receiver: Any = None, sender: Any = None, weak: Any = None, dispatch_uid: Any = None) -> bool:
         """Don't call it any more; whether it was connected."""
         uid = dispatch_uid if dispatch_uid is not None else id(receiver)
         with self._lock:
-            left = [entry for entry in self._receivers if (entry[2], entry[1]) != (uid, _sender_id(sender))]
-            changed = len(left) != len(self._receivers)
-            self._receivers = left
+            left = [entry for entry in self.connected if (entry[2], entry[1]) != (uid, _sender_id(sender))]
+            changed = len(left) != len(self.connected)
+            self.connected = left
         return changed
 
     def has_listeners(self, sender: Any = None) -> bool:
@@ -59,12 +60,12 @@ class Signal:
     @property
     def receivers(self) -> list[Any]:
         """All that are connected."""
-        return list(self._receivers)
+        return list(self.connected)
 
     def _live(self, sender: Any) -> list[Callable[..., Any]]:
         wanted = (None, _sender_id(sender))
         found = []
-        for reference, known, _ in self._receivers:
+        for reference, known, _ in self.connected:
             if known in wanted:
                 receiver = reference() if isinstance(reference, weakref.ref) else reference
                 if receiver is not None:
@@ -73,7 +74,7 @@ class Signal:
 
     def send(self, sender: Any, **named: Any) -> list[tuple[Any, Any]]:
         """Call every receiver; an exception of one is logged and returned in place of what it would have returned."""
-        if not self._receivers:
+        if not self.connected:
             return []
         answers = []
         for receiver in self._live(sender):

@@ -16,6 +16,7 @@ from futurebroker.celery.eagerly import EagerResult
 from futurebroker.celery.exceptions import Ignore, MaxRetriesExceededError, Retry
 from futurebroker.celery.running import ExceptionInfo, Replaced, trace
 from futurebroker.celery.sending import moment, to_json
+from futurebroker.celery.shapes import Shape
 from futurebroker.celery.signature import Signature, maybe_list, uuid
 from futurebroker.protocol.serialize import dumps
 from futurebroker.worker.later import tell_scheduler
@@ -59,6 +60,7 @@ class Task:
     throws: tuple[type[Exception], ...] = ()
     trail = True
     send_events = True
+    _shape: Shape | None = None
 
     # -- what it runs -----------------------------------------------------------------------------------------------
 
@@ -68,7 +70,9 @@ class Task:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it here and now."""
-        if self.request_stack and self.request.called_directly is False:
+        request = self.request
+        if "run_by" in request.__dict__:  # the run that `trace` began, by a `__call__` of one's own
+            del request.__dict__["run_by"]
             return self.run(*args, **kwargs)
         self.push_request(Context(args=args, kwargs=kwargs, called_directly=True))
         token = local.push_task(self)
@@ -77,6 +81,9 @@ class Task:
         finally:
             local.pop_task(token)
             self.pop_request()
+
+    #: what `trace` need not go through: whoever puts another in its place has it called
+    plain_call = staticmethod(__call__)
 
     @property
     def run_module(self) -> str:
@@ -94,11 +101,12 @@ class Task:
         stack = self.request_stack
         return stack[-1] if stack else Context()
 
-    def push_request(self, *args: Any, **kwargs: Any) -> None:
-        """A run begins."""
+    def push_request(self, *args: Any, **kwargs: Any) -> Any:
+        """A run begins; resetting ``app.requests`` to what this returns ends it, as `pop_request` does."""
         request = args[0] if args and isinstance(args[0], Context) else Context(*args, **kwargs)
-        known = self.app.requests.get()
-        self.app.requests.set({**known, self.name: (*known.get(self.name, ()), request)})
+        requests, name = self.app.requests, self.name
+        known = requests.get()
+        return requests.set({**known, name: (*known.get(name, ()), request)})
 
     def pop_request(self) -> None:
         """A run has ended."""
@@ -146,13 +154,16 @@ class Task:
             ValueError: ``soft_time_limit`` is longer than ``time_limit``.
         """
         args, kwargs = tuple(args or ()), dict(kwargs or {})
-        self.check_arguments(args, kwargs)
+        shape = self._shape
+        if kwargs or shape is None or not shape.least <= len(args) <= shape.most:
+            self.check_arguments(args, kwargs)
+        task_id = task_id or uuid()
+        if not (options or link or link_error or shadow or self.expires or local.running_tasks()):
+            sent = self.app.send_plain(self, args, kwargs, task_id)
+            if sent is not None:
+                return sent
         if self.app.conf.task_always_eager:
-            return self.apply(
-                args, kwargs, task_id=task_id or uuid(), link=link, link_error=link_error, by_delay=True, **options
-            )
-        if not (options or link or link_error or shadow or self.expires) and local.current_task() is None:
-            return self.app.send_plain(self, args, kwargs, task_id or uuid())
+            return self.apply(args, kwargs, task_id=task_id, link=link, link_error=link_error, by_delay=True, **options)
         if self.expires is not None:
             options.setdefault("expires", self.expires)
         given = {"task_id": task_id, "link": link, "link_error": link_error, "shadow": shadow}
@@ -171,12 +182,12 @@ class Task:
 
     def check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise TypeError if the body doesn't take them."""
-        if self.typing and not getattr(self.app, "loose", False):
+        if self.typing and not self.app.loose:
             try:
-                signature = self.__dict__.get("_signature")
-                if signature is None:
-                    signature = self._signature = inspect.signature(self.run)
-                signature.bind(*args, **kwargs)
+                shape = self._shape
+                if shape is None:
+                    shape = self._shape = Shape(self.run)
+                shape.check(args, kwargs)
             except TypeError as error:
                 raise TypeError(f"{self.name}() {error}") from None
             except ValueError:  # a builtin without a signature

@@ -199,6 +199,16 @@ class Submitter:
         return self.submit(getitem, (_whole(part), part.index), {})
 
     def _start(self, call: Call, packed: Packed, key: Key | None = None) -> Future[Any]:
+        return self._begin(call, packed.data, key, packed.dependencies, packed.inputs)
+
+    def _begin(
+        self,
+        call: Call,
+        data: bytes,
+        key: Key | None,
+        dependencies: tuple[Key, ...] | None = None,
+        inputs: tuple[Future[Any], ...] = (),
+    ) -> Future[Any]:
         connection = self._connection
         if connection.ended is not None:
             connection.check_open()
@@ -206,20 +216,24 @@ class Submitter:
         number = next(intake.counter)
         if number - intake.settled > intake.max_tasks or intake.bytes > intake.max_bytes:
             connection.wait_for_room(number)
-        data = packed.data
         state = KeyState(key or f"{call.prefix}{number}", self._home, len(data))
-        if packed.inputs:
-            state.inputs = packed.inputs
+        if inputs:
+            state.inputs = inputs
         connection.states[state.key] = state
         outbox = connection.outbox
-        outbox.items.append((call, state.key, data, packed.dependencies))
+        outbox.items.append((call, state.key, data, dependencies))
         if not outbox.awake:
             outbox.wake()
         return Future(state)
 
     def submit_call(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], key: Key) -> Future[Any]:
         """A call under a fresh ``key``."""
-        return self._start(call, self._pack(call, args, kwargs), key)
+        if kwargs or not SCALARS.issuperset(map(type, args)):
+            return self._start(call, self._pack(call, args, kwargs), key)
+        data = pack_scalars(args, kwargs)
+        if len(data) > INLINE_LIMIT:
+            return self._start(call, self._pack(call, args, kwargs), key)
+        return self._begin(call, data, key)
 
     def batch(self) -> Batch:
         """For calls under fresh keys, with what is agreed for them."""

@@ -71,7 +71,8 @@ def add_function(state: SchedulerState, client: ClientRecord, message: AddFuncti
 def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None:
     """Take in calls of one function. Each call is taken whole or rejected whole; the others don't suffer."""
     function = state.functions.get(message.function)
-    fault, kind = _misfit(state, function, message)
+    pool = placement.known_pool(state, message.options)
+    fault, kind = _misfit(state, function, message, is_new=pool is None)
     if fault or function is None:
         for key in message.keys:
             _reject(state, client, key, fault, kind=kind)
@@ -81,7 +82,8 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
     parent = families.unfinished(state, message.parent) if message.parent else None
     # What a graph consists of is wanted on its behalf, and its client hears nothing of it.
     wanter = state.holder(families.graph_holder(client, message.graph)) if message.graph else client
-    pool = placement.pool_for(state, message.options)
+    if pool is None:
+        pool = placement.pool_for(state, message.options)
     tasks = state.tasks
     room = state.policy.client_keys - len(client.wants)
     revoked = state.revoked
@@ -127,14 +129,20 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
         state.pools.pop(pool.token, None)
 
 
-def _misfit(state: SchedulerState, function: FunctionRecord | None, message: Submit) -> tuple[str, str]:
-    """Why none of a message's calls can be taken in, and what kind of refusal that is; empty when they can."""
+def _misfit(
+    state: SchedulerState, function: FunctionRecord | None, message: Submit, *, is_new: bool
+) -> tuple[str, str]:
+    """Why none of a message's calls can be taken in, and what kind of refusal that is; empty when they can.
+
+    Args:
+        is_new: whether nobody has looked at its options yet.
+    """
     keys = message.keys
     if function is None:
         return "its function was never sent", "rejected"
     if not len(keys) == len(message.args) == len(message.dependencies or keys) == len(message.conditions or keys):
         return "its message has more keys than calls, or fewer", "rejected"
-    if fault := bad_options(message.options):
+    if is_new and (fault := bad_options(message.options)):
         return fault, "rejected"
     if len(keys) > KEYS_PER_MESSAGE:
         return f"its message submits {len(keys):,} calls, and may submit {KEYS_PER_MESSAGE:,}", "rejected"

@@ -48,6 +48,11 @@ def offers(worker: WorkerRecord, pool: Pool) -> bool:
     return all(worker.resources.get(name, 0.0) >= amount for name, amount in pool.resources.items())
 
 
+def known_pool(state: SchedulerState, options: TaskOptions | None) -> Pool | None:
+    """As `pool_for`, if there is one."""
+    return state.pools.get(_encode(options or _DEFAULT_OPTIONS))
+
+
 def pool_for(state: SchedulerState, options: TaskOptions | None) -> Pool:
     """Where tasks with these options wait; equal options share one pool."""
     options = options or _DEFAULT_OPTIONS

@@ -10,12 +10,13 @@ from futurebroker.exceptions import TaskError
 from futurebroker.protocol.messages import Failure, RunTerms
 from futurebroker.types import Key
 
-#: key and terms of the task that runs, set when it has terms
+#: key and terms of the last task that had any; another key's has none
 current_terms: ContextVar[tuple[Key, RunTerms]] = ContextVar("current_terms", default=("", RunTerms()))
 #: sends (topic, key, about) to the scheduler; set in executors
 say: ContextVar[Callable[[str, Key, Any], None] | None] = ContextVar("say", default=None)
 
-_NONE = RunTerms()
+#: of a task that has none
+NO_TERMS = RunTerms()
 
 
 class RunAgain(BaseException):
@@ -42,12 +43,6 @@ class RunAgain(BaseException):
         self.arguments = args
         self.inputs = inputs
         self.failure = failure
-
-
-def terms_of(key: Key) -> RunTerms:
-    """The terms of the task ``key``, which runs here."""
-    known, terms = current_terms.get()
-    return terms if known == key else _NONE
 
 
 def tell_scheduler(topic: str, key: Key, about: Any) -> None:
