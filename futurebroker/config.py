@@ -154,6 +154,9 @@ class Settings:
     memory_terminate: float = _setting(
         part, 0.95, _PART, "part of memory_limit over which the largest running executor is killed"
     )
+    memory_reuse: float = _setting(
+        part, 0.10, _PART, "part of memory_limit that files of freed results may take until others are written to them"
+    )
     data_address: str = _setting(
         values.data_address, "auto", "auto, none, host or host:port",
         "where a worker serves its results to other machines; auto: only where the broker is elsewhere",

@@ -21,6 +21,7 @@ def worker_data(settings: Settings, share: float = 1.0) -> dict[str, Any]:
             "spill": settings.memory_spill,
             "pause": settings.memory_pause,
             "terminate": settings.memory_terminate,
+            "reuse": settings.memory_reuse,
         },
         "transfer": data_transfer(settings),
         "notes": {"output": settings.task_output, "arguments": settings.task_arguments},

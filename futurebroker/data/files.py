@@ -36,7 +36,17 @@ def write_value(folder: Path, frames: list[Buffer]) -> Path:
         OSError: there is no room; nothing is left behind.
     """
     path = folder / secrets.token_hex(16)
-    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    write_to(open_new(path), str(path), frames)
+    return path
+
+
+def open_new(path: str | Path) -> int:
+    """A descriptor of a new file, mode 0600."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def write_to(number: int, path: str, frames: list[Buffer]) -> None:
+    """Write the frames of a value to the open file at ``path``, and close it; it is deleted if that fails."""
     try:
         _write_pieces(number, frames)
     except BaseException:
@@ -44,7 +54,6 @@ def write_value(folder: Path, frames: list[Buffer]) -> Path:
         raise
     finally:
         os.close(number)
-    return path
 
 
 def write_sealed_value(folder: Path, frames: list[Buffer]) -> Path:

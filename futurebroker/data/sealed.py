@@ -93,11 +93,18 @@ def open_for_reading(path: str) -> tuple[int, str]:
         if not os.path.isabs(path) or not is_sealed(path):
             raise PermissionError(errno.EPERM, "holds no value", path) from None
         number = os.open(path, flags)
-    status = os.fstat(number)
-    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+    try:
+        status = os.fstat(number)
+        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+            raise PermissionError(errno.EPERM, "holds no value", path)
+        if is_sealed(path) or os.path.samestat(status, os.lstat(path)):
+            return number, path
+    except BaseException:
         os.close(number)
-        raise PermissionError(errno.EPERM, "holds no value", path)
-    return number, path
+        raise
+    # It was freed or moved to disk while we opened it: what is there now may be written again, for another value.
+    os.close(number)
+    return open_for_reading(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from futurebroker.data.names import SUFFIX, is_sealed
+from futurebroker.data.reuse import FreedFiles, others_use
 from futurebroker.data.sealed import Contents, open_for_reading, seal_in_place, write_all, write_sealed
 from futurebroker.types import Digest
 
@@ -27,9 +28,12 @@ class ValueFiles:
     Quick are `new_path`, `can_open` and `write_function`; all else may wait for a disk, or for much memory to be freed.
     """
 
-    def __init__(self, folder: Path, disk: Path | None = None) -> None:
+    def __init__(self, folder: Path, disk: Path | None = None, freed: FreedFiles | None = None) -> None:
         self.folder = folder
         self.disk = disk or folder
+        self.freed = freed
+        #: bytes of freed files that may be kept
+        self._keep_most = 0
 
     def new_path(self, on_disk: bool = False) -> str:
         """A path nobody can guess and nothing has; on disk, of a sealed file."""
@@ -71,8 +75,24 @@ class ValueFiles:
                 os.link(path, target)
         except OSError:
             return False
+        if not move:
+            self._hold(path, target)
         os.chmod(target, 0o600)
         return True
+
+    def _hold(self, path: str, target: str) -> None:
+        """Let go of ``target`` if ``path`` is another file by now: it was freed, and may be written again.
+
+        Raises:
+            FileNotFoundError: it was.
+        """
+        try:
+            if os.path.samestat(os.lstat(path), os.lstat(target)):
+                return
+        except FileNotFoundError:
+            pass
+        os.unlink(target)
+        raise FileNotFoundError(errno.ENOENT, "it was freed", path)
 
     def copy(self, path: str, target: str, move: bool, given_up: Callable[[], bool]) -> None:
         """As `take`, byte by byte.
@@ -107,7 +127,7 @@ class ValueFiles:
             return
         number, real = open_for_reading(path)
         try:
-            if _is_mapped(number):
+            if others_use(number):
                 raise MappedError(f"{path} is mapped")
             write_sealed(target, Contents.of(number, real).pieces(), given_up)
         finally:
@@ -154,6 +174,17 @@ class ValueFiles:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
+    def discard(self, path: str) -> None:
+        """Let go of a file of ours that nobody needs any more: it is kept for another value, or deleted."""
+        if self.freed is None or not self.freed.keep(path, self._keep_most):
+            self.unlink(path)
+
+    def keep_freed(self, most: int) -> None:
+        """Keep no more than so many bytes of freed files, now and later."""
+        self._keep_most = most
+        if self.freed is not None:
+            self.freed.shed(most)
+
     def unlink(self, path: str) -> None:
         """Delete a file that may be gone already."""
         with contextlib.suppress(FileNotFoundError):
@@ -183,19 +214,3 @@ def _write_plain(target: str, pieces: Iterator[memoryview], given_up: Callable[[
         raise
     finally:
         os.close(number)
-
-
-def _is_mapped(number: int) -> bool:
-    """Whether another process, or another descriptor, uses the file: the kernel gives a write lease to its only user.
-
-    False also where the kernel gives no leases.
-    """
-    try:
-        fcntl.fcntl(number, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    # A reader that comes now would be held up until we let go; nothing asks us to, so this is done at once.
-    fcntl.fcntl(number, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    return False

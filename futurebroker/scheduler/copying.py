@@ -21,8 +21,8 @@ UNEVEN = 0.05
 MOVES_MAX = 10_000
 #: metrics of a worker that tell of its memory; docs/memory.md says what each is
 FIGURES = (
-    "limit", "process", "managed", "spilled", "unmanaged", "task_memory", "overhead", "mapped", "peak", "stored",
-    "paused", "spill_error", "memory_counts", "direct_sent", "direct_received",
+    "limit", "process", "managed", "spilled", "unmanaged", "task_memory", "overhead", "freed", "mapped", "peak",
+    "stored", "paused", "spill_error", "memory_counts", "direct_sent", "direct_received",
 )  # fmt: skip
 
 

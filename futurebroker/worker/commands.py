@@ -162,6 +162,7 @@ class Measured:
 
     agent: int
     executors: dict[int, int]
+    freed: int = 0  #: those of freed files that are kept for other values
 
 
 @dataclass(slots=True)
@@ -353,9 +354,16 @@ class SendPart:
 
 @dataclass(slots=True)
 class Unlink:
-    """Delete a file of ours."""
+    """Delete a file of ours, or keep it for another value."""
 
     path: str
+
+
+@dataclass(slots=True)
+class KeepFreed:
+    """Of files that could be deleted, keep no more than so many bytes for other values."""
+
+    most: int
 
 
 @dataclass(slots=True)
@@ -427,6 +435,6 @@ class LeaveNow:
 
 Instruction = (
     Message | SendPacket | Grow | Recall | AskRest | CallOut | KeepFunction | Probe | Pull | OpenBulk | TakeFile
-    | WritePart | SendPart | Unlink | Spill | Relink | SetRoom | SetPaused | TrimExecutor | RecycleExecutor
+    | WritePart | SendPart | Unlink | KeepFreed | Spill | Relink | SetRoom | SetPaused | TrimExecutor | RecycleExecutor
     | KillExecutor | Drained | LeaveNow | InspectOut | InspectAgent | ExecutorIdle | Operate
 )  # fmt: skip

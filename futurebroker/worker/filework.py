@@ -21,6 +21,7 @@ from futurebroker.protocol.messages import DataPart, Message
 from futurebroker.worker.commands import (
     Damaged,
     Event,
+    KeepFreed,
     KeepFunction,
     Probe,
     Probed,
@@ -204,8 +205,12 @@ class FileWork:
         self._lane.do(lambda: self._files.sweep(name, kept))
 
     def unlink(self, instruction: Unlink) -> None:
-        """Delete a file of ours."""
-        self._lane.do(lambda: self._files.unlink(instruction.path))
+        """Delete a file of ours, or keep it for another value."""
+        self._lane.do(lambda: self._files.discard(instruction.path))
+
+    def keep_freed(self, instruction: KeepFreed) -> None:
+        """Keep no more than so many bytes of freed files."""
+        self._lane.do(lambda: self._files.keep_freed(instruction.most))
 
     def _tell(self, event: Event | None) -> None:
         if event is not None and not self._closed.is_set():
@@ -220,6 +225,7 @@ class FileWork:
 
 #: instruction -> what carries it out
 PERFORM: dict[type[Any], Callable[[FileWork, Any], None]] = {
+    KeepFreed: FileWork.keep_freed,
     KeepFunction: FileWork.keep_function,
     Probe: FileWork.probe,
     TakeFile: FileWork.take,

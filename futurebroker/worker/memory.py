@@ -20,6 +20,7 @@ from futurebroker.types import Key
 from futurebroker.worker.commands import (
     AskRest,
     Instruction,
+    KeepFreed,
     KillExecutor,
     Measured,
     Recall,
@@ -42,6 +43,8 @@ DISK_AGAIN = 5.0
 #: part of the limit that an executor must have grown by to be replaced, and seconds it gets to shrink by itself
 GROWN = 0.05
 TRIM_TIME = 0.3
+#: seconds for which freed files are kept that nobody takes
+FREED_TIME = 10.0
 #: seconds before another executor is killed, if the one that was hasn't ended yet
 KILL_TIME = 2.0
 
@@ -55,6 +58,7 @@ class MemoryPlan:
     spill: float = 0.70
     pause: float = 0.80
     terminate: float = 0.95
+    reusable: int = 0  #: bytes of freed files that may be kept for other values
     in_memory: bool = True  #: whether there is tmpfs to keep results in; else all that is large goes to disk
     own_processes: bool = True  #: whether executors are processes, which can be replaced and killed
 
@@ -105,6 +109,9 @@ class Memory:
         self._trimmed: dict[int, float] = {}
         self._leaving: dict[int, float] = {}
         self._room = -1
+        #: bytes of freed files that are kept, since when they are that many, and how many may be
+        self.freed = self._freed_most = 0
+        self._freed_since = 0.0
         #: bytes of files in memory when executors were last told how many more there may be
         self._in_files = 0
         self._searched_at = -1.0
@@ -131,7 +138,8 @@ class Memory:
         if not plan.in_memory:
             return 0
         if plan.limit and plan.spill:
-            return max(0, min(self.target, int(plan.limit * plan.spill) - self._others - store.in_files))
+            taken = self._others + store.in_files + self.freed
+            return max(0, min(self.target, int(plan.limit * plan.spill) - taken))
         return max(0, self.target - store.managed)
 
     # -- what is measured -------------------------------------------------------------------------------------------
@@ -146,19 +154,40 @@ class Memory:
             for number in known.keys() - event.executors.keys():
                 del known[number]
         self._others = event.agent + sum(event.executors.values())
-        self.process = self._others + store.in_files
+        self.process = self._others + store.in_files + event.freed
         self.peak = max(self.peak, self.process)
+        if event.freed != self.freed:
+            self.freed, self._freed_since = event.freed, now
+        self._tell_freed(now)
         if not plan.limit:
             return
         self._searched_at = -1.0
-        if plan.spill and self.process > plan.limit * plan.spill:
-            self._spill(self.process - int(plan.limit * (plan.target or plan.spill)) - store.spilling, now)
+        if plan.spill and self._needed > plan.limit * plan.spill:
+            self._spill(self._needed - int(plan.limit * (plan.target or plan.spill)) - store.spilling, now)
         self._set_paused()
         if self.paused and plan.own_processes:
             self._shrink(now)
-        if plan.terminate and self.process > plan.limit * plan.terminate and plan.own_processes:
+        if plan.terminate and self._needed > plan.limit * plan.terminate and plan.own_processes:
             self._kill(now)
         self.tell_room()
+
+    @property
+    def _needed(self) -> int:
+        """Bytes that don't go by themselves: freed files do when memory is short."""
+        return self.process - self.freed
+
+    def _tell_freed(self, now: float) -> None:
+        """Have freed files deleted that nobody took for long, and sooner where memory is needed for other things."""
+        plan = self.plan
+        most = plan.reusable
+        if plan.limit:
+            most = min(most, int(plan.limit * (plan.target or plan.spill or 1)) - self._others - self._store.in_files)
+        if now - self._freed_since >= FREED_TIME and self.freed:
+            most = 0
+        most = max(0, most)
+        if most != self._freed_most and (abs(most - self._freed_most) > most // 32 or self.freed > most):
+            self._freed_most = most
+            self._emit(KeepFreed(most))
 
     def tell_room(self) -> None:
         """Tell executors how much each of them may write to memory, if that changed much."""
@@ -176,6 +205,7 @@ class Memory:
             self._spill(store.managed - self.target - store.spilling, now)
         if store.in_files != self._in_files:
             self._in_files = store.in_files
+            self._tell_freed(now)
             self.tell_room()
 
     def _spill(self, nbytes: int, now: float) -> None:
@@ -228,7 +258,7 @@ class Memory:
         plan = self.plan
         if not plan.pause:
             return
-        paused = self.process > plan.limit * (plan.pause - (HYSTERESIS if self.paused else 0))
+        paused = self._needed > plan.limit * (plan.pause - (HYSTERESIS if self.paused else 0))
         changed, self.paused = paused != self.paused, paused
         stuck = paused and self._is_stuck()
         if (paused and not stuck) != self._told_paused:

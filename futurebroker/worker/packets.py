@@ -117,6 +117,7 @@ class Setup(Control, tag=1):
     disk: str = ""  #: folder for larger ones
     output: bool = False  #: whether what tasks print is noted
     arguments: bool = False  #: whether arguments and results of tasks are put in words
+    reuse: bool = False  #: whether freed files of the store may be written again
 
 
 class ReturnRest(Control, tag=2):

@@ -6,9 +6,12 @@ import contextlib
 import ctypes
 import gc
 import mmap
+import os
+import secrets
 from pathlib import Path
 
-from futurebroker.data.files import write_sealed_value, write_value
+from futurebroker.data.files import open_new, write_sealed_value, write_to, write_value
+from futurebroker.data.reuse import LEAST, FreedFiles
 from futurebroker.protocol.serialize import Buffer, frames_size
 from futurebroker.types import Digest
 from futurebroker.worker.packets import FUNCTIONS, ROOM, ROOM_BYTES, Setup
@@ -24,6 +27,7 @@ class ResultWriter:
         self._functions = [store / FUNCTIONS]
         if self._disk is not None and self._disk.parent != store:
             self._functions.append(self._disk.parent / FUNCTIONS)
+        self._freed = FreedFiles(store) if setup.reuse else None
         self._room: mmap.mmap | None = None
         if setup.room:
             with open(setup.room, "rb") as file:
@@ -41,10 +45,12 @@ class ResultWriter:
         size = frames_size(frames) if size is None else size
         if self._disk is None:
             return str(write_value(self._folder, frames))
-        if self._has_room(size):
-            with contextlib.suppress(OSError):
-                return str(write_value(self._folder, frames))
-            return str(write_sealed_value(self._disk, frames))
+        with contextlib.suppress(OSError):
+            path = str(self._folder / secrets.token_hex(16))
+            number = self._open_in_memory(path, size)
+            if number >= 0:
+                write_to(number, path, frames)
+                return path
         try:
             return str(write_sealed_value(self._disk, frames))
         except OSError:
@@ -52,15 +58,30 @@ class ResultWriter:
                 raise
         return str(write_value(self._folder, frames))
 
+    def _open_in_memory(self, path: str, size: int) -> int:
+        """A descriptor of a file at ``path``, new or freed before, for ``size`` bytes; -1: there is no room."""
+        freed = self._freed if size >= LEAST else None
+        taken = freed.take(size, path) if freed is not None else None
+        number, had = taken or (-1, 0)
+        # What is kept of freed files counts against the room, so that there is more by what is deleted of it.
+        lacking = size - had - self._room_left
+        if lacking > 0 and (freed is None or freed.free_up(lacking) < lacking):
+            if number >= 0:
+                os.close(number)
+                os.unlink(path)
+            return -1
+        return number if number >= 0 else open_new(path)
+
     @property
     def _is_on_disk(self) -> bool:
         return self._disk == self._folder
 
-    def _has_room(self, size: int) -> bool:
+    @property
+    def _room_left(self) -> int:
         if self._room is None:
-            return True
+            return 1 << 62
         (room,) = ROOM.unpack(self._room)
-        return bool(size <= room)
+        return int(room)
 
     def close(self) -> None:
         """Let go of the page; what is written after this is taken to have room."""

@@ -144,7 +144,7 @@ class WorkerService:
         self._loop = asyncio.get_running_loop()
         self._upkeep = Upkeep(*self._memory)
         self._folder = self._upkeep.folder
-        self._files = ValueFiles(self._folder.path, self._upkeep.disk.path)
+        self._files = ValueFiles(self._folder.path, self._upkeep.disk.path, self._upkeep.freed)
         self._transfers = Transfers(
             self.id, self._transfer, self._where, self._files, self.feed, self._loop, lambda: self._link.bulk_url
         )

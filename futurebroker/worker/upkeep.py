@@ -15,7 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import psutil
+
 from futurebroker.data.folders import StoreFolder, memory_folder_reason
+from futurebroker.data.reuse import FreedFiles
 from futurebroker.protocol.messages import Happened
 from futurebroker.worker import commands
 from futurebroker.worker.commands import Event
@@ -33,6 +36,8 @@ logger = logging.getLogger("futurebroker.worker")
 IDLE_EVERY = 1.0
 MEASURE_EVERY = 0.1
 SHORT_EVERY = 0.01
+#: part of the limit that freed files may take until they are written again
+REUSE = 0.10
 #: bytes that an executor may take in a second: fresh pages are zeroed and written at about this rate
 TAKEN = 4 << 30
 #: how ready the kernel is to end an executor before the agent when memory is out; 0 is as ready as for others
@@ -61,7 +66,7 @@ class Upkeep:
     Args:
         limit: bytes, a part of the machine's memory (a float up to 1), "auto", or None and 0 for no limit.
         share: of workers on this machine, what this one's "auto" is.
-        thresholds: ``target``, ``spill``, ``pause`` and ``terminate`` as parts of the limit; 0 turns one off.
+        thresholds: ``target``, ``spill``, ``pause``, ``terminate``, ``reuse`` as parts of the limit; 0 turns one off.
         local_folder: where to make the folder of what is on disk.
         own_processes: whether executors are processes.
     """
@@ -76,9 +81,18 @@ class Upkeep:
     ) -> None:
         self.limit: Limit = resolve_limit(limit, share)
         reason = memory_folder_reason()
-        self.plan = MemoryPlan(limit=self.limit.nbytes, in_memory=not reason, own_processes=own_processes, **thresholds)
         self.disk = StoreFolder.make_on_disk(local_folder)
         self.folder = self.disk if reason else StoreFolder.make()
+        reuse = thresholds.get("reuse", REUSE)
+        #: files that may be written again; None: none, because they lie on disk or nobody can tell who uses them
+        self.freed = FreedFiles.begin(self.folder.path) if reuse and not reason else None
+        self.plan = MemoryPlan(
+            limit=self.limit.nbytes,
+            in_memory=not reason,
+            own_processes=own_processes,
+            reusable=int((self.limit.nbytes or psutil.virtual_memory().total) * reuse) if self.freed is not None else 0,
+            **{name: part for name, part in thresholds.items() if name != "reuse"},
+        )
         if reason:
             logger.warning("large results go to %s on disk, because %s", self.disk.path, reason)
         if self.disk.is_memory:
@@ -102,6 +116,7 @@ class Upkeep:
         """Tell an executor where to write, and how much."""
         setup.room = str(self._room_path)
         setup.disk = str(self.disk.path)
+        setup.reuse = self.freed is not None
 
     def begun(self, executor: Executor) -> None:
         """An executor's process was started: it is what the kernel shall end when memory is out."""
@@ -120,7 +135,8 @@ class Upkeep:
 
     def _measure(self) -> None:
         executors = {number: own_bytes_of(pids) for number, pids in self._agent.pids().items()}
-        self._agent.feed(commands.Measured(own_bytes(os.getpid()), executors))
+        freed = self.freed.nbytes if self.freed is not None else 0
+        self._agent.feed(commands.Measured(own_bytes(os.getpid()), executors, freed))
         self._timer = self._loop.call_later(self._pause(len(executors)), self._measure)
 
     def _pause(self, executors: int) -> float:
@@ -153,6 +169,7 @@ class Upkeep:
             "unmanaged": max(0, memory.process - managed),
             "task_memory": executing,
             "overhead": max(0, memory.process - managed - executing),
+            "freed": memory.freed,
             "mapped": self._machine.dispatcher.mapped_bytes(),
             "bandwidth": self._machine.arrivals.bandwidth,
             "limit": memory.plan.limit,

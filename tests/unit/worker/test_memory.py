@@ -8,7 +8,7 @@ import pytest
 
 from futurebroker.protocol.messages import DataLost, ExecutorDied, Free, Happened, Held, Store
 from futurebroker.worker import commands
-from futurebroker.worker.memory import AGAIN, DISK_AGAIN, KILL_TIME, TRIM_TIME, MemoryPlan
+from futurebroker.worker.memory import AGAIN, DISK_AGAIN, FREED_TIME, KILL_TIME, TRIM_TIME, MemoryPlan
 from futurebroker.worker.packets import Result, ValueFile
 from tests.unit.worker.world import World, run
 
@@ -293,3 +293,50 @@ def test_without_tmpfs_everything_large_goes_to_disk() -> None:
     store(world, "a")
     assert (world.machine.store.managed, world.machine.store.spilled) == (0, BIG)
     assert [room.nbytes for room in said(world, commands.SetRoom)] == [0]
+
+
+def freed(world: World, nbytes: int, **executors: int) -> list[int]:
+    """The agent measures, and so many bytes of freed files are kept; how many may be, where that is said anew."""
+    world.said.clear()
+    numbers = dict.fromkeys(world.executors, 0) | {int(name[1:]): size for name, size in executors.items()}
+    world.do(commands.Measured(0, numbers, nbytes))
+    return [keep.most for keep in said(world, commands.KeepFreed)]
+
+
+def test_freed_files_are_kept_as_long_as_memory_has_no_other_use() -> None:
+    """They count as what the worker takes, make nobody wait, and go before any result has to."""
+    world = World(executors=2, plan=MemoryPlan(limit=LIMIT, reusable=BIG))
+    memory = world.machine.memory
+    assert freed(world, 0) == [BIG]
+    assert freed(world, BIG) == []
+    assert (memory.process, memory.room) == (BIG, 600_000)
+    assert freed(world, BIG, e1=530_000) == [70_000]
+    assert memory.room == 700_000 - 530_000 - BIG
+    assert freed(world, 70_000, e1=760_000) == [0]
+    assert (memory.process, memory.paused) == (830_000, False), "they are being deleted"
+    assert freed(world, 0, e1=820_000) == []
+    assert memory.paused
+    assert freed(world, 0) == [BIG]
+    store(world, *"abcde", nbytes=109_000)
+    assert [keep.most for keep in said(world, commands.KeepFreed)][-1] == 600_000 - 5 * 109_000
+
+
+def test_freed_files_that_nobody_takes_go_after_a_while() -> None:
+    """Other programs of the machine may need the memory."""
+    world = World(plan=MemoryPlan(limit=LIMIT, reusable=BIG))
+    freed(world, 0)
+    assert freed(world, 50_000) == []
+    world.now += FREED_TIME - 1
+    assert freed(world, 60_000) == []
+    world.now += FREED_TIME - 1
+    assert freed(world, 60_000) == []
+    world.now += 1
+    assert freed(world, 60_000) == [0]
+    assert freed(world, 0) == [BIG]
+
+
+def test_without_a_limit_freed_files_have_a_bound_of_their_own() -> None:
+    """Nothing else is done about memory then."""
+    world = World(plan=MemoryPlan(reusable=BIG))
+    assert freed(world, 0) == [BIG]
+    assert freed(world, BIG, e1=10 * LIMIT) == []
