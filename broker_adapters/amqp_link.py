@@ -54,6 +54,8 @@ from futurebroker.transport.base import TOKENS, Capabilities, Link, LinkEvents, 
 _READ_SIZE = 256 * 1024
 _CONSUMING, _DURABLE = 1, 2  #: channel numbers
 _FAR = 3600.0
+#: commands that are acknowledged at once, if there is always something to send before; far less than the prefetch
+ACK_EVERY = 32
 #: what the embedded broker calls itself
 _EMBEDDED = "futurebroker"
 _unpack_u64 = Struct(">Q").unpack_from
@@ -202,6 +204,8 @@ class AmqpLink:
         self._unacked: dict[str, deque[int]] | None = (
             {queue.name: deque() for queue in commands} if len(commands) > 1 else None
         )
+        #: the last of those that are to be acknowledged together, where "all before it" is that, and how many they are
+        self._ack_due = self._acks_due = 0
         self._heartbeat = float(connection.heartbeat or 0)
         self._reader = FrameReader(connection.frame_max, max(_CONSUMING, _DURABLE, CHANNEL))
         self._output = OutputBuffer()
@@ -277,7 +281,9 @@ class AmqpLink:
         if self._is_over or not tag:
             return
         if self._unacked is None:
-            self._pieces.append(ack_frame(_CONSUMING, tag, multiple=True))
+            # Not before what is sent now: the broker would see to it first, and somebody waits for the other.
+            self._ack_due = tag
+            self._acks_due += 1
             return
         for tags in self._unacked.values():
             if tag in tags:
@@ -285,8 +291,16 @@ class AmqpLink:
                     self._pieces.append(ack_frame(_CONSUMING, tags.popleft(), multiple=False))
                 return
 
+    def _append_ack(self) -> None:
+        self._pieces.append(ack_frame(_CONSUMING, self._ack_due, multiple=True))
+        self._ack_due = self._acks_due = 0
+
     def flush(self) -> None:
-        if self._is_over or not self._output:
+        if self._is_over:
+            return
+        if self._acks_due and (self._acks_due >= ACK_EVERY or not self._output):
+            self._append_ack()
+        if not self._output:
             return
         try:
             if self._output.write(self._send_some):
@@ -435,6 +449,9 @@ class AmqpLink:
         if self._token is not None:
             self._token.renew(self._pieces, now)
             self.flush()
+        if self._acks_due:
+            self._append_ack()
+            self.flush()
         if not self._wrote and not self._output:
             self._pieces.append(HEARTBEAT)
             self.flush()
@@ -445,6 +462,8 @@ class AmqpLink:
     def close(self) -> None:
         if self._is_over:
             return
+        if self._acks_due:
+            self._append_ack()
         self._pieces.append(method_frame(0, _CONNECTION_CLOSE, "BsBB", (200, "closed", 0, 0)))
         try:
             self._output.write(self._send_some)

@@ -7,8 +7,10 @@ it does. So the handler of SIGINT waits for the end of the send, some fifty micr
 
 from __future__ import annotations
 
-import signal
 import threading
+
+# what the module `signal` wraps, without its names for numbers, which take most of the time
+from _signal import SIGINT, getsignal, signal  # type: ignore[import-not-found]
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
@@ -34,11 +36,11 @@ class Uninterrupted:
     def __enter__(self) -> None:
         # Only the main thread is interrupted, and only it may change the handler.
         if threading.current_thread() is _MAIN:
-            handler = signal.getsignal(signal.SIGINT)
+            handler = getsignal(SIGINT)
             # One that isn't a function is the system's own or none of Python's: it interrupts no Python code.
             if callable(handler) and handler != self._note:
                 self._handler = handler
-                signal.signal(signal.SIGINT, self._note)
+                signal(SIGINT, self._note)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -46,7 +48,7 @@ class Uninterrupted:
         handler, self._handler = self._handler, None
         if handler is None or not callable(handler):
             return
-        signal.signal(signal.SIGINT, handler)
+        signal(SIGINT, handler)
         if self._noted:
             self._noted = False
-            handler(signal.SIGINT, None)
+            handler(SIGINT, None)

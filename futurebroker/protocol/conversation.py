@@ -34,7 +34,7 @@ class Conversation:
     batch: list[Message] = field(default_factory=list)
     batch_limit: int = BATCH_MESSAGES
     connected: bool = True
-    durable: bool = False  #: the broker is to keep its numbered envelopes
+    durable: bool = False  #: the broker can keep its numbered envelopes
     #: numbered and not sent, because the broker asked to stop
     withheld: list[Outgoing] = field(default_factory=list)
     joiner: pieces.Joiner = field(default_factory=pieces.Joiner)

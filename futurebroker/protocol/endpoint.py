@@ -285,7 +285,7 @@ class Endpoint:
         """Send ``message`` outside any session; it may be lost, and is while the broker asks to stop.
 
         Args:
-            durable: keep its place behind the session's envelopes where those are kept by the broker.
+            durable: keep its place behind what `keep_open` sent.
             mandatory: have `EndpointEvents.returned` told, where links can, when there is no such destination.
         """
         if self._link is not None and not self._is_blocked:
@@ -294,17 +294,22 @@ class Endpoint:
             self._link.send(destination, envelope, mandatory=mandatory, durable=kept)
             self._schedule_flush()
 
-    def begin_confirms(self) -> asyncio.Future[None] | None:
-        """Settled once the broker has what is sent durably from now on, and so all before it, or the link is lost.
+    def keep_open(self) -> asyncio.Future[None] | None:
+        """Send what our peers haven't acknowledged once more, for the broker to keep when we are gone.
 
-        None where there is nothing to keep, since our peers have acknowledged everything, or nobody who would.
+        Settled once the broker has that and what is sent durably after it, or the link is lost. None where there is
+        nothing to keep, since our peers have acknowledged everything, or nobody who would.
         """
         link = self._link
-        is_open = any(one.durable and one.session.unacked for one in self._conversations.values())
-        if link is None or not is_open or not link.capabilities.confirms or self._is_blocked:
+        kept = [one for one in self._conversations.values() if one.durable and one.connected and one.session.unacked]
+        if link is None or not kept or not link.capabilities.confirms or self._is_blocked:
             return None
         self._confirmed = self._loop.create_future()
         link.begin_confirms()
+        for conversation in kept:
+            for outgoing in conversation.session.open_envelopes():
+                self._transmit(conversation, outgoing, durable=True)
+        self._schedule_flush()
         return self._confirmed
 
     def flush(self) -> None:
@@ -343,7 +348,7 @@ class Endpoint:
             self._transmit(conversation, session.send(body, now))
         self._arm(session.deadline())
 
-    def _transmit(self, conversation: Conversation, outgoing: Outgoing) -> None:
+    def _transmit(self, conversation: Conversation, outgoing: Outgoing, *, durable: bool = False) -> None:
         if self._link is None:
             return
         if self._is_blocked:
@@ -351,9 +356,12 @@ class Endpoint:
             if outgoing.sequence:
                 conversation.withheld.append(outgoing)
             return
-        kind = Kind.DATA if outgoing.sequence else Kind.ACK
-        envelope = self._seal(kind, conversation.peer, outgoing.body, outgoing.sequence, outgoing.ack)
-        self._link.send(conversation.destination, envelope, durable=conversation.durable and outgoing.sequence > 0)
+        sequence = outgoing.sequence
+        kind = Kind.DATA if sequence else Kind.ACK
+        envelope = self._seal(kind, conversation.peer, outgoing.body, sequence, outgoing.ack)
+        # Who acknowledges in time has it before a broker could have written it down.
+        kept = conversation.durable and sequence > 0 and (durable or conversation.session.is_unheard)
+        self._link.send(conversation.destination, envelope, durable=kept)
 
     def _seal(self, kind: Kind, peer: Peer, body: bytes, sequence: int = 0, ack: int = 0) -> bytes:
         me = self.me

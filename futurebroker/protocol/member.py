@@ -228,9 +228,10 @@ class Member:
             await asyncio.gather(self._reconnecting, return_exceptions=True)
         if self.connected:
             self._endpoint.flush()
-            kept = self._endpoint.begin_confirms()
+            kept = self._endpoint.keep_open()
             # By the same way as what was sent before, or it could arrive first.
-            self._endpoint.send_meeting(self._scheduler(), self._queue, Goodbye(reason), durable=True)
+            durable = kept is not None
+            self._endpoint.send_meeting(self._scheduler(), self._queue, Goodbye(reason), durable=durable)
             if kept is not None:
                 # What no scheduler has acknowledged is the broker's to keep when we are gone.
                 await asyncio.wait([kept], timeout=CONFIRM_TIMEOUT)

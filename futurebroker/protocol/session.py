@@ -73,6 +73,15 @@ class Session:
         """How many envelopes wait for an acknowledgement."""
         return len(self._unacked)
 
+    @property
+    def is_unheard(self) -> bool:
+        """Whether envelopes had to be sent again and nothing was acknowledged since."""
+        return self._patience > RESEND_AFTER
+
+    def open_envelopes(self) -> list[Outgoing]:
+        """All that wait for an acknowledgement, to be sent once more."""
+        return [self._outgoing(number, body) for number, body in self._unacked]
+
     def send(self, body: bytes, now: float) -> Outgoing:
         """Number ``body`` and keep it until it is acknowledged."""
         self._sent += 1
@@ -134,7 +143,7 @@ class Session:
         """The channel is new and the other side has everything up to ``received``: what to send again."""
         self.acknowledge(received, now)
         self._resend_at = now + self._patience if self._unacked else None
-        return [self._outgoing(number, body) for number, body in self._unacked]
+        return self.open_envelopes()
 
     def due(self, now: float) -> list[Outgoing]:
         """What time alone makes necessary: envelopes to send again, or a bare acknowledgement."""

@@ -15,6 +15,7 @@ import pytest
 from futurebroker import __version__
 from futurebroker.exceptions import ClusterConnectionError, NoSchedulerError, RefusedError
 from futurebroker.protocol import member as rules
+from futurebroker.protocol import session
 from futurebroker.protocol.attachment import Attachment
 from futurebroker.protocol.member import Member
 from futurebroker.protocol.messages import (
@@ -549,6 +550,13 @@ class KeepingLink:
         self._link = link
         self.capabilities = replace(link.capabilities, durable=True, confirms=True)
         self.asked = asyncio.Event()
+        #: of what was sent, in order, whether the broker is to keep it
+        self.durable: list[bool] = []
+
+    def send(self, destination: str, body: bytes, *, durable: bool = False, mandatory: bool = False) -> None:
+        """See `Link.send`."""
+        self.durable.append(durable)
+        self._link.send(destination, body, durable=durable, mandatory=mandatory)
 
     def begin_confirms(self) -> None:
         """See `Link.begin_confirms`."""
@@ -579,6 +587,9 @@ def test_who_leaves_waits_until_the_broker_has_what_no_scheduler_acknowledged() 
         member.send(GaveBack("a", 1))
         closing = asyncio.ensure_future(member.close())
         await link().asked.wait()
+        # once for a scheduler that hears it now, once with the goodbye for one that comes later
+        await asyncio.sleep(0)
+        assert link().durable[-3:] == [False, True, True]
         assert await world.scheduler.got(1) == [GaveBack("a", 1)]
         assert not closing.done()
         member._endpoint.confirmed()
@@ -609,5 +620,26 @@ def test_who_has_said_nothing_that_is_open_asks_for_no_confirmation() -> None:
         await member.connect(5)
         await member.close()
         assert not link().asked.is_set()
+
+    in_a_world(scenario)
+
+
+def test_what_nobody_acknowledges_is_kept_by_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that hears has it before a disk could; of one that doesn't, nobody knows when it will."""
+    monkeypatch.setattr(session, "RESEND_AFTER", 0.01)
+
+    async def scenario(world: World) -> None:
+        member, link = leaving(world)
+        await member.connect(5)
+        member.send(GaveBack("a", 1))
+        member.flush()
+        assert not any(link().durable)
+        world.scheduler.endpoint.forget("w2")  # what comes isn't answered any more
+        while not any(link().durable):
+            await asyncio.sleep(0)
+        member.send(GaveBack("b", 1))
+        member.flush()
+        assert link().durable[-1]
+        await member.close()
 
     in_a_world(scenario)

@@ -135,8 +135,10 @@ def test_what_is_not_acknowledged_is_sent_again_with_growing_patience() -> None:
         deadlines.append(sender.deadline() or 0.0)
         sender.due(deadlines[-1])
     assert deadlines[-1] - deadlines[-2] == rules.RESEND_AFTER_MAX
+    assert sender.is_unheard
     sender.acknowledge(1, 0.0)
     assert sender.deadline() == RESEND_AFTER
+    assert not sender.is_unheard
 
 
 def test_a_new_channel_begins_with_all_the_other_side_lacks() -> None:
