@@ -148,6 +148,11 @@ def run_blocking(coroutine: Any) -> Any:
     except StopIteration as finished:
         return finished.value
     except BaseException as error:
+        cause = error.__cause__
+        if isinstance(cause, StopIteration) and str(error) == "coroutine raised StopIteration":
+            # A task raised it, and a coroutine can't.
+            cause.__traceback__ = _without_ours(cause.__traceback__)
+            raise cause from None
         error.__traceback__ = _without_ours(error.__traceback__)
         raise
     coroutine.close()

@@ -97,6 +97,14 @@ def test_an_error_travels_to_what_depends_on_it(client: Client) -> None:
     assert end.status == "error"
 
 
+def test_a_task_that_raises_stop_iteration_fails_with_it(client: Client) -> None:
+    """As in an executor of concurrent.futures, though no coroutine can raise it."""
+    future = client.submit(next, iter(()))
+    with pytest.raises(StopIteration):
+        future.result(20)
+    assert isinstance(future.exception(20), StopIteration)
+
+
 def test_a_failed_task_can_be_tried_again(client: Client) -> None:
     """By itself, or when the user says so."""
     COUNTS.clear()
