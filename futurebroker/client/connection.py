@@ -12,6 +12,7 @@ from typing import Any
 
 from futurebroker.client import fetching
 from futurebroker.client.futures import CANCELLED, Future, Home, KeyState
+from futurebroker.client.giving import Giving
 from futurebroker.client.ledger import Ledger
 from futurebroker.client.outbox import Outbox
 from futurebroker.client.replies import Replies, introduce
@@ -34,6 +35,7 @@ from futurebroker.protocol.messages import (
     Answer,
     Ask,
     DataPart,
+    DataWanted,
     FromPeer,
     Held,
     Message,
@@ -130,6 +132,8 @@ class Connection(Ledger):
             take=self.answered,
             moved=self._found_inbox,
         )
+        #: what is scattered and asked for in parts
+        self.givings: dict[Key, Giving] = {}
         #: who waits to be told where parts of results can be sent to
         self._inbox_wanted: list[Callable[[str], None]] = []
 
@@ -262,6 +266,11 @@ class Connection(Ledger):
         self._replies.fail(ClientClosedError(str(error)) if isinstance(error, CancelledError) else error)
         self.intake.tell(self.ended is not None)
 
+    @property
+    def gives_past_the_scheduler(self) -> bool:
+        """Whether parts of data can be sent by a second connection."""
+        return BULK in self.ways and bool(self._member.bulk_url)
+
     def find_inbox(self, then: Callable[[str], None]) -> None:
         """Have ``then`` told, on the I/O thread, where parts can be sent past the scheduler; empty: nowhere."""
         post(self._loop, self._find_inbox, then)
@@ -301,6 +310,21 @@ class Connection(Ledger):
             route = self.routes.get(message.transfer)
             if route is not None:
                 route(message)
+        elif isinstance(message, DataWanted):
+            self._give(message)
+
+    def _give(self, wanted: DataWanted) -> None:
+        """A worker asks for a part of what is scattered."""
+        giving = self.givings.get(wanted.key)
+        if giving is None:
+            self._member.send(DataPart(wanted.transfer, wanted.key, wanted.offset, -1, b"", wanted.asker))
+            return
+        part = giving.answer(wanted)
+        if wanted.inbox:
+            sealed = self._bulk.seal(wanted.inbox, part)
+            self._bulk.send(wanted.inbox, part, sealed, lambda: self._member.send(part))
+        else:
+            self._member.send(part)
 
     def welcomed(self, welcome: Welcome, fresh: bool) -> None:
         """See `MemberEvents.welcomed`."""
@@ -322,6 +346,8 @@ class Connection(Ledger):
         for name, (most, held) in self.leases.items():
             self.put(Ask(self.number(), "lease_assert", {"name": name, "max_leases": most, "leases": list(held)}))
         self.outbox.start_over()
+        for giving in self.givings.values():
+            self.put(giving.announcement)
 
     def _go_on(self) -> None:
         """Another scheduler goes on where the former stopped; what was only asked has to be asked again."""

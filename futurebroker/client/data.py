@@ -1,8 +1,9 @@
 """Sends data to the cluster: what users scatter, and what is made of large arguments.
 
-Small data travels in its message. Larger data is written to a file that a worker on the same host takes over; where the
+Small data travels in its message. Larger data is written to a file that a worker on the same host takes over. Where the
 scheduler is elsewhere, or no worker can open the file, it goes over a connection to a worker, and where none can be
-reached, in parts through the broker. The first file is waited for, to learn whether files are taken over at all.
+reached, in parts through the broker: a worker asks for them, as it does for other workers' results, or where there is
+no second connection they go by the scheduler. The first file is waited for, to learn whether files are taken over.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Final
 from futurebroker.client.connection import Connection
 from futurebroker.client.futures import ERROR, FINISHED, PENDING, Future, Home, KeyState, settle
 from futurebroker.client.gathering import futures_in
+from futurebroker.client.giving import Giving
 from futurebroker.client.waiters import run_blocking
 from futurebroker.data.files import write_value
 from futurebroker.data.folders import StoreFolder
@@ -229,8 +231,34 @@ class DataSender:
         blocking: bool,
     ) -> None:
         """To a worker that can't open our files."""
-        if not await self._put_directly(state, frames, size, workers, broadcast, blocking):
-            await self._put_parts(state, frames, size, workers, broadcast, blocking)
+        if await self._put_directly(state, frames, size, workers, broadcast, blocking):
+            return
+        if self._connection.gives_past_the_scheduler:
+            await self._put_on_request(state, frames, size, workers, broadcast, blocking)
+            if state.status is not ERROR:
+                return
+            self._connection.renew(state)
+        await self._put_parts(state, frames, size, workers, broadcast, blocking)
+
+    async def _put_on_request(
+        self,
+        state: KeyState,
+        frames: list[Buffer],
+        size: int,
+        workers: tuple[str, ...],
+        broadcast: bool,
+        blocking: bool,
+    ) -> None:
+        """Have a worker ask for the bytes as it would ask another worker: past the scheduler, for what it lacks."""
+        connection = self._connection
+        announcement = PutPart(state.key, 0, size, b"", workers, broadcast)
+        connection.givings[state.key] = Giving(announcement, frames)
+        try:
+            connection.put(announcement)
+            connection.flush()
+            await settle([state], blocking)
+        finally:
+            del connection.givings[state.key]
 
     async def _put_parts(
         self,

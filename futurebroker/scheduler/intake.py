@@ -13,6 +13,7 @@ from futurebroker.protocol.messages import (
     Detach,
     DetachedEnded,
     EndGraph,
+    Held,
     KeyCancelled,
     KeyErred,
     KeyFinished,
@@ -21,6 +22,7 @@ from futurebroker.protocol.messages import (
     PutPart,
     PutValue,
     Release,
+    Replicate,
     Retry,
     Store,
     StorePart,
@@ -406,7 +408,10 @@ def put_file(state: SchedulerState, client: ClientRecord, message: PutFile) -> N
 
 
 def put_part(state: SchedulerState, client: ClientRecord, message: PutPart) -> None:
-    """A piece of large data; all pieces go to the worker that got the first."""
+    """A piece of large data; all pieces go to the worker that got the first.
+
+    The first may have no bytes: then the client sends none by itself, and gives that worker what it asks for.
+    """
     task = state.tasks.get(message.key)
     if message.offset == 0:
         task = _new_data(state, client, message)
@@ -418,6 +423,10 @@ def put_part(state: SchedulerState, client: ClientRecord, message: PutPart) -> N
             return
         recording.said_data(state, client, message, kept=False)
         transitions.store_on(state, task, worker)
+        if not message.data:
+            source = Held(message.key, message.nbytes, [(client.client_id, "")])
+            state.send(worker.worker_id, Replicate(source))
+            return
     if task is not None and task.state is PROCESSING and task.function is None and task.worker is not None:
         part = StorePart(message.key, message.offset, message.nbytes, message.data)
         state.send(task.worker.worker_id, part)

@@ -143,6 +143,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
             state.drop_function_if_unused(function)
     state.calls = {number: call for number, call in state.calls.items() if call.client != event.client}
     families.client_gone(state, client)
+    relay.holder_lost(state, event.client)
     relay.asker_lost(state, event.client)
     leases.client_gone(state, event.client)
     mailboxes.client_gone(state, event.client)
@@ -242,7 +243,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     state.touched.pop(worker, None)
     reports.worker_leaves_calls(state, worker)
     tending.worker_lost(state, worker)
-    relay.holder_lost(state, worker)
+    relay.holder_lost(state, event.worker)
     relay.asker_lost(state, event.worker)
     copying.taker_lost(state, worker)
     claims.claimant_lost(state, worker)

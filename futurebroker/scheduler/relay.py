@@ -116,10 +116,10 @@ def _end(state: SchedulerState, asker: str, transfer: int) -> Relayed | None:
     return relayed
 
 
-def holder_lost(state: SchedulerState, worker: WorkerRecord) -> None:
-    """A worker is gone: who waits for a part from it learns that it won't come."""
+def holder_lost(state: SchedulerState, holder: str) -> None:
+    """A worker or client is gone: who waits for a part from it learns that it won't come."""
     for (asker, transfer), relayed in list(state.relayed.items()):
-        if relayed.holder == worker.worker_id:
+        if relayed.holder == holder:
             _end(state, asker, transfer)
             _send_on(state, DataPart(transfer, relayed.key, 0, -1, b"", asker))
 

@@ -132,6 +132,54 @@ def test_a_cut_costs_only_what_was_on_its_way(end: str, rabbitmq_url: str, tmp_p
         assert client._connection._bulk.opened == (2 if end == "asker" else 1)
 
 
+def sent(client: Client) -> int:
+    """Bytes that it sent by its second connection."""
+    return client._connection._bulk.sent_bytes
+
+
+def test_what_is_scattered_goes_past_the_scheduler_as_well(rabbitmq_url: str, tmp_path: Path) -> None:
+    """A client that can't reach its worker is asked for parts, as another worker would be; nothing is left of them."""
+    with tap_on(rabbitmq_url) as tap, up_at(tap.url, tmp_path) as deployment, deployment.client() as client:
+        futures = [client.scatter(make(number, 20 * MiB)) for number in range(3)]
+        assert [future.done() for future in futures] == [True] * 3, "or it could not be changed yet"
+        assert client.submit(lambda *arrays: all(map(right, arrays, range(3))), *futures).result(timeout=60)
+        assert 60 * MiB < sent(client) < 61 * MiB
+        assert not client._connection.givings
+        assert client.submit(right, make(5, MiB), 5).result(timeout=60), "large arguments too"
+    sizes: dict[str, int] = {}
+    for incoming in tap.methods():
+        if incoming.payload[:4] == BASIC_PUBLISH:
+            kind = split_route(incoming.payload[6:-1])[1].split(".")[2]
+            sizes[kind] = sizes.get(kind, 0) + len(incoming.body or b"")
+    assert 61 * MiB < sizes.pop("bulk") < 62 * MiB
+    assert sum(sizes.values()) < MiB
+
+
+@pytest.mark.parametrize("end", ["client", "worker"])
+def test_a_cut_costs_scattered_data_only_what_was_on_its_way(end: str, rabbitmq_url: str, tmp_path: Path) -> None:
+    """It goes on from there, by another connection."""
+    size = 100 * MiB
+    with up_at(rabbitmq_url, tmp_path) as deployment, deployment.client() as client:
+        (worker,) = client.scheduler_info()["workers"]
+        assert client.submit(right, client.scatter(make(0, 4 * MiB)), 0).result(timeout=60)
+        pid = second_connection_of(worker)
+        before = sent(client)
+        futures: list[Future[Any]] = []
+        thread = threading.Thread(target=lambda: futures.append(client.scatter(make(1, size))))
+        thread.start()
+        wait_until(lambda: sent(client) > before)
+        with standing_still(client):
+            went = sent(client) - before
+            if end == "client":
+                cut_our_end(client)
+            else:
+                rabbitmqctl("close_connection", pid, "cut by a test")
+        thread.join()
+        assert client.submit(right, futures[0], 1).result(timeout=60)
+        assert 0 < went < size
+        assert size < sent(client) - before < size + 20 * MiB
+
+
 def broker_bytes() -> int:
     """What RabbitMQ keeps of messages, wherever."""
     rabbitmqctl("force_gc")

@@ -93,7 +93,10 @@ class PutFile(Message, tag=18):
 
 
 class PutPart(Message, tag=19):
-    """A piece of scattered data, for workers that can't open the client's file; the last piece completes it."""
+    """A piece of scattered data, for workers that can't open the client's file; the last piece completes it.
+
+    The only one, without bytes, says that the worker shall ask for them (`DataWanted`).
+    """
 
     key: Key
     offset: int

@@ -162,6 +162,30 @@ def test_all_parts_go_to_the_worker_that_got_the_first() -> None:
     assert play.ann(m.PutPart("d", 2, 4, b"cd")) == [Send("w", m.StorePart("d", 2, 4, b"cd"))]
 
 
+def test_a_client_is_asked_for_what_it_announces() -> None:
+    """As a worker that holds a result: in parts, as many as may be on their way, and past the scheduler."""
+    play = Play("w")
+    source = m.Held("d", LARGE, [("ann", "")])
+    assert play.ann(m.PutPart("d", 0, LARGE, b"")) == [Send("w", m.Replicate(source))]
+    wanted = m.DataWanted(1, "d", 0, 100, "ann", "", "q")
+    assert play.worker("w", wanted) == [Send("ann", m.DataWanted(1, "d", 0, 100, "ann", "w", "q"))]
+    part = m.DataPart(1, "d", 0, LARGE, b"part", "w")
+    assert play.ann(part) == [Send("w", part)]
+    assert play.worker("w", m.DataEnough(1)) == []
+    held = m.Held("d", LARGE, [("w", "/d")])
+    assert play.worker("w", m.Stored("d", LARGE, "/d")) == [tell("ann", m.KeyFinished("d", None, held))]
+
+
+def test_a_worker_waits_for_no_part_of_a_client_that_is_gone() -> None:
+    """Nor is anything counted as on its way."""
+    play = Play("w")
+    play.ann(m.PutPart("d", 0, LARGE, b""))
+    play.worker("w", m.DataWanted(1, "d", 0, 100, "ann", "", "q"))
+    assert Send("w", m.DataPart(1, "d", 0, -1, b"", "w")) in play.handle(ClientGone("ann"))
+    assert play.worker("w", m.NotStored("d", "no holder has it")) == []
+    assert (play.states(), play.state.relayed, play.state.relayed_bytes) == ({}, {}, 0)
+
+
 def test_data_nobody_can_hold_is_refused_before_calls_that_name_it() -> None:
     """They may follow in the same envelope, and must not wait for it."""
     play = Play()
