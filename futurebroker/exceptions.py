@@ -267,7 +267,10 @@ class RemoteError(TaskError):
 
 
 class DataLostError(TaskError):
-    """The only copy of scattered data went with its worker; scatter it again, or scatter with ``broadcast=True``."""
+    """Something is needed that is gone and isn't made again by itself; the message says what.
+
+    Scatter data again, or with ``broadcast=True``. Retry a task of ``at_most_once`` or ``keep`` if it may run again.
+    """
 
 
 class IntakeError(FuturebrokerError):

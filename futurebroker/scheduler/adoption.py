@@ -40,6 +40,7 @@ def _adopt(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> Non
         transitions.pull_back(state, task, tell=task.worker is not state.nowhere, is_taken_up=True)
     if task.state is not RELEASED:
         transitions.unfinished_released(state, task)
+    state.spent.pop(task, None)  # it is the same run
     state.adopted[task] = None
     task.waiting_on = sum(dependency.state is not MEMORY for dependency in task.dependencies)
     state.move(task, PROCESSING)

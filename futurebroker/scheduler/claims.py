@@ -102,6 +102,7 @@ def _take(state: SchedulerState, task: TaskRecord, claim: Claim) -> None:
     if task.state is not RELEASED:
         transitions.unfinished_released(state, task)
     state.awaited.pop(task, None)
+    state.spent.pop(task, None)
     for dependency in task.dependencies:
         dependency.needed_by += 1  # for as long as it takes to say that they are not needed
     state.move(task, MEMORY)

@@ -16,6 +16,14 @@ from futurebroker.scheduler.state import (
     SchedulerState,
 )
 
+#: what is said of a result that was to be kept; the task has had its effects
+KEPT_LOST = ("the result of the finished task", "it isn't run a second time by itself; retry it if it may be")
+#: what is said of one that is needed again and was not kept
+SPENT = (
+    "{} was begun once, its result was let go of and is needed again, and it must not run twice (at_most_once): retry "
+    "it if it may, or hold its future, or submit it with keep=, until what is made of it is where it should be"
+)
+
 
 def get_ready(state: SchedulerState, task: TaskRecord) -> None:
     """The task waits for nothing more: it is QUEUED, NO_WORKER without a worker for it, SCHEDULED before its time."""
@@ -98,7 +106,7 @@ def erred_released(state: SchedulerState, task: TaskRecord) -> None:
     task.failure = None
     task.retried = 0
     task.deaths = 0
-    task.attempt = 0  # somebody wants it run again, so it is, also if it must not be by itself
+    state.spent.pop(task, None)  # somebody wants it run again, so it is, also if it must not be by itself
     terms = task.terms
     if terms is not None and terms.expires <= state.now + state.clock_offset:
         terms.expires = 0.0  # whoever wants it run now has been told that it had expired
@@ -106,6 +114,8 @@ def erred_released(state: SchedulerState, task: TaskRecord) -> None:
 
 def memory_released(state: SchedulerState, task: TaskRecord) -> None:
     """The result is not kept any more, here or on workers."""
+    if task.pool.at_most_once:
+        spend(state, task)
     state.move(task, RELEASED)
     task.value = None
     if state.untold:
@@ -114,6 +124,11 @@ def memory_released(state: SchedulerState, task: TaskRecord) -> None:
         for worker in tuple(task.holder_paths()):
             state.free(worker, task.key)
             task.discard_holder(worker)
+
+
+def spend(state: SchedulerState, task: TaskRecord) -> None:
+    """A task that must not run twice was begun, and has no result that could be used: only its user can retry it."""
+    state.spent[task] = None
 
 
 def runs_once(task: TaskRecord) -> bool:

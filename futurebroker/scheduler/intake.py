@@ -216,9 +216,13 @@ def _agree_again(state: SchedulerState, task: TaskRecord, agreed: Conditions | N
     """Only the key of a task was known: what else its client says of it holds from here on."""
     options = task.pool.options
     if options.keep or options.unwanted:
-        keeping.keep(state, task)
-        if task.state not in UNFINISHED and task.state is not RELEASED:
+        is_open = task.state in UNFINISHED or task.state is RELEASED
+        if is_open or options.keep:
+            keeping.keep(state, task)
+        if not is_open and options.keep:
             keeping.ended(state, task)
+        elif not is_open:
+            keeping.keep_detached(state, task)
     if task.state is RELEASED:
         revoking.admitted(state, task, agreed)
     elif agreed is not None:
@@ -316,10 +320,12 @@ def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
             reason = "its task is not known here, perhaps because the scheduler was restarted; submit it again"
             state.send(client.client_id, KeyCancelled(key, reason, "lost"))
     roots: dict[TaskRecord, None] = {}
+    meant: dict[TaskRecord, None] = {}
     looking = [task for key in message.keys if (task := state.tasks.get(key)) is not None]
     while looking:
         task = looking.pop()
-        if task.state is ERRED and task not in roots:
+        if task.state is ERRED and task not in meant:
+            meant[task] = None
             culprits = [dependency for dependency in task.dependencies if dependency.state is ERRED]
             looking.extend(culprits)
             if not culprits:
@@ -328,7 +334,7 @@ def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
     spreading = [task for task in roots if task.function is not None]
     while spreading:
         task = spreading.pop()
-        if task.state is ERRED:
+        if task.state is ERRED and (task in meant or not _failed_by_itself_once(task)):
             holding.erred_released(state, task)
             again.append(task)
             spreading.extend(task.each_dependent())
@@ -339,6 +345,11 @@ def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
     for task in again:
         if task.needed:
             transitions.compute(state, task)
+
+
+def _failed_by_itself_once(task: TaskRecord) -> bool:
+    """Whether an ERRED task has failed not by what it depends on, and runs again only for who means itself."""
+    return task.pool.at_most_once and task.failure is not None and task.failure.key == task.key
 
 
 # -- scattered data ------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ Laws of the state, here:
     I19  no task has run more often than its retries allow
     I22  counts equal a recount: of states, of pools, of functions, of seconds of work
     I25  no task is ready while a worker that may run it has room
+    I32  what must not run twice, and was begun once, is not on its way again
     I29  work is asked back of one that is connected, a few tasks at a time; what is laden is known as such, and no
          task is where it must not run, however it came there
     I26  whatever is looked at once an event is over has been looked at: nothing is left for the next event
@@ -175,6 +176,8 @@ def _check_failure(state: SchedulerState, task: TaskRecord) -> None:
         _broken(state, "I18", f"{task} goes on after {task.deaths} deaths", task)
     if task.retried > task.pool.options.retries:
         _broken(state, "I19", f"{task} was retried {task.retried} times", task)
+    if task in state.spent and (task.state not in (RELEASED, ERRED) or not task.pool.at_most_once):
+        _broken(state, "I32", f"{task} must not run twice, and was begun before", task)
 
 
 def _check_need(state: SchedulerState, task: TaskRecord) -> None:
@@ -294,8 +297,7 @@ def _check_stealing(state: SchedulerState) -> None:
         if len(request.asked) > stealing.MOST or request.given > len(request.asked):
             _broken(state, "I29", f"{victim} handed back {request.given} of {len(request.asked)} tasks")
         for task, (attempt, thief) in request.asked.items():
-            is_early = task.attempt and attempt > task.attempt  # one that is tried again has had none
-            if thief is victim or task.function is None or is_early:
+            if thief is victim or task.function is None or attempt > task.attempt:
                 _broken(state, "I29", f"{victim} should hand back attempt {attempt} for {thief}", task)
     for worker in workers:
         for task in worker.processing:
@@ -390,6 +392,8 @@ def _check_idle(state: SchedulerState) -> None:
         _broken(state, "I26", "a task that is gone still keeps what it submitted")
     if any(state.tasks.get(task.key) is not task for task in state.awaited):
         _broken(state, "I26", "a record that is gone waits for a claim")
+    if any(state.tasks.get(task.key) is not task for task in state.spent):
+        _broken(state, "I26", "a record that is gone is said not to run again")
     if any(state.tasks.get(task.key) is not task for task in state.adopted):
         _broken(state, "I26", "a record that is gone is adopted")
     if any(task not in state.detached.wants for task in state.detachers):

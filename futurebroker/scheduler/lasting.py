@@ -119,6 +119,17 @@ def read_expected(state: SchedulerState, rows: Any) -> None:
         state.expected[key] = {state.clients[name]: None for name in names if name in state.clients}
 
 
+def write_spent(state: SchedulerState) -> list[Key]:
+    """Tasks that must not run twice, and were begun."""
+    return sorted(task.key for task in state.spent)
+
+
+def read_spent(state: SchedulerState, rows: Any) -> None:
+    """They still must not."""
+    state.spent.update((state.tasks[key], None) for key in rows if key in state.tasks)
+
+
+checkpoint.EXTRAS["spent"] = (write_spent, read_spent)
 checkpoint.EXTRAS["expected"] = (write_expected, read_expected)
 checkpoint.EXTRAS["beat"] = (write_beat, read_beat)
 checkpoint.EXTRAS["terms"] = (write_terms, read_terms)

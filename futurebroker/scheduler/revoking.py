@@ -61,9 +61,10 @@ def _expire(state: SchedulerState, key: Key) -> None:
     terms = task.terms if task is not None else None
     if task is None or terms is None or not terms.expires or terms.expires > state.now + state.clock_offset + SLACK:
         return
+    if terms.revoked:
+        return  # that is seen to
     if _is_open(task):
-        if not terms.revoked:  # else that is seen to
-            _give_up(state, [task], "expired")
+        _give_up(state, [task], "expired")
     elif task.state is RELEASED:
         terms.expires = 0.0  # nobody waited for it; who comes to need it knows how late it is
 

@@ -160,6 +160,8 @@ class SchedulerState:
         self.copying: dict[tuple[Key, WorkerId], list[Copying]] = {}
         #: bytes a second between hosts, as measured by workers lately
         self.bandwidth = policy.bandwidth
+        #: tasks that must not run twice, and were begun: they run again only when somebody retries them
+        self.spent: dict[TaskRecord, None] = {}
         #: new tasks that are to be computed before this event ends
         self.begun: list[TaskRecord] = []
         #: scattered data on its way to one worker, to be copied to all others from there
@@ -314,6 +316,8 @@ class SchedulerState:
             self.broadcasts.pop(task, None)
             self.awaited.pop(task, None)
         else:
+            if self.spent:
+                self.spent.pop(task, None)
             function.tasks -= 1
             if not function.tasks:
                 self.drop_function_if_unused(function)

@@ -25,6 +25,8 @@ from futurebroker.protocol.messages import (
 )
 from futurebroker.scheduler import placement, recording
 from futurebroker.scheduler.holding import (
+    KEPT_LOST,
+    SPENT,
     erred_released,
     get_ready,
     hold_back,
@@ -35,6 +37,7 @@ from futurebroker.scheduler.holding import (
     queued_no_worker,
     ready_waiting,
     runs_once,
+    spend,
 )
 from futurebroker.scheduler.records import ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
@@ -56,8 +59,6 @@ from futurebroker.states import TaskState
 
 #: when nothing is missing (any more), and when the time has come
 released_queued = waiting_queued = scheduled_queued = get_ready
-#: what is said of a result that was to be kept; the task has had its effects
-KEPT_LOST = ("the result of the finished task", "it isn't run a second time")
 
 # -- towards a result ----------------------------------------------------------------------------------------------
 
@@ -68,7 +69,10 @@ def compute(state: SchedulerState, task: TaskRecord) -> None:
     while asked:
         task = asked.pop()
         if task.state is RELEASED and task.function is not None:
-            if task.dependencies:
+            if state.spent and task in state.spent:
+                released_erred(state, task, SPENT.format(task.key))
+                asked = [one for one in asked if one.needed]
+            elif task.dependencies:
                 asked.extend(released_waiting(state, task))
             else:
                 released_queued(state, task)
@@ -327,6 +331,8 @@ def pull_back(state: SchedulerState, task: TaskRecord, *, tell: bool, is_taken_u
         if current.state is not PROCESSING or current.worker is not worker:
             continue
         if current is not task and current.pool.at_most_once:
+            if worker.worker_id not in state.workers:
+                continue  # what it followed may have ended there, and it may have begun: nobody can say
             recording.reported(state, worker, GaveBack(current.key, current.attempt))
         processing_waiting(state, current, tell=tell or current is not task)
         back.append(current)
@@ -350,7 +356,7 @@ def pull_back(state: SchedulerState, task: TaskRecord, *, tell: bool, is_taken_u
 def give_up(state: SchedulerState, task: TaskRecord) -> None:
     """A task that must not run (any more) fails, with all that depends on it; its terms say why."""
     why = terms_of(task).revoked
-    if task.state in UNFINISHED:
+    if task.state in UNFINISHED and task.needed:  # else it is released when this event is over
         recording.given_up(state, task, why)
         fail(state, task, Failure("TaskRevokedError", why, "", task.key, "", None, [why]), tell=False)
 
@@ -393,7 +399,7 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None, how
 
 
 def released_erred(state: SchedulerState, task: TaskRecord, reason: str) -> None:
-    """Scattered data is gone: nothing can bring it back, and what waits for it fails."""
+    """Scattered data is gone, or a result that must not be made again: what waits for it fails."""
     failure = Failure("DataLostError", reason, "", task.key, "", None, [reason])
     state.move(task, ERRED)
     task.failure = failure
@@ -430,6 +436,8 @@ def unfinished_released(state: SchedulerState, task: TaskRecord) -> None:
     """Nobody needs the result any more: don't run the task."""
     if state.chronicle is not None and task.function is not None:
         state.chronicle.cancelled(state.now, task)
+    if task.pool.at_most_once and task.state is PROCESSING:
+        spend(state, task)
     _leave_unfinished(state, task, tell=True)
     state.move(task, RELEASED)
     _free_inputs(state, task)

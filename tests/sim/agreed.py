@@ -7,7 +7,7 @@ are the same with and without it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -33,21 +33,19 @@ SLACK = 1e-6
 
 
 class Executions:
-    """What executors began and how it ended, over the lives of all workers.
+    """What executors began and how it ended, over the lives of all workers."""
 
-    Args:
-        strict: what must not run twice is known not to.
-    """
-
-    def __init__(self, strict: bool) -> None:
+    def __init__(self) -> None:
         self.begun: Counter[str] = Counter()
         #: of these, the ids of what a schedule ran
         self.fired: set[str] = set()
         #: executors that ended with tasks in them that had nothing to do with it: another was revoked, or ended it
         self.kills = 0
-        self.strict = strict
+        #: whether all schedulers so far knew what must not run twice
+        self.strict = True
         self._raised: Counter[str] = Counter()
         self._unknown: set[str] = set()
+        self._retried: set[str] = set()
 
     def raises(self, call: Call) -> bool:
         """Whether this run of it raises."""
@@ -60,9 +58,13 @@ class Executions:
         if call.key == FIRED:
             self.fired.add(key)
         assert call.due <= now + SLACK, f"{key} was begun at {now}, and may not before {call.due}"
-        if call.once and self.strict:
+        if call.once and self.strict and key not in self._retried:
             assert key not in self._unknown, f"{key} was begun again, and must not be"
         self._unknown.add(key)
+
+    def retry(self, keys: Iterable[str]) -> None:
+        """Somebody has these tried again, who knows what they did: they may be begun once more."""
+        self._retried.update(keys)
 
     def end(self, key: str, goes_on: bool) -> None:
         """It raised, was not done, or lacked its inputs: it may be begun again."""
@@ -83,6 +85,8 @@ class Agreements:
         self.needed: set[str] = set()
         self._nodes: dict[str, Node] = {}
         self._for_all = self.random.random() < 0.3
+        #: whether results that must not be made twice can be let go of and lost; drawn apart from all else
+        self._lineage = Random(f"lineage {seed}")
 
     def equip(self, nodes: list[Node]) -> list[Node]:
         """The same graph, with more agreed for its tasks."""
@@ -110,8 +114,11 @@ class Agreements:
         if self._draw(0.1):
             options["unwanted"] = True
         if self._draw(0.15):
-            options |= {"at_most_once": True, "durable": True}
-            call = msgspec.structs.replace(call, once=True, size=40, stored=False)
+            options["at_most_once"] = True
+            call = msgspec.structs.replace(call, once=True, size=40, stored=True)
+            if self._lineage.random() < 0.3:
+                options["durable"] = True
+                call = msgspec.structs.replace(call, stored=False)
         elif self._draw(0.1):
             options["fails_with_executor"] = True
         if self._draw(0.2):
@@ -134,6 +141,14 @@ class Agreements:
     def _draw(self, share: float) -> bool:
         return self.random.random() < share
 
+    def used_up(self) -> list[str]:
+        """Keys of tasks that must not run twice, and that their client lets go of because others are made of them."""
+        if self._lineage.random() < 0.2:
+            return []
+        used = {name for node in self._nodes.values() for name in node.dependencies}
+        once = (node for node in self._nodes.values() if node.options.at_most_once and not node.options.durable)
+        return [node.key for node in once if node.key in used and node.key not in self.needed]
+
     def queues(self, number: int) -> list[str] | None:
         """What a worker takes from; the first takes everything."""
         if not self.active or not number:
@@ -151,10 +166,13 @@ class Agreements:
 
     # -- the reckoning ----------------------------------------------------------------------------------------------
 
-    def permits(self, failure: m.Failure, *, troubled: bool, known: Container[str]) -> bool:
+    def permits(
+        self, failure: m.Failure, *, troubled: bool, known: Container[str], let_go: Container[str] = ()
+    ) -> bool:
         """Whether a task may have failed so by what is agreed for it.
 
         Args:
+            let_go: keys whose results somebody released or cancelled.
             troubled: whether a worker, an executor or the scheduler was lost.
             known: keys that their client still has; empty if a scheduler began that knew nothing.
         """
@@ -171,7 +189,8 @@ class Agreements:
         ):  # what ended the executor may have been given up, so that this is blamed
             return troubled and node.call is not None and node.call.waits
         if failure.type == "DataLostError":
-            return troubled and (bool(node.options.keep) or node.options.at_most_once)
+            gone = node.options.at_most_once and node.key in let_go
+            return gone or (troubled and (bool(node.options.keep) or node.options.at_most_once))
         return failure.type == "TaskError" and bool(node.becomes) and node.becomes not in known
 
     def unmade(self, futures: dict[str, Any], executions: Executions) -> list[str]:

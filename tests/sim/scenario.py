@@ -74,7 +74,7 @@ class Scenario:
         self._harsh = harsh
         self._with_restarts = restarts
         self._durable = durable
-        self.executions = Executions(strict=durable or not restarts)
+        self.executions = Executions()
         self.agreed = Agreements(seed)
         self._deaths = DEATHS
         self._crashes = 0
@@ -179,8 +179,11 @@ class Scenario:
             self._agreed_plans(keys, at)
 
     def _retry(self) -> None:
-        self.executions.strict = False  # what must not run twice does when somebody says so
-        self.clients[0].retry()
+        first = self.clients[0]
+        failed = [key for key, end in first.futures.items() if isinstance(end, Failure)]
+        # What must not run twice may when somebody says so, of it or of what failed because of it.
+        self.executions.retry(name for key in failed for name in self.oracle.ancestors(key))
+        first.retry()
 
     def _agreed_plans(self, keys: list[str], at: float) -> None:
         """What people do about tasks by their keys."""
@@ -195,6 +198,8 @@ class Scenario:
             some = random.sample(keys, random.randint(1, len(keys)))
             other.later(random.uniform(0, 0.1), other.await_keys, some)
             other.later(at + 8, other.give_up_open, some)
+        if used_up := self.agreed.used_up():
+            self.clients[0].later(at + random.uniform(0.0, 0.5), self.clients[0].release, used_up)
 
     # -- trouble ----------------------------------------------------------------------------------------------------
 
@@ -247,6 +252,8 @@ class Scenario:
             self.world.after(self.random.uniform(4.0, 12.0), worker.line.connect)
 
     def _restart_scheduler(self) -> None:
+        if not self._durable:
+            self.executions.strict = False  # the next one doesn't know what was begun
         self.scheduler.restart()
 
     def _crash(self) -> None:
@@ -333,7 +340,9 @@ class Scenario:
         scheduler = self.scheduler
         troubled = self._deaths < DEATHS or scheduler.departures or scheduler.ends_of_lives or self.executions.kills
         known = () if scheduler.restarts and not self._durable else self.clients[0].futures
-        return self.agreed.permits(failure, troubled=bool(troubled), known=known)
+        first = self.clients[0]
+        let_go = first.released | first.cancelled
+        return self.agreed.permits(failure, troubled=bool(troubled), known=known, let_go=let_go)
 
     def _judge(self) -> None:
         allowed = self.scheduler.machine.state.policy.allowed_failures

@@ -71,6 +71,11 @@ def what_is_handed_back_is_run_though_it_was_revoked(state: SchedulerState, task
         _right_give_up(state, task)
 
 
+@plant((holding, "spend"), (transitions, "spend"))
+def lineage_runs_again_what_must_not_run_twice(state: SchedulerState, task: TaskRecord) -> None:
+    """An invoice is sent once more, because what was made of it went with its worker."""
+
+
 @plant((rates.Rate, "take"))
 def limits_of_rates_are_not_counted(self: rates.Rate, worker: Any, now: float) -> None:
     """A service that allows ten calls a minute is called as fast as can be."""

@@ -211,3 +211,16 @@ def test_scattered_data_that_was_waited_for_may_come_again() -> None:
     play.bob(m.Want(["x"], patient=True))
     commands = play.ann(m.PutValue("x", b"1"))
     assert {one.peer for one in commands if one.message == m.KeyFinished("x", b"1")} == {"ann", "bob"}
+
+
+def test_what_nobody_wants_is_let_go_of_though_it_had_ended_before_it_was_known() -> None:
+    """Only its key and its result were known; then it is said that it was to be run for nobody."""
+    play = Play("w")
+    play.worker("w", m.Inventory([], [("x", b"1")], [], True))
+    play.bob(m.Want(["x"], patient=True))
+    play.ann(submit("x", unwanted=True))
+    assert play.states() == {"x": "memory"}
+    assert not play.state.detached.wants
+    play.ann(m.Release(["x"]))
+    play.bob(m.Release(["x"]))
+    assert play.states() == {}

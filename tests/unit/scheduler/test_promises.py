@@ -6,8 +6,8 @@ from typing import Any
 
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.facts import AnyFact, Begun
-from futurebroker.scheduler import resuming
-from futurebroker.scheduler.commands import ClientGone, Tick, WorkerLost
+from futurebroker.scheduler import checkpoint, resuming
+from futurebroker.scheduler.commands import ClientGone, Tick, WorkerBeat, WorkerLost
 from tests.unit.scheduler.play import BIG, Play, finished, runs, submit, tell
 from tests.unit.scheduler.projection import projection, replayed
 
@@ -108,3 +108,135 @@ def test_at_most_once_that_was_handed_back_is_sent_again_also_after_a_restart() 
     resuming.ready(state, 2, 0.0, 5.0)
     resuming.finish(state)
     assert state.tasks["x"].state.value == "no_worker"
+
+
+def used_and_released() -> tuple[Play, list[AnyFact]]:
+    """x ran, y was made of it and lies with its worker, and nobody wants x any more."""
+    play, facts = recorded("w")
+    play.ann(submit("x", at_most_once=True), submit("y", "x"))
+    play.worker("w", finished("x", 1, None), finished("y", 2, None))
+    play.ann(m.Release(["x"]))
+    assert play.states() == {"x": "released", "y": "memory"}
+    return play, facts
+
+
+def agrees_with_its_facts(play: Play, facts: list[AnyFact]) -> bool:
+    """Whether a scheduler that is started again would know the same, also by way of a checkpoint."""
+    live, again = projection(play.state), replayed(facts, play.state.policy)
+    folded = replayed([], play.state.policy, list(checkpoint.dump(again)))
+    return all(projection(one)[part] == live[part] for one in (again, folded) for part in ("tasks", "extras"))
+
+
+def test_at_most_once_is_not_run_again_for_what_was_made_of_it() -> None:
+    """Its result was released after use; what used it is lost later, and can't be had without it."""
+    play, facts = used_and_released()
+    assert agrees_with_its_facts(play, facts)
+    assert not runs(play.handle(WorkerLost("w")))
+    assert not runs(play.join("v"))
+    assert play.states() == {"x": "erred", "y": "erred"}
+    failure = play.task("y").failure
+    assert failure is not None
+    assert (failure.type, failure.key) == ("DataLostError", "x")
+    assert "retry it" in failure.message
+    assert agrees_with_its_facts(play, facts)
+
+
+def test_at_most_once_is_not_run_again_after_a_restart_from_a_checkpoint() -> None:
+    """What was begun once is among what must survive."""
+    play, facts = used_and_released()
+    state = replayed([], play.state.policy, list(checkpoint.dump(replayed(facts, play.state.policy))))
+    resuming.ready(state, 2, 0.0, 5.0)
+    resuming.finish(state)  # the worker that had y is not there any more
+    assert {key: task.state.value for key, task in state.tasks.items()} == {"x": "erred", "y": "erred"}
+
+
+def test_at_most_once_is_not_run_again_for_who_asks_for_its_result_late() -> None:
+    """A new task that needs it, or a future by its key, gets the reason."""
+    play, facts = used_and_released()
+    told = play.bob(m.Want(["x"]), submit("z", "x"))
+    assert not runs(told)
+    assert [(one.peer, one.message.key, one.message.failure.type) for one in told] == [
+        ("bob", "x", "DataLostError"),
+        ("bob", "z", "DataLostError"),
+    ]
+    assert play.states() == {"x": "erred", "y": "memory", "z": "erred"}
+    assert agrees_with_its_facts(play, facts)
+
+
+def test_at_most_once_runs_again_for_who_retries_it_or_what_failed_by_it() -> None:
+    """Its user knows what it did; whether a scheduler was started again meanwhile makes no difference."""
+    play, facts = used_and_released()
+    play.handle(WorkerLost("w"))
+    play.join("v")
+    again = play.ann(m.Retry(["y"]))
+    assert runs(again) == [("v", "x"), ("v", "y")]
+    assert not play.state.spent
+    assert agrees_with_its_facts(play, facts)
+    play.worker("v", finished("x", 3, None))
+    play.worker("v", finished("y", 4, None))
+    assert play.states() == {"x": "released", "y": "memory"}
+    assert not runs(play.handle(WorkerLost("v")))  # it ran for that retry, and that was all
+    assert play.states() == {"x": "erred", "y": "erred"}
+    assert agrees_with_its_facts(play, facts)
+
+
+def retried_by_bob() -> tuple[Play, list[AnyFact]]:
+    """x ran, its result was asked for in vain, and bob had it run again; y is still there."""
+    play, facts = used_and_released()
+    play.bob(m.Want(["x"]))
+    assert runs(play.bob(m.Retry(["x"]))) == [("w", "x")]
+    assert play.states() == {"x": "processing", "y": "memory"}
+    return play, facts
+
+
+def test_at_most_once_that_was_given_up_while_it_ran_is_not_run_again() -> None:
+    """Nobody can tell how far it came."""
+    play, facts = retried_by_bob()
+    play.bob(m.Release(["x"]))
+    assert play.states() == {"x": "released", "y": "memory"}
+    assert agrees_with_its_facts(play, facts)
+    assert not runs(play.bob(m.Want(["x"])))
+    assert play.states() == {"x": "erred", "y": "memory"}
+
+
+def test_at_most_once_that_was_handed_back_and_given_up_runs_when_it_is_needed() -> None:
+    """It was sent, and never begun."""
+    play, facts = retried_by_bob()
+    play.handle(WorkerBeat("w", "paused", {}))
+    play.worker("w", m.GaveBack("x", play.task("x").attempt))
+    play.bob(m.Release(["x"]))
+    assert play.states() == {"x": "released", "y": "memory"}
+    assert agrees_with_its_facts(play, facts)
+    play.handle(WorkerBeat("w", "running", {}))
+    assert runs(play.bob(m.Want(["x"]))) == [("w", "x")]
+
+
+def test_retrying_one_task_does_not_run_another_again_that_failed_by_itself() -> None:
+    """y may not run twice and was lost with its worker; somebody retries x, of which it was made."""
+    play, facts = recorded("w", "v")
+    play.ann(submit("x", at_most_once=True, workers=("w",)), submit("y", "x", at_most_once=True, workers=("v",)))
+    play.worker("w", finished("x", 1, None))
+    assert play.states() == {"x": "memory", "y": "processing"}
+    play.handle(WorkerLost("v"))
+    play.handle(WorkerLost("w"))
+    assert play.states() == {"x": "erred", "y": "erred"}
+    play.join("w")
+    play.join("v")
+    assert runs(play.ann(m.Retry(["x"]))) == [("w", "x")]
+    assert play.states() == {"x": "processing", "y": "erred"}
+    play.worker("w", finished("x", 3, b"1"))
+    assert runs(play.ann(m.Retry(["y"]))) == [("v", "y")]
+    assert agrees_with_its_facts(play, facts)
+
+
+def test_at_most_once_that_was_sent_ahead_fails_with_its_worker() -> None:
+    """What it follows may have ended there, and it may have begun, before anybody was told of either."""
+    play, facts = recorded("w")
+    play.ann(submit("x"), submit("y", "x", at_most_once=True))
+    assert play.states() == {"x": "processing", "y": "processing"}
+    play.join("v")
+    assert runs(play.handle(WorkerLost("w"))) == [("v", "x")]
+    failure = play.task("y").failure
+    assert failure is not None
+    assert (failure.type, failure.key) == ("WorkerLostError", "y")
+    assert agrees_with_its_facts(play, facts)

@@ -397,3 +397,12 @@ def test_only_the_newest_notes_are_kept() -> None:
     for _ in range(1_000):
         notes.add(Note("same", 0.0, "", "", "x" * 15_000))
     assert notes.get("k999") is not None
+
+
+def test_what_is_given_up_with_another_is_released_also_after_a_restart() -> None:
+    """Both inputs of z are revoked: with the first z fails, and then nobody needs the second."""
+    play, facts = recorded()
+    play.ann(submit("x"), submit("y"), submit("z", "x", "y"), m.Release(["x", "y"]))
+    play.ann(m.Ask(1, "revoke", [["x", "y"], False]))
+    assert play.states() == {"x": "erred", "y": "released", "z": "erred"}
+    assert projection(replayed(facts, play.state.policy))["tasks"] == projection(play.state)["tasks"]
