@@ -7,6 +7,8 @@ it uses: a block that doesn't fit is an error, never a value.
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import errno
 import mmap
 import os
@@ -23,6 +25,8 @@ from futurebroker.data.names import is_sealed
 Buffer = bytes | bytearray | memoryview
 #: bytes that one checksum guards
 BLOCK_BYTES = 1024 * 1024
+#: bytes from which a map is taken apart on a thread of its own
+LARGE_MAP = 16 * 1024 * 1024
 #: blocks that are written, and read, at a time
 _BLOCKS = 4
 
@@ -187,7 +191,17 @@ class Contents:
     def map(self) -> memoryview:
         """The value mapped privately and writable; of a sealed file call `check` first."""
         prot = mmap.PROT_READ | mmap.PROT_WRITE
-        return memoryview(mmap.mmap(self.number, self.nbytes, flags=mmap.MAP_PRIVATE, prot=prot))
+        kind = _LargeMap if self.nbytes >= LARGE_MAP else mmap.mmap
+        return memoryview(kind(self.number, self.nbytes, flags=mmap.MAP_PRIVATE, prot=prot))
+
+
+class _LargeMap(mmap.mmap):
+    """A map whose end nobody waits for: the kernel takes a tenth of a second to take a gigabyte apart."""
+
+    def __del__(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the program ends, or has no room for a thread: then it goes here
+            # No `threading.Thread`: this may come at any point of any code, and that takes locks.
+            _thread.start_new_thread(self.close, ())
 
 
 def write_sealed(

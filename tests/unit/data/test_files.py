@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from futurebroker.data import folders
 from futurebroker.data.files import map_value, write_value
 from futurebroker.data.folders import StoreFolder
+from futurebroker.data.sealed import LARGE_MAP
 from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.protocol.serialize import dump_frames, loads
 
@@ -26,6 +28,19 @@ def test_what_is_mapped_is_what_was_written_and_its_arrays_are_writable_alone(tm
     assert opened["b"][1:] == value["b"][1:]
     opened["a"][:] = 0
     assert (loads(map_value(str(path)))["a"] == value["a"]).all()
+
+
+def test_a_large_map_is_gone_soon_after_its_last_array_and_not_before(tmp_path: Path) -> None:
+    """It is taken apart on a thread that nobody waits for; until then its file counts as mapped."""
+    path = write_value(tmp_path, dump_frames(np.ones(LARGE_MAP // 8)))
+    array = loads(map_value(str(path)))[5:]
+    assert str(path) in Path("/proc/self/maps").read_text()
+    assert array.sum() == LARGE_MAP // 8 - 5
+    del array
+    deadline = time.monotonic() + 10
+    while str(path) in Path("/proc/self/maps").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)  # another thread's unmapping gives no event
 
 
 def test_many_buffers_of_all_sizes_survive(tmp_path: Path) -> None:
