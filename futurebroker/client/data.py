@@ -9,14 +9,17 @@ no second connection they go by the scheduler. The first file is waited for, to 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
+import secrets
 import sys
 import threading
 import warnings
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -25,8 +28,9 @@ from futurebroker.client.futures import ERROR, FINISHED, PENDING, Future, Home, 
 from futurebroker.client.gathering import futures_in
 from futurebroker.client.giving import Giving
 from futurebroker.client.waiters import run_blocking
-from futurebroker.data.files import write_value
+from futurebroker.data.files import write_to, write_value
 from futurebroker.data.folders import StoreFolder
+from futurebroker.data.reuse import FreedFiles
 from futurebroker.data.ways import DIRECT, MAP
 from futurebroker.exceptions import FuturebrokerError
 from futurebroker.protocol.messages import INLINE_LIMIT, Message, PutFile, PutPart, PutValue
@@ -55,6 +59,7 @@ class DataSender:
         self._patience = patience
         self._files_work: bool | None = None if is_loopback(connection.url) and MAP in connection.ways else False
         self._folder: StoreFolder | None = None
+        self._freed: FreedFiles | None = None
         self._making = threading.Lock()
         #: large arguments by the digest of their bytes, as long as a future of them lives
         self._moved: weakref.WeakValueDictionary[bytes, Future[Any]] = weakref.WeakValueDictionary()
@@ -209,17 +214,29 @@ class DataSender:
         size = frames_size(frames)
         if self._files_work is None:
             await connection.ask("wait_for_workers", 1, blocking, self._patience)
-        folder = self._own_folder().path
-        path = write_value(folder, frames) if blocking else await asyncio.to_thread(write_value, folder, frames)
+        path = self._write(frames, size) if blocking else await asyncio.to_thread(self._write, frames, size)
         connection.put(PutFile(state.key, str(path), size, workers, broadcast))
         if self._files_work is None:
             connection.flush()
             await settle([state], blocking)
             self._files_work = state.status is FINISHED
+            if state.held is not None and state.held.holders and (taken := state.held.holders[0][1]):
+                # A worker of this machine has it in its folder, and next to it what it keeps of freed files.
+                self._freed = FreedFiles(Path(taken).parent)
             if not self._files_work:
                 path.unlink(missing_ok=True)
                 connection.renew(state)
                 await self._put_elsewhere(state, frames, size, workers, broadcast, blocking)
+
+    def _write(self, frames: list[Buffer], size: int) -> Path:
+        """A file of our own with a value: one that a worker has no use for, or a new one."""
+        folder = self._own_folder().path
+        path = folder / secrets.token_hex(16)
+        with contextlib.suppress(OSError):  # of another kind of memory, or another user's
+            if self._freed is not None and (found := self._freed.take(size, str(path))) is not None:
+                write_to(found[0], str(path), frames)
+                return path
+        return write_value(folder, frames)
 
     async def _put_elsewhere(
         self,

@@ -354,3 +354,19 @@ def test_results_are_written_over_freed_ones_and_never_over_what_somebody_sees()
         (memory,) = client.memory()["workers"].values()
         assert memory["freed"] <= memory["overhead"]
         assert memory["freed"] <= memory["limit"] // 10
+
+
+def test_scattered_data_is_written_over_freed_files_as_well() -> None:
+    """A client takes them from the worker that took over its first file; who sees what was there before is safe."""
+    with Client(n_workers=1, executors_per_worker=1, memory_limit=1 << 30) as client:
+        files, kept = [], []
+        for number in range(12):
+            future = client.scatter(block(number, 4 * MiB))
+            array = future.result()
+            files.append(file_of(array))
+            if number < 3:
+                kept.append(array)
+            assert client.submit(digest, future).result() == digest(array)
+            del array, future
+        assert all((array == block(number, 4 * MiB)).all() for number, array in enumerate(kept))
+        assert len(set(files)) < len(files)
