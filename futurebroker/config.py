@@ -213,6 +213,9 @@ class Settings:
     allow_run_on_scheduler: bool = _setting(
         values.boolean, False, "true or false", "let operators run code in the scheduler's process"
     )
+    allow_shutdown: bool = _setting(
+        values.boolean, True, "true or false", "let clients end the whole cluster by Client.shutdown"
+    )
     operator_secret: str | None = _setting(
         values.text,
         None,
@@ -430,6 +433,7 @@ def scheduler_conduct(settings: Settings, *, history: bool = False) -> dict[str,
             "allowed_failures": settings.allowed_failures,
             "client_tasks": settings.intake_tasks,
             "client_bytes": settings.intake_bytes,
+            "allow_shutdown": settings.allow_shutdown,
         },
     }
 

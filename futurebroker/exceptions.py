@@ -363,6 +363,17 @@ class DatabaseInUseError(DatabaseError):
     """Another scheduler works with this database; end it, or wait as its standby."""
 
 
+class ClusterShutDownError(FuturebrokerError):
+    """A client shut the cluster down while this scheduler waited to lead it; start it anew to have the cluster back."""
+
+    def __init__(self, cluster: str) -> None:
+        super().__init__(cluster)
+        self.cluster = cluster
+
+    def __str__(self) -> str:
+        return f"the cluster {self.cluster} was shut down by a client; there is nothing to wait for"
+
+
 class LeadershipLostError(DatabaseError):
     """Another scheduler has taken the lead of this cluster; what this one still wanted to write was not written."""
 

@@ -148,6 +148,13 @@ class Child:
         """Whether the process runs."""
         return self._process.poll() is None
 
+    def code(self) -> int:
+        """What it exits with; for one that is ending, see `fileno`."""
+        try:
+            return self._process.wait(END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return 1
+
     def fileno(self) -> int:
         """A number to watch: it becomes readable when the process, having reported, ends."""
         return self._lifeline.fileno()

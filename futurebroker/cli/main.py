@@ -26,6 +26,7 @@ _COMMANDS = {
     "workers": ("futurebroker.cli.tasks:workers", "List the workers that a cluster has and had."),
     "retry": ("futurebroker.cli.bulk:retry", "Run the failed tasks again that a query finds."),
     "cancel": ("futurebroker.cli.bulk:cancel", "Cancel the unfinished tasks that a query finds."),
+    "shutdown": ("futurebroker.cli.shutdown:shutdown", "End a whole cluster, scheduler and workers."),
     "doctor": ("futurebroker.cli.doctor:doctor", "Check a deployment and say what to change."),
     "datasets": ("futurebroker.cli.datasets:datasets", "List, describe and remove published datasets."),
     "db": ("futurebroker.cli.db:db", "Make, upgrade and check the database that keeps what must survive."),

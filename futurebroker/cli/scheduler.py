@@ -7,6 +7,7 @@ import click
 from futurebroker.cli.serving import scheduler_options, secret_for_listening, serve, start_logging, with_options
 from futurebroker.cli.text import scheduler_lines
 from futurebroker.config import load_settings, scheduler_conduct, storage_orders
+from futurebroker.exceptions import ClusterShutDownError
 from futurebroker.processes import Service
 from futurebroker.scheduler.main import begin
 from futurebroker.secret import normalize_address
@@ -18,6 +19,10 @@ run_option = click.option(
     "--allow-run-on-scheduler/--no-run-on-scheduler", "allow_run_on_scheduler", default=None,
     help="Let clients run code in this process: run_on_scheduler, plugins, IPython.",
 )  # fmt: skip
+shutdown_option = click.option(
+    "--allow-shutdown/--no-shutdown", "allow_shutdown", default=None,
+    help="Whether clients may end the whole cluster. [they may]",
+)  # fmt: skip
 broker_option = click.option(
     "--broker", metavar="URL", help="Meet at this broker, such as RabbitMQ, instead of listening oneself."
 )
@@ -27,10 +32,11 @@ standby_option = click.option("--standby", is_flag=True, help="Wait for the end 
 
 
 @click.command()
-@with_options(scheduler_options, broker_option, validate_option, run_option, standby_option)
+@with_options(scheduler_options, broker_option, validate_option, run_option, shutdown_option, standby_option)
 def scheduler(
     host: str | None, port: int | None, cluster: str | None, log_level: str | None, log_format: str | None,
-    broker: str | None, validate: bool | None, allow_run_on_scheduler: bool | None, journal: str | None, standby: bool,
+    broker: str | None, validate: bool | None, allow_run_on_scheduler: bool | None, allow_shutdown: bool | None,
+    journal: str | None, standby: bool,
 ) -> None:  # fmt: skip
     """Start a scheduler.
 
@@ -46,6 +52,7 @@ def scheduler(
         broker_url=broker,
         validate=validate,
         allow_run_on_scheduler=allow_run_on_scheduler,
+        allow_shutdown=allow_shutdown,
         journal=journal,
     )
     secret = secret_for_listening(settings)
@@ -71,4 +78,7 @@ def scheduler(
             click.echo(line)
         return service
 
-    serve(start)
+    try:
+        serve(start)
+    except ClusterShutDownError as error:
+        click.echo(str(error))

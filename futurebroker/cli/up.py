@@ -20,7 +20,7 @@ from futurebroker.config import Settings, load_settings, scheduler_conduct, stor
 from futurebroker.exceptions import StartError
 from futurebroker.launch import ClusterPlan, ClusterProcesses, cores
 from futurebroker.orders import worker_data
-from futurebroker.processes import Service
+from futurebroker.processes import Child, Service
 from futurebroker.secret import normalize_address
 
 
@@ -47,21 +47,23 @@ class _Up:
     async def finished(self) -> None:
         """Return when either has ended."""
         loop = asyncio.get_running_loop()
-        ended: asyncio.Future[str] = loop.create_future()
+        ended: asyncio.Future[Child] = loop.create_future()
         children = self._processes.children
 
-        def end(title: str) -> None:
+        def end(child: Child) -> None:
             if not ended.done():
-                ended.set_result(title)
+                ended.set_result(child)
 
         for child in children:
-            loop.add_reader(child.fileno(), end, child.title)
+            loop.add_reader(child.fileno(), end, child)
         try:
-            title = await ended
+            first = await ended
         finally:
             for child in children:
                 loop.remove_reader(child.fileno())
-        raise click.ClickException(f"the {title} has ended, so the rest ends too; its log says why")
+        if await asyncio.to_thread(first.code) != 0:
+            raise click.ClickException(f"the {first.title} has ended, so the rest ends too; its log says why")
+        click.echo(f"the {first.title} was told to end, so the rest ends too")
 
     async def close(self) -> None:
         """End both."""

@@ -9,6 +9,7 @@ from futurebroker.client.calls import FUNCTION_LIMIT, Terms, idempotent_key, tas
 from futurebroker.client.collections import Collections
 from futurebroker.client.dashboards import Dashboards
 from futurebroker.client.datasets import Datasets
+from futurebroker.client.ending import Ending
 from futurebroker.client.executor import ClientExecutor
 from futurebroker.client.futures import Future
 from futurebroker.client.gathering import gather
@@ -27,7 +28,7 @@ from futurebroker.protocol.serialize import dumps, name_of
 from futurebroker.types import Key
 
 
-class Client(Datasets, Collections, Inquiries, Insight, Tending, IPython, Holdings, Dashboards):
+class Client(Datasets, Collections, Inquiries, Insight, Tending, Ending, IPython, Holdings, Dashboards):
     """A program's connection to a cluster: it submits calls and holds their futures.
 
     Without an address it starts a `LocalCluster`, unless a broker is set in the environment or the settings file, and

@@ -159,10 +159,12 @@ class Connection(Ledger):
             if self.ended is not None and not isinstance(self.ended, RefusedError):
                 return
             self.ended = ClientClosedError("this client is closed; create another one to go on")
-        if blocking:
-            self._io.run(self._close())
-        else:
-            await self._io.run_async(self._close())
+        # The loop may have been that of a cluster in this process, which has ended before us.
+        if not self._loop.is_closed():
+            if blocking:
+                self._io.run(self._close())
+            else:
+                await self._io.run_async(self._close())
         self.fail(CancelledError("the client was closed"))
         for end in self.ends.values():
             end.close()

@@ -14,13 +14,15 @@ from typing import Any
 from sqlalchemy import Engine, and_, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from futurebroker.exceptions import DatabaseError, DatabaseInUseError
+from futurebroker.exceptions import ClusterShutDownError, DatabaseError, DatabaseInUseError
 from futurebroker.persistence.database import clock, is_sqlite, reading, shown, writing
 from futurebroker.persistence.models import lease
 
 #: seconds a lease holds, and between renewals
 TERM = 5.0
 RENEW_EVERY = 1.5
+#: in place of the holder, when the whole cluster was shut down
+SHUT = "shut down"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +60,24 @@ def _lease(row: Any) -> Lease:
     return Lease(row.cluster, row.epoch, Holder(row.holder, row.process, row.address), row.left)
 
 
-def take(engine: Engine, cluster: str, holder: Holder, has_ended: Callable[[str], bool]) -> int:
+def take(
+    engine: Engine, cluster: str, holder: Holder, has_ended: Callable[[str], bool], *, waited: bool = False
+) -> int:
     """Lead ``cluster`` from now on; returns the new epoch.
 
     A SQLite file serves one scheduler at a time, whatever their clusters: it has one writer's place only.
 
     Args:
         has_ended: whether the process of a lease that still holds is known to be dead.
+        waited: whether somebody led it before, whose end was waited for.
 
     Raises:
+        ClusterShutDownError: who was waited for has ended because the whole cluster was to.
         DatabaseInUseError: somebody leads it.
         DatabaseError: it can't be written.
     """
     try:
-        return _take(engine, cluster, holder, has_ended)
+        return _take(engine, cluster, holder, has_ended, waited)
     except DatabaseError as error:
         # Nobody could be waited for: it is the cluster's first lease, and another took it at the same time.
         other = look(engine, cluster) if isinstance(error.__cause__, IntegrityError) else None
@@ -80,7 +86,7 @@ def take(engine: Engine, cluster: str, holder: Holder, has_ended: Callable[[str]
         raise _in_use(engine, cluster, other) from error
 
 
-def _take(engine: Engine, cluster: str, holder: Holder, has_ended: Callable[[str], bool]) -> int:
+def _take(engine: Engine, cluster: str, holder: Holder, has_ended: Callable[[str], bool], waited: bool) -> int:
     now = clock(engine)
     with writing(engine) as connection:
         query = select(lease, (lease.c.expires_at - now).label("left")).order_by(lease.c.cluster)
@@ -91,6 +97,8 @@ def _take(engine: Engine, cluster: str, holder: Holder, has_ended: Callable[[str
         for other in map(_lease, rows):
             if other.left > 0 and not has_ended(other.holder.process):
                 raise _in_use(engine, cluster, other)
+            if waited and other.cluster == cluster and other.holder.name == SHUT:
+                raise ClusterShutDownError(cluster)
         last = next((row.epoch for row in rows if row.cluster == cluster), None)
         values = {
             "epoch": (last or 0) + 1,
@@ -142,12 +150,13 @@ def set_address(engine: Engine, cluster: str, epoch: int, address: str) -> None:
         connection.execute(update(lease).where(ours).values(address=address))
 
 
-def release(engine: Engine, cluster: str, epoch: int) -> None:
-    """Lead no more, so that another may at once.
+def release(engine: Engine, cluster: str, epoch: int, *, shut: bool = False) -> None:
+    """Lead no more, so that another may at once; with ``shut``, none that waits for that.
 
     Raises:
         DatabaseError: it can't be written; the lease then runs out by itself.
     """
     ours = and_(lease.c.cluster == cluster, lease.c.epoch == epoch)
     with writing(engine) as connection:
-        connection.execute(update(lease).where(ours).values(expires_at=0.0))
+        values = {"expires_at": 0.0, **({"holder": SHUT} if shut else {})}
+        connection.execute(update(lease).where(ours).values(**values))

@@ -365,7 +365,9 @@ class Durability:
             await self._write_rest()
             self._stop()
             try:
-                await asyncio.to_thread(lease.release, self.journal.engine, self.journal.cluster, self.journal.epoch)
+                ending, journal = self._state.operations.ending, self.journal
+                shut = ending is not None and ending.over
+                await asyncio.to_thread(lease.release, journal.engine, journal.cluster, journal.epoch, shut=shut)
             except DatabaseError as error:
                 logger.warning("the lease could not be given back, and runs out by itself: %s", error)
         if self._thread is not None:

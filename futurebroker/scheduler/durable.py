@@ -92,6 +92,7 @@ class DurableScheduler(SchedulerService):
 
         Raises:
             DatabaseInUseError: another scheduler leads.
+        ClusterShutDownError: who led ended with the whole cluster, while this one stood by.
             DatabaseError: the database can't be used, or holds what can't be read.
             OSError: as of `SchedulerService.start`.
         """
@@ -151,7 +152,7 @@ class DurableScheduler(SchedulerService):
             await asyncio.to_thread(revisions.prepare, engine)
             while True:
                 try:
-                    epoch = await asyncio.to_thread(lease.take, engine, self.cluster, holder, has_ended)
+                    epoch = await asyncio.to_thread(lease.take, engine, self.cluster, holder, has_ended, waited=waited)
                     break
                 except DatabaseInUseError as error:
                     # A lease whose holder can't be seen from here runs out by itself if that one is dead.

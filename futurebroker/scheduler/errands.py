@@ -80,6 +80,7 @@ class Errands:
         secret: of operators; without one, consoles are for brokers on loopback.
         is_local: whether the broker is on loopback.
         allow_run: whether functions of users may be called here.
+        end: told when the cluster is shut down, see `ending`.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Errands:
         secret: bytes | None,
         is_local: bool,
         allow_run: bool,
+        end: Callable[[Noticed], None],
     ) -> None:
         self._state = state
         self._send = send
@@ -99,6 +101,7 @@ class Errands:
         #: what was asked of workers, by hash and offset: of whom, and for whom
         self._relayed: dict[tuple[str, int], tuple[str, ParcelWanted, list[str]]] = {}
         self._allow_run = allow_run
+        self._end = end
         self.console: Console | None = import_module(CONSOLE).Console(state) if allow_run else None
         state.operations.is_watched = allow_run
         self._gate = channels.Gate(state, send, secret, is_local)
@@ -106,6 +109,9 @@ class Errands:
     def take(self, peer: str, message: Message | Noticed) -> None:
         """See to what the machine passed on."""
         if isinstance(message, Noticed):
+            if message.what in ("shutting_down", "shut_down"):
+                self._end(message)
+                return
             if self.console is not None:
                 self.console.notice(message.what, message.who)
             if message.what == "remove_worker":

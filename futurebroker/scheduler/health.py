@@ -1,17 +1,36 @@
-"""How the scheduler's own process does: late turns of its loop, CPU and memory, looked at when it sweeps."""
+"""The scheduler's own process: what it is, and how it does (late turns of its loop, CPU, memory, at each sweep)."""
 
 from __future__ import annotations
 
 import os
+import platform
 import resource
+import socket
 import time
 from collections import deque
 from pathlib import Path
 from typing import Any
 
+from futurebroker import __version__
+from futurebroker.protocol.messages import PROTOCOL
+from futurebroker.versions import versions
+
 #: looks that the figures cover
 LOOKS = 40
 _PAGE = resource.getpagesize()
+
+
+def introduce() -> dict[str, Any]:
+    """What this process tells of itself to who asks."""
+    return {
+        "version": __version__,
+        "protocol": PROTOCOL,
+        "python": platform.python_version(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "time": time.time(),
+        "packages": versions(),
+    }
 
 
 class Health:

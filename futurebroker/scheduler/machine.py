@@ -16,6 +16,7 @@ from futurebroker.scheduler import (
     continuing,
     copying,
     dispatch,
+    ending,
     families,
     intake,
     leases,
@@ -149,6 +150,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
     mailboxes.client_gone(state, event.client)
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
     tending.client_gone(state, event.client)
+    ending.client_gone(state, event.client)
     terms.expect_no_more(state, client)
     state.commands.append(Forget(event.client))
 
@@ -243,6 +245,7 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     state.touched.pop(worker, None)
     reports.worker_leaves_calls(state, worker)
     tending.worker_lost(state, worker)
+    ending.worker_lost(state)
     relay.holder_lost(state, event.worker)
     relay.asker_lost(state, event.worker)
     copying.taker_lost(state, worker)
@@ -294,7 +297,7 @@ def worker_beat(state: SchedulerState, event: WorkerBeat) -> None:
         placement.open_window(state, worker)
     is_paused = worker.changing or event.status == WorkerStatus.PAUSED.value
     status = WorkerStatus.PAUSED if is_paused else WorkerStatus.RUNNING
-    if event.status == WorkerStatus.CLOSING.value:
+    if event.status == WorkerStatus.CLOSING.value or state.operations.ending is not None:
         status = WorkerStatus.CLOSING
     _set_status(state, worker, status)
     stealing.watch(state, worker)

@@ -44,6 +44,17 @@ class Leaving:
 
 
 @dataclass(slots=True)
+class Ending:
+    """The cluster is being shut down; see `ending`."""
+
+    reason: str  #: for who is told, or wants to join
+    #: who asked and waits, with the numbers of their questions
+    askers: dict[ClientId, list[int]] = field(default_factory=dict)
+    answered: bool = False
+    over: bool = False
+
+
+@dataclass(slots=True)
 class Environment:
     """An environment that was uploaded, or is being."""
 
@@ -69,6 +80,7 @@ class Operations:
 
     rounds: dict[int, Round] = field(default_factory=dict)
     leaving: list[Leaving] = field(default_factory=list)
+    ending: Ending | None = None
     #: by name, calls that every executor makes before its first task
     standing: dict[str, RunOnExecutors] = field(default_factory=dict)
     #: by name, what took such a call away

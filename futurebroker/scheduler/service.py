@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import platform
 import socket
 import time
 import uuid
@@ -25,7 +23,6 @@ from futurebroker.protocol.endpoint import Endpoint
 from futurebroker.protocol.history import HistoryOrders
 from futurebroker.protocol.member import OPEN_TIMEOUT, RECONNECT_MAX, SCHEDULER
 from futurebroker.protocol.messages import (
-    PROTOCOL,
     Free,
     Goodbye,
     Heard,
@@ -41,13 +38,14 @@ from futurebroker.protocol.messages import (
 )
 from futurebroker.protocol.queues import command_queue, dead_queue, event_queue, token_queue
 from futurebroker.protocol.wire import Keyring
-from futurebroker.scheduler import admission, invariants, leases
+from futurebroker.scheduler import admission, ending, invariants, leases
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
     ClientSaid,
     Command,
     Event,
+    Noticed,
     PassOn,
     Send,
     Tick,
@@ -59,7 +57,7 @@ from futurebroker.scheduler.commands import (
     WorkerSuspected,
 )
 from futurebroker.scheduler.errands import Errands
-from futurebroker.scheduler.health import Health
+from futurebroker.scheduler.health import Health, introduce
 from futurebroker.scheduler.historian import Historian
 from futurebroker.scheduler.machine import SchedulerMachine
 from futurebroker.scheduler.presence import Contact, Contacts, Rhythm
@@ -68,7 +66,6 @@ from futurebroker.secret import is_loopback
 from futurebroker.transport.base import Link, Queue, QueueKind
 from futurebroker.transport.opening import open_in_thread
 from futurebroker.types import Peer, Role
-from futurebroker.versions import versions
 
 logger = logging.getLogger("futurebroker.scheduler")
 
@@ -124,6 +121,7 @@ class SchedulerService:
             secret=operator_secret.encode() if operator_secret else None,
             is_local=is_local,
             allow_run=allow_run,
+            end=self._shut_down,
         )
         self._suspect_grace = suspect_grace
         self._client_grace = client_grace
@@ -166,7 +164,7 @@ class SchedulerService:
         self._done = asyncio.Event()
         self.machine.state.clock_offset = time.time() - self._loop.time()
         await self._prepare()
-        self.machine.state.about = {**_introduce(), **self._about_storage(), "moment": self._loop.time()}
+        self.machine.state.about = {**introduce(), **self._about_storage(), "moment": self._loop.time()}
         self.machine.state.rejected = self._endpoint.rejected
         if self._broker_url is None:
             self._broker = EmbeddedBroker(self._secret, self._host, self._port)
@@ -212,6 +210,18 @@ class SchedulerService:
         if self._historian is not None:
             await self._historian.close()
         self._done.set()
+
+    def _shut_down(self, news: Noticed) -> None:
+        """A client has the cluster shut down: the others give up what they wait for; once workers are gone, we end."""
+        if news.what == "shut_down":
+            self._last = self._loop.create_task(self.close())
+            return
+        logger.warning("%s shuts the cluster down", news.who)
+        state = self.machine.state
+        for name, client in state.clients.items():
+            contact, reason = self._contacts.get(name), ending.refusal(state, name, client.info)
+            if contact is not None and reason:
+                self._endpoint.send_meeting(contact.peer, contact.inbox, Refused(reason))
 
     async def _open(self, url: str) -> Link:
         queues = [*self._queues, self._dead, Queue(token_queue(self.cluster), QueueKind.WATCH)]
@@ -356,7 +366,7 @@ class SchedulerService:
     # -- who is there -----------------------------------------------------------------------------------------------
 
     def _greet(self, peer: Peer, hello: Hello) -> None:
-        reason = admission.misfit(peer.role, hello)
+        reason = admission.misfit(peer.role, hello) or ending.refusal(self.machine.state, peer.name, hello.info)
         if reason:
             logger.warning("refused %s: %s", peer.name, reason, extra=_about(peer, peer.name))
             self._endpoint.send_meeting(peer, hello.inbox, Refused(reason))
@@ -473,16 +483,3 @@ class SchedulerService:
 def _about(peer: Peer, name: str) -> dict[str, str]:
     """Fields of a log line about a peer that people know as ``name``."""
     return {"worker": name} if peer.role is Role.WORKER else {}
-
-
-def _introduce() -> dict[str, Any]:
-    """What this process tells of itself to who asks."""
-    return {
-        "version": __version__,
-        "protocol": PROTOCOL,
-        "python": platform.python_version(),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "time": time.time(),
-        "packages": versions(),
-    }

@@ -67,6 +67,7 @@ class Policy:
     client_keys: int = 20_000_000  #: keys a client may want at a time, finished or not
     claim_grace: float = 30.0  #: seconds that clients and workers get to meet again at a restarted scheduler
     client_bytes: int = 1 << 30  #: bytes of arguments a client may have unfinished
+    allow_shutdown: bool = True  #: whether clients may end the whole cluster
     detached_keep: float = 0.0  #: seconds for which the end is kept of what `fire_and_forget` was called for
 
 

@@ -431,6 +431,7 @@ class LeaveNow:
 
     reason: str
     patience: float = 0.0
+    hurry: bool = False
 
 
 Instruction = (

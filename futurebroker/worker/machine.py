@@ -415,7 +415,7 @@ _MESSAGES: dict[type[Any], Callable[[WorkerMachine, Any], None]] = {
     messages.ParcelPart: lambda machine, message: machine._emit(commands.Operate(message)),
     messages.ParcelWanted: lambda machine, message: machine._emit(commands.Operate(message)),
     messages.StandingWanted: lambda machine, message: machine._calls.rounds.give(message.names),
-    messages.Leave: lambda machine, message: machine._emit(commands.LeaveNow(message.reason, message.patience)),
+    messages.Leave: lambda machine, m: machine._emit(commands.LeaveNow(m.reason, m.patience, m.hurry)),
     messages.DataWanted: lambda machine, message: machine._emit(answer(message, machine.store)),
     messages.DataPart: lambda machine, message: machine.arrivals.part(message, machine._now),
 }

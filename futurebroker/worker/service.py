@@ -480,9 +480,13 @@ class WorkerService:
     def _leave_now(self, instruction: commands.LeaveNow) -> None:
         if self._closing is None:
             self._patience = instruction.patience or DRAIN_TIMEOUT
-            self._closing = self._loop.create_task(self._close(True, instruction.reason))
-        else:
-            self._may_go.set()
+            self._closing = self._loop.create_task(self._close(not instruction.hurry, instruction.reason))
+            return
+        self._may_go.set()
+        if instruction.hurry:
+            self._is_ending = True
+            for executor in self._running.values():
+                executor.kill()
 
 
 def _to_upkeep(perform: Callable[[Upkeep, Any], None], service: WorkerService, instruction: Any) -> None:

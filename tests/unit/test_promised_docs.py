@@ -39,6 +39,25 @@ def test_every_line_of_the_announcement_has_a_paragraph_and_tests_that_exist() -
             assert f"def {name}(" in (ROOT / "tests" / path).read_text("utf-8"), f"{path} has no {name}"
 
 
+def _later_names() -> list[tuple[str, str]]:
+    page = (
+        (ROOT / "docs/from-dask.md").read_text("utf-8").partition("## Names that came after")[2].partition("\n## ")[0]
+    )
+    rows = re.findall(r"^\| (`.*`) \| .* \| (`.*`) \|$", page, re.MULTILINE)
+    return [(name, tests) for names, tests in rows for name in re.findall(r"`([\w.]+)`", names)]
+
+
+@pytest.mark.parametrize(("name", "tests"), _later_names())
+def test_every_name_of_dask_that_is_said_to_be_here_is_and_has_a_test(name: str, tests: str) -> None:
+    """As ``futurebroker.name`` or one of its parts."""
+    thing: Any = futurebroker
+    for part in name.split("."):
+        thing = getattr(thing, part)
+    for path, test in re.findall(r"`([\w/]+\.py)::(\w+)`", tests):
+        assert f"def {test}(" in (ROOT / "tests" / path).read_text("utf-8"), f"{path} has no {test}"
+    assert "::" in tests
+
+
 @pytest.mark.parametrize(("label", "thing"), [(label, thing) for label in LABELLED for thing in LABELLED[label]])
 def test_what_may_change_says_so_in_its_docstring(label: str, thing: Any) -> None:
     """Datasets, nested tasks and environments; ``help()`` is where people look."""

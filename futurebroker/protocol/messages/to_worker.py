@@ -85,6 +85,7 @@ class Leave(Message, tag=49):
 
     reason: str = ""
     patience: float = 0.0  #: seconds what runs gets to finish; 0 for what the worker gives by itself
+    hurry: bool = False  #: give up what runs and what is stored: the whole cluster ends
 
 
 class Adopt(Message, tag=100):
