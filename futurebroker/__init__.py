@@ -23,6 +23,9 @@ _HOMES = {
     "fire_and_forget": "futurebroker.client.waiting",
     "futures_of": "futurebroker.client.collections",
     "performance_report": "futurebroker.reporting",
+    "default_client": "futurebroker.client.watching",
+    "get_task_stream": "futurebroker.client.watching",
+    "get_task_metadata": "futurebroker.client.watching",
     # coordination
     "Event": "futurebroker.client.coordination",
     "Lock": "futurebroker.client.coordination",
@@ -43,6 +46,7 @@ _HOMES = {
     # errors
     "CancelledError": "futurebroker.exceptions",
     "TimeoutError": "builtins",
+    "KilledWorker": "futurebroker.exceptions",
 }
 
 __all__ = [
@@ -51,6 +55,7 @@ __all__ = [
     "Event",
     "Executor",
     "Future",
+    "KilledWorker",
     "LocalCluster",
     "Lock",
     "Queue",
@@ -61,9 +66,12 @@ __all__ = [
     "WorkerPlugin",
     "__version__",
     "as_completed",
+    "default_client",
     "fire_and_forget",
     "futures_of",
     "get_client",
+    "get_task_metadata",
+    "get_task_stream",
     "get_worker",
     "local_client",
     "pack_environment",

@@ -20,8 +20,12 @@ from futurebroker.client.tending import WorkerPlugin as WorkerPlugin
 from futurebroker.client.waiting import as_completed as as_completed
 from futurebroker.client.waiting import fire_and_forget as fire_and_forget
 from futurebroker.client.waiting import wait as wait
+from futurebroker.client.watching import default_client as default_client
+from futurebroker.client.watching import get_task_metadata as get_task_metadata
+from futurebroker.client.watching import get_task_stream as get_task_stream
 from futurebroker.data.environments import pack_environment as pack_environment
 from futurebroker.exceptions import CancelledError as CancelledError
+from futurebroker.exceptions import KilledWorker as KilledWorker
 from futurebroker.local import LocalCluster as LocalCluster
 from futurebroker.reporting import performance_report as performance_report
 from futurebroker.worker.context import get_worker as get_worker

@@ -226,7 +226,17 @@ class SchedulerRestartedError(FuturebrokerError):
         super().__init__("the scheduler was restarted before it answered; ask again")
 
 
-class ExecutorDiedError(TaskError):
+class KilledWorker(TaskError):  # noqa: N818 - the name is dask.distributed's
+    """A task ended what ran it too often: it is a `WorkerLostError` or an `ExecutorDiedError`, which say what to do."""
+
+    key: str
+    worker: str
+    #: the names of both in dask.distributed
+    task = property(lambda self: self.key)
+    last_worker = property(lambda self: self.worker)
+
+
+class ExecutorDiedError(KilledWorker):
     """The executor process died while it ran this task, more often than the task may be tried again.
 
     ``how`` names the exit code or the signal. Look for a crash in native code, for memory (SIGKILL) or for a call
@@ -245,7 +255,7 @@ class ExecutorDiedError(TaskError):
         return f"task {self.key} ended its executor on worker {self.worker} with {self.how}{times}"
 
 
-class WorkerLostError(TaskError):
+class WorkerLostError(KilledWorker):
     """Every worker that tried this task was lost while it ran. Look into the worker's log for the cause."""
 
     def __init__(self, key: str, worker: str, losses: int) -> None:

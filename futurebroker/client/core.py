@@ -10,8 +10,9 @@ import html
 import os
 import sys
 import weakref
-from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from importlib import import_module
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, cast
@@ -29,6 +30,8 @@ from futurebroker.orders import data_transfer
 from futurebroker.secret import find_secret, normalize_address, secret_origin
 
 _current: ContextVar[ClientCore | None] = ContextVar("futurebroker_client", default=None)
+#: the client whose `sync` runs the coroutine at hand
+_in_sync: ContextVar[ClientCore | None] = ContextVar("futurebroker_in_sync", default=None)
 _defaults: list[weakref.ref[ClientCore]] = []
 
 
@@ -79,7 +82,7 @@ class ClientCore:
         cluster: str | None = None,
         **cluster_kwargs: Any,
     ) -> None:
-        self.asynchronous = asynchronous
+        self._asynchronous = asynchronous
         self.status = "created"
         #: the cluster object that was given, or was started for this client
         self.cluster: Cluster | None = None
@@ -101,6 +104,54 @@ class ClientCore:
         self._live: tuple[Connection, Submitter] | None = None
         if not asynchronous:
             run_blocking(self._begin(True))
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether methods that wait return awaitables; so it is within `sync` as well."""
+        return self._asynchronous or _in_sync.get() is self
+
+    @asynchronous.setter
+    def asynchronous(self, value: bool) -> None:
+        self._asynchronous = value
+
+    def sync(
+        self,
+        function: Callable[..., Coroutine[Any, Any, Any]],
+        /,
+        *args: Any,
+        asynchronous: bool | None = None,
+        callback_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Call a coroutine function and wait for its end; with an asynchronous client, give what is to be awaited.
+
+        Meanwhile this client is an asynchronous one for the coroutine: ``await client.gather(futures)``. It runs on a
+        loop of its own.
+
+        Args:
+            asynchronous: True gives what is to be awaited in any case.
+            callback_timeout: seconds it may take.
+
+        Raises:
+            TimeoutError: it took longer, and was cancelled.
+        """
+
+        async def work() -> Any:
+            token = _in_sync.set(self)
+            try:
+                return await asyncio.wait_for(function(*args, **kwargs), callback_timeout)
+            finally:
+                _in_sync.reset(token)
+
+        if self.asynchronous if asynchronous is None else asynchronous:
+            return work()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(work())
+        # Called on the thread of a loop, as in a notebook: that one can't be run twice at a time.
+        with ThreadPoolExecutor(1, "futurebroker-sync") as thread:
+            return thread.submit(copy_context().run, asyncio.run, work()).result()
 
     # -- beginning and end -------------------------------------------------------------------------------------------
 

@@ -197,7 +197,9 @@ class Insight(ClientCore):
 class TaskStream:
     """The ends of tasks; see `Insight.get_task_stream`. ``with`` or ``async with`` record those within it."""
 
-    def __init__(self, client: Insight, start: float | None, stop: float | None, count: int | None) -> None:
+    def __init__(
+        self, client: Insight, start: float | None = None, stop: float | None = None, count: int | None = None
+    ) -> None:
         self._client = client
         self._about = {"start": start, "stop": stop, "count": count}
         self._inside: list[dict[str, Any]] | None = None
@@ -220,6 +222,8 @@ class TaskStream:
         return len(self.data)
 
     def __enter__(self) -> TaskStream:
+        if self._client.asynchronous:
+            raise TypeError("with an asynchronous client it is entered with: async with")
         self._about["start"] = time.time()
         return self
 
