@@ -240,7 +240,7 @@ def stream() -> go.Figure:
         bargap=0.15,
         height=460,
         xaxis={"type": "date"},
-        yaxis={"type": "category", "autorange": "reversed", "rangemode": "normal"},
+        yaxis={"type": "category", "autorange": "reversed", "rangemode": "normal", "categoryorder": "array"},
         dragmode="pan",
     )
 

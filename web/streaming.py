@@ -1,11 +1,12 @@
 """Lays out what ran when: lanes, colours and as many marks as a screen can show, however many tasks there were (pure).
 
-Marks of one lane and colour that would overlap on the screen, or be thinner than a pixel, are joined into one that says
-how many they are; so the answer is bounded by lanes times pixels.
+Runs of one lane that are thinner than two pixels are drawn as one mark that says how many they are, in the colour that
+most of the time went to; so the answer is bounded by lanes times pixels.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from futurebroker.web.palette import SERIES_LIGHT
 MARKS = 4000
 #: pixels that a figure is taken to be wide
 PIXELS = 1200
+#: pixels under which colours next to each other can't be told
+THIN = 2
+#: seconds by which runs on one lane may seem to overlap
+OVERLAP = 0.002
 #: lanes drawn
 LANES = 64
 
@@ -36,23 +41,21 @@ class Run:
 
 
 class Packing:
-    """Gives runs of workers lanes, when nothing tells which executor had them: as few as do not overlap."""
+    """Gives runs lanes: each executor one, and more where it runs several tasks at a time."""
 
     def __init__(self) -> None:
         self._free: dict[str, list[float]] = defaultdict(list)
 
-    def lane(self, worker: str, start: float, end: float) -> str:
+    def lane(self, executor: str, start: float, end: float) -> str:
         """The lane of a run; runs come in the order of their ends."""
-        lanes = self._free[worker]
-        best = -1
-        for number, last in enumerate(lanes):
-            if last <= start + 1e-3 and (best < 0 or last > lanes[best]):
-                best = number
-        if best < 0:
+        lanes = self._free[executor]
+        # What is measured in two processes may overlap a little.
+        latest = start + max(OVERLAP, (end - start) / 10)
+        best = next((number for number, last in enumerate(lanes) if last <= latest), len(lanes))
+        if best == len(lanes):
             lanes.append(end)
-            best = len(lanes) - 1
         lanes[best] = end
-        return f"{worker} · {best + 1}"
+        return f"{executor}.{best + 1}" if best else executor
 
 
 def lay_out(runs: Iterable[Run], since: float, until: float, *, pixels: int = PIXELS) -> dict[str, Any]:
@@ -65,12 +68,13 @@ def lay_out(runs: Iterable[Run], since: float, until: float, *, pixels: int = PI
         spent[run.type] += max(run.end - run.start, 1e-6)  # type: ignore[assignment]  # a Counter of floats
     named = {name: f"t{place}" for place, (name, _) in enumerate(spent.most_common(len(SERIES_LIGHT)))}
     rest = f"t{len(SERIES_LIGHT)}"
-    grain = max((until - since) / pixels, 1e-6)
-    marks = _joined(seen, shown, named, rest, grain)
+    grain = max(THIN * (until - since) / pixels, 1e-6)
+    marks = _joined(seen, shown, named, rest, since, grain)
     while sum(map(len, marks.values())) > MARKS:
         grain *= 2
-        marks = _joined(seen, shown, named, rest, grain)
-    columns: dict[str, Any] = {"layout": {"xaxis.range": [_iso(since), _iso(until)]}}
+        marks = _joined(seen, shown, named, rest, since, grain)
+    layout = {"xaxis.range": [_iso(since), _iso(until)], "yaxis.categoryarray": lanes[:LANES]}
+    columns: dict[str, Any] = {"layout": layout}
     titles = {column: name for name, column in named.items()} | {rest: "other types", "failed": "failed"}
     for column in [*(f"t{place}" for place in range(len(SERIES_LIGHT) + 1)), "failed"]:
         columns[column] = _column(marks.get(column, []), shorten(titles.get(column, ""), 32))
@@ -84,43 +88,83 @@ def lay_out(runs: Iterable[Run], since: float, until: float, *, pixels: int = PI
     }
 
 
+@dataclass(slots=True)
+class _Mark:
+    """What is drawn: one run, or several thin ones of a lane."""
+
+    lane: str
+    start: float
+    end: float
+    count: int
+    run: Run  #: the first
+    mixed: bool = False  #: whether some are of another colour
+
+    def add(self, other: _Mark) -> None:
+        """Let this stand for ``other`` as well."""
+        self.start, self.end = min(self.start, other.start), max(self.end, other.end)
+        self.count += other.count
+        self.mixed |= other.mixed
+
+
 def _joined(
-    runs: list[Run], shown: set[str], named: dict[str, str], rest: str, grain: float
-) -> dict[str, list[tuple[str, float, float, int, Run]]]:
-    """Marks by column: lane, start, end, how many runs, and the first of them."""
-    marks: dict[str, list[tuple[str, float, float, int, Run]]] = defaultdict(list)
-    last: dict[tuple[str, str], int] = {}
-    for run in sorted(runs, key=lambda run: run.start):
+    runs: list[Run], shown: set[str], named: dict[str, str], rest: str, since: float, grain: float
+) -> dict[str, list[_Mark]]:
+    """Marks by column. What is thinner than ``grain`` has the colour that most of the time around it went to."""
+    marks: dict[str, list[_Mark]] = defaultdict(list)
+    grains: dict[tuple[str, int], dict[str, tuple[float, _Mark]]] = defaultdict(dict)
+    for run in runs:
         if run.lane not in shown:
             continue
         column = "failed" if run.failed else named.get(run.type, rest)
-        place = last.get((column, run.lane))
-        row = marks[column]
-        if place is not None:
-            lane, start, end, count, first = row[place]
-            small = run.end - run.start < grain or end - start < grain
-            if run.start < end or (small and run.start - end < grain):
-                row[place] = (lane, start, max(end, run.end), count + run.count, first)
-                continue
-        last[column, run.lane] = len(row)
-        row.append((run.lane, run.start, run.end, run.count, run))
+        mark = _Mark(run.lane, run.start, run.end, run.count, run)
+        seconds = run.end - run.start
+        if seconds >= grain:
+            marks[column].append(mark)
+            continue
+        around = grains[run.lane, math.floor((run.start - since) / grain)]
+        if column in around:
+            spent, former = around[column]
+            former.add(mark)
+            around[column] = (spent + seconds, former)
+        else:
+            around[column] = (seconds, mark)
+    last: dict[str, tuple[int, str, _Mark]] = {}
+    for lane, place in sorted(grains):
+        around = grains[lane, place]
+        # a failure is seen however short it was
+        column = "failed" if "failed" in around else max(around, key=lambda name: around[name][0])
+        mark = around.pop(column)[1]
+        for _, other in around.values():
+            mark.add(other)
+            mark.mixed = True
+        before = last.get(lane)
+        # Not across a run that is drawn by itself.
+        if before is not None and before[:2] == (place - 1, column) and mark.start - before[2].end < grain / 2:
+            mark, added = before[2], mark
+            mark.add(added)
+        else:
+            marks[column].append(mark)
+        last[lane] = (place, column, mark)
     return marks
 
 
-def _column(marks: list[tuple[str, float, float, int, Run]], name: str) -> dict[str, Any]:
+def _column(marks: list[_Mark], name: str) -> dict[str, Any]:
     texts = []
-    for _, start, end, count, run in marks:
-        if count == 1:
-            texts.append(f"{shorten(run.key, 60)}: {duration(end - start)}{' failed' if run.failed else ''}")
+    for mark in marks:
+        took = duration(mark.end - mark.start)
+        if mark.count == 1:
+            texts.append(f"{shorten(mark.run.key, 60)}: {took}{' failed' if mark.run.failed else ''}")
+        elif mark.mixed:
+            texts.append(f"{mark.count:,} runs in {took}, {'some' if mark.run.failed else 'mostly'} {name}")
         else:
-            texts.append(f"{count:,} runs of {name} in {duration(end - start)}")
+            texts.append(f"{mark.count:,} runs in {took}, all {name}")
     return {
         "name": name,
-        "lane": [mark[0] for mark in marks],
-        "start": [round(1000 * mark[1], 3) for mark in marks],
-        "length": [round(1000 * max(mark[2] - mark[1], 1e-6), 3) for mark in marks],
+        "lane": [mark.lane for mark in marks],
+        "start": [round(1000 * mark.start, 3) for mark in marks],
+        "length": [round(1000 * max(mark.end - mark.start, 1e-6), 3) for mark in marks],
         "text": [_plain(text) for text in texts],
-        "links": [mark[4].key if mark[3] == 1 else "" for mark in marks],
+        "links": [mark.run.key if mark.count == 1 else "" for mark in marks],
     }
 
 
@@ -133,6 +177,6 @@ def _iso(moment: float) -> float:
     return round(1000 * moment, 1)
 
 
-def _natural(lane: str) -> tuple[str, int]:
+def _natural(lane: str) -> tuple[str, list[int]]:
     worker, _, number = lane.rpartition(" · ")
-    return worker, int(number) if number.isdecimal() else 0
+    return worker, [int(part) for part in number.split(".") if part.isdecimal()]

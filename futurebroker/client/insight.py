@@ -33,7 +33,7 @@ class Insight(ClientCore):
 
         Kept is what isn't usual (runs that were taken back, exceptions answered by a retry, lost executors, workers and
         results, failures), the newest 10,000 such notes of the cluster; the last line of each key says where it stands
-        now. `get_task_stream` records the usual ends of tasks, while it is on.
+        now. Usual runs are there while `get_task_stream` records them, or somebody looks at a site without a history.
         """
         return self._ask("story", [key.key if isinstance(key, Future) else key for key in keys])
 

@@ -7,9 +7,11 @@ for the ring to hold all of it is told how much was missed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
+from futurebroker.protocol.messages import Erred, Finished
+from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.types import Key, WorkerId
 
 #: seconds for which one question keeps the ring going
@@ -19,6 +21,8 @@ KEPT = 20_000
 RECORDED = 100_000
 #: ends in one answer
 MOST = 5_000
+#: seconds by which a worker's clock may differ from ours
+SKEW = 30.0
 
 
 class End(NamedTuple):
@@ -34,6 +38,7 @@ class End(NamedTuple):
     worker_id: WorkerId
     nbytes: int  #: of its result; -1 if it failed
     type: str  #: of its result, or of its error
+    executor: int  #: the worker's number of it
 
 
 class Recent:
@@ -50,17 +55,28 @@ class Recent:
         self._until = 0.0
         self._ends: deque[End] = deque(maxlen=KEPT)
 
-    def note(
-        self, kind: str, worker: str, worker_id: WorkerId, now: float, duration: int, key: Key, nbytes: int, result: str
-    ) -> None:
-        """A run ended at ``now`` after ``duration`` microseconds; to be called while `active`."""
+    def note(self, task: TaskRecord, worker: WorkerRecord, report: Finished | Erred, now: float, offset: float) -> None:
+        """A worker reports at ``now`` that a run has ended; to be called while `active`.
+
+        Args:
+            offset: what makes seconds since 1970 of monotonic ones.
+        """
         if now > self._until and not self.recorded:
             self.active = False
             self._ends.clear()
             return
         self.count += 1
-        seconds = duration * 1e-6
-        self._ends.append(End(self.count, kind, worker, now, seconds, nbytes < 0, key, worker_id, nbytes, result))
+        seconds = report.duration * 1e-6
+        # Reports come many at a time; a worker's clock tells better, unless it is wrong.
+        at = report.started * 1e-6 + seconds - offset
+        at = at if report.started and abs(now - at) < SKEW else now
+        nbytes, result = (-1, report.failure.type) if isinstance(report, Erred) else (report.nbytes, report.type)
+        self._ends.append(
+            End(
+                self.count, task.kind.name, worker.name, at, seconds, nbytes < 0, task.key, worker.worker_id, nbytes,
+                result, report.executor,
+            )
+        )  # fmt: skip
 
     def record(self, on: bool) -> bool:
         """Keep more, and until this is called again; whether that was so before."""
@@ -70,18 +86,26 @@ class Recent:
         self.active = self.active or on
         return before
 
+    def keep(self, now: float) -> None:
+        """Somebody looks: keep what ends, for a while."""
+        self.active = True
+        self._until = now + LEASE
+
+    def last_of(self, keys: Container[Key]) -> dict[Key, End]:
+        """By key, how its last run ended, as far as that is kept."""
+        return {end.key: end for end in self._ends if end.key in keys}
+
     def __iter__(self) -> Iterator[End]:
         """What is kept, oldest first."""
         return iter(self._ends)
 
     def since(self, number: int, now: float) -> dict[str, Any]:
         """What ended after the end with this number, column by column; keeps the ring going."""
-        self.active = True
-        self._until = now + LEASE
+        self.keep(now)
         ends = [end for end in self._ends if end.number > number][:MOST]
         first = ends[0].number if ends else self.count + 1
-        columns = zip(*ends, strict=True) if ends else ((),) * 7
-        numbers, kinds, workers, at, durations, failed, keys, *_ = columns
+        columns = zip(*ends, strict=True) if ends else ((),) * len(End._fields)
+        numbers, kinds, workers, at, durations, failed, keys, *_, executors = columns
         return {
             "now": now,
             "last": numbers[-1] if numbers else self.count,
@@ -92,4 +116,5 @@ class Recent:
             "duration": durations,
             "failed": failed,
             "key": keys,
+            "executor": executors,
         }

@@ -231,7 +231,7 @@ class Terms:
 class Kind:
     """What the scheduler knows of all tasks with the same name: how many stand where, and how long they take."""
 
-    __slots__ = ("counts", "duration", "ended", "errors", "is_rate_set", "limits", "name", "nbytes", "rate")
+    __slots__ = ("counts", "duration", "ended", "errors", "inputs", "is_rate_set", "limits", "name", "nbytes", "rate")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -242,6 +242,7 @@ class Kind:
         self.is_rate_set = False  #: whether somebody has said what it is
         self.limits: tuple[float, float] | None = None  #: soft and hard time limit, in place of those submitted
         self.nbytes = 0  #: of results that workers hold, each copy counted
+        self.inputs: set[Kind] = set()  #: of what tasks of this kind were made, that needn't be known any more
         self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
 
     @property

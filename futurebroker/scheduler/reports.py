@@ -25,7 +25,7 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
-from futurebroker.scheduler import claims, copying, families, recording, stealing, transitions
+from futurebroker.scheduler import claims, copying, families, recording, stealing, stories, transitions
 from futurebroker.scheduler.calls import PendingCall
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import MEMORY, SchedulerState
@@ -59,10 +59,7 @@ def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> N
     if state.facts is not None:
         recording.reported(state, worker, report)
     if state.recent.active:
-        state.recent.note(
-            task.kind.name, worker.name, worker.worker_id, state.now, report.duration, task.key, report.nbytes,
-            report.type,
-        )  # fmt: skip
+        state.recent.note(task, worker, report, state.now, stories.wall(state, 0.0))
     transitions.processing_memory(state, task, report)
 
 
@@ -75,10 +72,7 @@ def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:
     task.kind.errors += 1
     chronicle = state.chronicle
     if state.recent.active:
-        state.recent.note(
-            task.kind.name, worker.name, worker.worker_id, state.now, report.duration, task.key, -1,
-            report.failure.type,
-        )  # fmt: skip
+        state.recent.note(task, worker, report, state.now, stories.wall(state, 0.0))
     if task.retried < task.pool.options.retries:
         task.retried += 1
         state.note(task, f"raised {report.failure.type}, retry {task.retried}: {report.failure.message[:200]}", worker)

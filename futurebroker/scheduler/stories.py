@@ -2,12 +2,13 @@
 
 The usual way of a task is in its record and costs nothing more; the unusual is noted when it happens (`note`): pulled
 back, lost, failed, given up. The newest `STORIES` notes of all tasks are kept. Ends of tasks are kept only while
-somebody records the stream.
+somebody records the stream, or looks at a dashboard without a history.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 from futurebroker.scheduler import placement
@@ -33,6 +34,12 @@ def story(state: SchedulerState, keys: list[str]) -> list[list[Any]]:
         for note in state.operations.notes
         if note.key in wanted
     ]
+    for end in state.recent.last_of(wanted).values():
+        at, task = wall(state, end.at), state.tasks.get(end.key)
+        attempt = task.attempt if task is not None else 0
+        lines.append([at - end.duration, end.key, "began", end.worker, attempt])
+        lines.append([at, end.key, "failed" if end.failed else "finished", end.worker, attempt])
+    lines.sort(key=itemgetter(0))
     for key in keys:
         task = state.tasks.get(key)
         if task is not None:

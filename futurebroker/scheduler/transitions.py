@@ -226,9 +226,11 @@ def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None,
 
 def _cut_lineage(state: SchedulerState, task: TaskRecord) -> None:
     """The result can't be lost any more, so what it was made from need not stay known for it."""
+    inputs = task.kind.inputs
     for dependency in task.dependencies:
         dependency.discard_dependent(task)
         state.check.append(dependency)
+        inputs.add(dependency.kind)
     task.dependencies = ()
 
 

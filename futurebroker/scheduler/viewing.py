@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from futurebroker.scheduler import observe, placement
+from futurebroker.scheduler.recent import End
 from futurebroker.scheduler.records import ORDER_MASK, Kind, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import UNFINISHED, SchedulerState
 from futurebroker.states import TaskState
@@ -36,6 +37,8 @@ WORKER_TASKS = 200
 def overview(state: SchedulerState, _: object) -> dict[str, Any]:
     """Everything a snapshot is made of; see `futurebroker.snapshot`."""
     state.asked_at = state.now
+    if state.chronicle is None:
+        state.recent.keep(state.now)  # no history will tell what ended while somebody looked
     kinds: Iterable[Kind] = state.kinds.values()
     left_out = len(state.kinds) - KINDS
     if left_out > 0:
@@ -194,13 +197,21 @@ def find(state: SchedulerState, about: dict[str, Any]) -> dict[str, Any]:
         matches += 1
         if len(found) < FOUND:
             found.append(record)
+    ends = state.recent.last_of({record.key for record in found})
     rows = [
-        {**_node(record), "worker": record.worker.name if record.worker is not None else None,
-         "attempt": record.attempt, "submitted": _oldest(state, record),
-         "error": f"{record.failure.type}: {record.failure.message}" if record.failure is not None else ""}
+        {**_node(record), "attempt": record.attempt, "submitted": _oldest(state, record),
+         "error": f"{record.failure.type}: {record.failure.message}" if record.failure is not None else "",
+         **_run(state, record, ends.get(record.key))}
         for record in found
     ]  # fmt: skip
     return {"rows": rows, "matches": matches, "scanned": scanned, "known": len(state.tasks)}
+
+
+def _run(state: SchedulerState, record: TaskRecord, end: End | None) -> dict[str, Any]:
+    """Where a task runs, or where it ran last, for how many seconds and how many seconds ago, if that is kept."""
+    if record.worker is not None or end is None:
+        return {"worker": record.worker.name if record.worker is not None else None, "took": None, "ended": None}
+    return {"worker": end.worker, "took": end.duration, "ended": state.now - end.at}
 
 
 def keys(state: SchedulerState, about: dict[str, Any]) -> list[str]:
@@ -260,6 +271,9 @@ def graph(state: SchedulerState, about: dict[str, Any] | None) -> dict[str, Any]
     for record in tasks:
         for other in record.dependencies:
             links[other.kind.name, record.kind.name] += 1
+    for kind in state.kinds.values():
+        for source in kind.inputs:
+            links.setdefault((source.name, kind.name), 1)
     busiest = sorted(state.kinds.values(), key=_business, reverse=True)[:GRAPH_TASKS]
     nodes = [
         {"type": kind.name, "states": _kind(kind)["states"], "ended": kind.ended, "errors": kind.errors}

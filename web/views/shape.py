@@ -45,11 +45,13 @@ class LiveRuns:
                     self._runs.clear()  # another scheduler
                 self.missed += answer["missed"]
                 rows = zip(
-                    *(answer[name] for name in ("end", "duration", "type", "worker", "failed", "key")), strict=True
+                    *(answer[name] for name in ("end", "duration", "type", "worker", "executor", "failed", "key")),
+                    strict=True,
                 )
-                for end, took, name, worker, failed, key in rows:
+                for end, took, name, worker, executor, failed, key in rows:
                     start, stop = ahead + end - took, ahead + end
-                    self._runs.append(Run(start, stop, name, self._packing.lane(worker, start, stop), failed, key))
+                    lane = self._packing.lane(f"{worker} · {executor}", start, stop)
+                    self._runs.append(Run(start, stop, name, lane, failed, key))
                 before, self._last = self._last, answer["last"]
                 if self._last - before < 4_000:
                     break

@@ -72,10 +72,7 @@ def _live(site: Site, query: str) -> dict[str, Any]:
         return {"trouble": f"The scheduler can't be asked: {error}"}
     now = time.time()
     rows = [
-        {
-            **row, "submitted": now - row["submitted"] if row["submitted"] is not None else None, "waited": None,
-            "took": None,
-        }
+        {**row, "submitted": now - row["submitted"] if row["submitted"] is not None else None, "waited": _waited(row)}
         for row in answer["rows"]
     ]  # fmt: skip
     states = [row["state"] for row in rows]
@@ -83,6 +80,13 @@ def _live(site: Site, query: str) -> dict[str, Any]:
         "rows": rows, "total": answer["matches"], "next": None, "failed": states.count("erred"),
         "unfinished": sum(state in UNFINISHED for state in states),
     }  # fmt: skip
+
+
+def _waited(row: dict[str, Any]) -> float | None:
+    """Seconds from a task's submission to its run, of which the scheduler tells how long ago they were."""
+    if row["submitted"] is None or row["ended"] is None:
+        return None
+    return max(0.0, float(row["submitted"] - row["ended"] - row["took"]))
 
 
 def parse(query: str) -> dict[str, str]:

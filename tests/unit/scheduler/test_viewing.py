@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from futurebroker.protocol import messages as m
-from futurebroker.scheduler import viewing
+from futurebroker.scheduler import stories, viewing
 from futurebroker.scheduler.moments import MOST, Moments
 from futurebroker.scheduler.recent import KEPT, LEASE, Recent
-from tests.unit.scheduler.play import Play, submit
+from tests.unit.scheduler.play import Play, finished, submit
 
 
 def test_moments_tell_when_a_number_was_given() -> None:
@@ -36,7 +36,9 @@ def test_moments_stay_few_over_months() -> None:
 
 def note(recent: Recent, now: float, key: str) -> None:
     """A run of half a second ends."""
-    recent.note("f", "w", "w-1", now, 500_000, key, 3, "int")
+    play = Play("w-1")
+    play.ann(submit(key))
+    recent.note(play.task(key), play.state.workers["w-1"], finished(key, 1, seconds=0.5), now, 0.0)
 
 
 def test_recent_ends_are_kept_only_while_somebody_asks() -> None:
@@ -50,6 +52,20 @@ def test_recent_ends_are_kept_only_while_somebody_asks() -> None:
     assert recent.since(1, 11.0)["key"] == ()
     note(recent, 12.0 + LEASE, "f-2")
     assert not recent.active
+
+
+def test_what_ended_while_somebody_looked_is_told_with_its_task() -> None:
+    """Of a cluster without a history, too: where it ran, how long it waited and took."""
+    play = Play("w1")
+    viewing.overview(play.state, None)
+    play.ann(submit("a"))
+    play.now = 2.0
+    play.worker("w1", finished("a", play.task("a").attempt, seconds=1.5))
+    (row,) = viewing.find(play.state, {})["rows"]
+    assert (row["worker"], row["took"], row["ended"]) == ("w1", 1.5, 0.0)
+    assert row["submitted"] == 2.0
+    (start, _, began, *_), (stop, _, ended, *_), _ = stories.story(play.state, ["a"])
+    assert (began, ended, stop - start) == ("began", "finished", 1.5)
 
 
 def test_ends_that_are_recorded_are_kept_until_that_is_over() -> None:
@@ -74,6 +90,32 @@ def test_who_asks_too_seldom_is_told_what_was_missed() -> None:
     for number in range(KEPT + 5):
         note(recent, 1.0, str(number))
     assert recent.since(1, 1.0)["missed"] == 4
+
+
+def test_a_run_ended_when_its_worker_says_unless_its_clock_is_wrong() -> None:
+    """Reports come many at a time, and runs that seem to overlap would be drawn on two lines."""
+    play = Play("w1")
+    play.state.about.update(time=1000.0, moment=0.0)
+    viewing.overview(play.state, None)
+    play.ann(submit("a"), submit("b"))
+    play.now = 2.0
+    for key, started in (("a", 1001.25), ("b", 5000.0)):
+        report = finished(key, play.task(key).attempt, seconds=0.5)
+        report.started, report.executor = round(started * 1e6), 3
+        play.worker("w1", report)
+    seen = viewing.recent(play.state, {"since": 0})
+    assert (seen["key"], seen["end"], seen["executor"]) == (("a", "b"), (1.75, 2.0), (3, 3))
+
+
+def test_kinds_stay_connected_when_their_tasks_are_done() -> None:
+    """What small results were made of is forgotten; what kind it was is not."""
+    play = Play("w1")
+    play.ann(m.AddFunction(b"g" * 16, "g", b"code"), submit("a"))
+    play.ann(m.Submit(b"g" * 16, ["b"], [b""], [("a",)], None))
+    for key in "ab":
+        play.worker("w1", finished(key, play.task(key).attempt))
+    assert play.task("b").dependencies == ()
+    assert viewing.graph(play.state, None)["edges"] == [["f", "g", 1]]
 
 
 def test_a_wide_graph_shows_chains_and_not_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

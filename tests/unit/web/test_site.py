@@ -290,6 +290,21 @@ def test_a_window_with_100_000_runs_is_drawn_in_few_marks() -> None:
     assert len(json.dumps(drawn)) < 600_000
 
 
+def test_what_is_too_thin_to_be_seen_has_the_colour_that_most_time_went_to() -> None:
+    """Two types in turns would else be drawn as the one that is drawn last, and a failure among them not at all."""
+    runs = []
+    for number in range(400):
+        runs.append(Run(number, number + 0.7, "long", "w · 1", number == 250, f"l{number}"))
+        runs.append(Run(number + 0.7, number + 0.99, "short", "w · 1", False, f"s{number}"))
+    drawn = lay_out([*runs, Run(500.0, 520.0, "short", "w · 1", False, "alone")], 0.0, 1200.0, pixels=600)
+    columns = {drawn["columns"][f"t{n}"]["name"]: drawn["columns"][f"t{n}"] for n in range(2)}
+    assert (drawn["runs"], drawn["lanes"]) == (801, 1)
+    assert [round(length) for length in columns["long"]["length"]] == [247_990, 147_990]
+    assert columns["long"]["text"] == ["496 runs in 4 min 08 s, mostly long", "296 runs in 2 min 28 s, mostly long"]
+    assert drawn["columns"]["failed"]["text"] == ["8 runs in 3.99 s, some failed"]
+    assert (columns["short"]["start"], columns["short"]["links"]) == ([500_000], ["alone"])
+
+
 def test_events_of_one_kind_in_a_row_are_told_as_one() -> None:
     """Two hundred retries must not hide the worker that was lost before them."""
     retries = [{"at": 100.0 - n, "kind": "task-retried", "about": f"w{n % 2}", "text": str(n)} for n in range(50)]
