@@ -47,7 +47,7 @@ def _adopt(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> Non
     task.worker = worker
     state.attempts = task.attempt = state.attempts + 1
     task.span = task.kind.expected + placement.OVERHEAD
-    worker.processing[task] = None
+    worker.processing[task.attempt] = task
     worker.occupancy += task.span
     placement.take_resources(task, worker)
     state.send(worker.worker_id, Adopt(task.key, task.attempt))

@@ -116,7 +116,7 @@ def _check_place(state: SchedulerState, task: TaskRecord) -> None:
     worker = task.worker
     if (where is PROCESSING) != (worker is not None):
         _broken(state, "I4", f"{task} has worker {worker}", task)
-    if worker is not None and (not _is_known(state, worker) or task not in worker.processing):
+    if worker is not None and (not _is_known(state, worker) or worker.processing.get(task.attempt) is not task):
         _broken(state, "I4", f"{task} and {worker} disagree, or the worker is gone", task)
     if task.attempt > state.attempts or (where is PROCESSING and not task.attempt):
         _broken(state, "I5", f"{task} has attempt {task.attempt} of {state.attempts} that were given", task)
@@ -255,7 +255,7 @@ def _check_ready(state: SchedulerState, pool: Pool, waiting: list[TaskRecord]) -
 
 def _check_worker(state: SchedulerState, worker: WorkerRecord) -> None:
     """I4, I8, I16, I17 and I22: what the worker is said to do, hold and use."""
-    for task in worker.processing:
+    for task in worker.processing.values():
         if task.worker is not worker or state.tasks.get(task.key) is not task:
             _broken(state, "I4", f"{worker} is said to process {task}", task)
     for task in worker.holds:
@@ -268,13 +268,13 @@ def _check_worker(state: SchedulerState, worker: WorkerRecord) -> None:
         _broken(state, "I17", f"{worker} has room or not, and the list of those with room says otherwise")
     if worker.status is not WorkerStatus.RUNNING and worker in state.roomy:
         _broken(state, "I17", f"{worker} doesn't run and would be given work")
-    if any(task not in worker.processing or task.span for task in worker.away):
+    if any(worker.processing.get(task.attempt) is not task or task.span for task in worker.away):
         _broken(state, "I22", f"{worker} is said to have {list(worker.away)} that wait for others")
-    occupancy = sum(task.span for task in worker.processing)
+    occupancy = sum(task.span for task in worker.processing.values())
     if not isclose(worker.occupancy, occupancy, rel_tol=SLACK, abs_tol=SLACK):
         _broken(state, "I22", f"{worker} has work for {worker.occupancy} s, counted are {occupancy} s")
     used: Counter[str] = Counter()
-    for task in worker.processing:
+    for task in worker.processing.values():
         for name, amount in task.pool.resources.items():
             used[name] += amount  # type: ignore[assignment]  # a Counter of floats
     for name in used.keys() | worker.used.keys():
@@ -300,7 +300,7 @@ def _check_stealing(state: SchedulerState) -> None:
             if thief is victim or task.function is None or attempt > task.attempt:
                 _broken(state, "I29", f"{victim} should hand back attempt {attempt} for {thief}", task)
     for worker in workers:
-        for task in worker.processing:
+        for task in worker.processing.values():
             pool = task.pool
             soft = pool.options.allow_other_workers and placement.offers(worker, pool)
             # What it takes from may have changed since.

@@ -231,13 +231,13 @@ def worker_lost(state: SchedulerState, event: WorkerLost) -> None:
     for pool in state.pools.values():
         refresh(state, pool)
     # An input that goes with the worker makes a task look as if it had not begun: choose before.
-    begun = [task for task in worker.processing if not task.waiting_on and task.function is not None]
+    begun = [task for task in worker.processing.values() if not task.waiting_on and task.function is not None]
     blamed = [task for task in begun if task not in worker.away][: worker.slots] or begun
     for task in tuple(worker.holds):
         task.discard_holder(worker)
         if task.state is MEMORY and task.holders is None and task.value is None:
             claims.lose(state, task)
-    for task in tuple(worker.processing):
+    for task in tuple(worker.processing.values()):
         if task.worker is worker:
             _take_from_lost(state, worker, task, blame=not event.expected and task in blamed)
     state.frees.pop(worker, None)

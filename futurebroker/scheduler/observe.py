@@ -79,7 +79,7 @@ def nthreads(state: SchedulerState, workers: list[str] | None) -> dict[str, int]
 def processing(state: SchedulerState, workers: list[str] | None) -> dict[str, list[str]]:
     """By worker, the keys of the tasks it was sent and has not reported back."""
     return {
-        worker.worker_id: [task.key for task in list(worker.processing)[:KEYS_SHOWN]]
+        worker.worker_id: [task.key for task in list(worker.processing.values())[:KEYS_SHOWN]]
         for worker in _named(state, workers)
     }
 

@@ -67,7 +67,7 @@ def _status(task: TaskRecord) -> str:
         return "RETRY"
     worker = task.worker
     if worker is not None and task.pool.options.tracked:
-        running = list(worker.processing)[: worker.slots] if len(worker.processing) > worker.slots else ()
+        running = list(worker.processing.values())[: worker.slots] if len(worker.processing) > worker.slots else ()
         return "STARTED" if not running or task in running else "PENDING"
     return "PENDING"
 

@@ -38,8 +38,9 @@ TIME_LIMIT = "TimeLimitExceeded"
 
 def current(state: SchedulerState, worker: WorkerRecord, report: Any) -> TaskRecord | None:
     """The task this report is about, if it is the attempt we hold on this worker; then it is noted as a fact."""
-    task = state.tasks.get(report.key)
-    if task is None or task.worker is not worker or task.attempt != report.attempt:
+    # By the attempt and not by the key: what runs is found among few, in memory that is warm.
+    task = worker.processing.get(report.attempt)
+    if task is None or task.key != report.key:
         state.counters["stale"] += 1
         return None
     if state.facts is not None:
@@ -49,18 +50,26 @@ def current(state: SchedulerState, worker: WorkerRecord, report: Any) -> TaskRec
 
 def finished(state: SchedulerState, worker: WorkerRecord, report: Finished) -> None:
     """A task is done."""
-    task = state.tasks.get(report.key)
-    if task is None or task.worker is not worker or task.attempt != report.attempt or task.function is None:
-        state.counters["stale"] += 1
-        # While the worker runs a newer attempt a Free would take that one's result; it replaces this one in any case.
-        if task is None or (task.worker is not worker and worker not in task.holder_paths()):
-            state.free(worker, report.key)
+    task = worker.processing.get(report.attempt)
+    if task is None or task.key != report.key or task.function is None:
+        _disregard(state, worker, report)
         return
     if state.facts is not None:
         recording.reported(state, worker, report)
     if state.recent.active:
         state.recent.note(task, worker, report, state.now, stories.wall(state, 0.0))
     transitions.processing_memory(state, task, report)
+
+
+def _disregard(state: SchedulerState, worker: WorkerRecord, report: Finished) -> None:
+    """A result that isn't waited for is not kept.
+
+    While the worker runs a newer attempt a Free would take that one's result; it replaces this one in any case.
+    """
+    state.counters["stale"] += 1
+    task = state.tasks.get(report.key)
+    if task is None or (task.worker is not worker and worker not in task.holder_paths()):
+        state.free(worker, report.key)
 
 
 def erred(state: SchedulerState, worker: WorkerRecord, report: Erred) -> None:

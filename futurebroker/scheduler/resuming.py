@@ -24,7 +24,9 @@ def adopt(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, attempt
     """
     where = task.state
     if where is PROCESSING and task.worker is worker:
+        del worker.processing[task.attempt]
         task.attempt = attempt
+        worker.processing[attempt] = task
         return True
     if where is PROCESSING or where not in UNFINISHED:
         return False
@@ -35,7 +37,7 @@ def adopt(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, attempt
     task.worker = worker
     task.attempt = attempt
     task.span = task.kind.expected + placement.OVERHEAD
-    worker.processing[task] = None
+    worker.processing[attempt] = task
     worker.occupancy += task.span
     for name, amount in task.pool.resources.items():
         worker.used[name] = worker.used.get(name, 0.0) + amount
@@ -62,7 +64,7 @@ def finish(state: SchedulerState) -> None:
         return
     state.nowhere = None
     state.holding = False
-    for task in tuple(stand_in.processing):
+    for task in tuple(stand_in.processing.values()):
         if task.worker is stand_in:
             _take_back(state, stand_in, task)
     for task in tuple(stand_in.holds):

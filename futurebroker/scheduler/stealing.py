@@ -94,7 +94,7 @@ def watch(state: SchedulerState, worker: WorkerRecord) -> None:
     """
     seen, now = worker.watched, state.now
     worker.watched = watched = {}
-    for task in islice((task for task in worker.processing if task not in worker.away), worker.slots):
+    for task in islice((task for task in worker.processing.values() if task not in worker.away), worker.slots):
         if task.function is not None:
             watched[task.attempt] = since = seen.get(task.attempt, now)
             _lengthen(worker, task, 2 * (now - since))
@@ -102,7 +102,7 @@ def watch(state: SchedulerState, worker: WorkerRecord) -> None:
 
 
 def _lengthen_newest(worker: WorkerRecord) -> None:
-    for task in islice(reversed(worker.processing), LOOKED):
+    for task in islice(reversed(worker.processing.values()), LOOKED):
         if task.function is not None and task not in worker.away:
             _lengthen(worker, task, task.kind.expected + placement.OVERHEAD)
 
@@ -164,7 +164,7 @@ def _choose(state: SchedulerState, victim: WorkerRecord) -> dict[TaskRecord, tup
     begun = 0 if paused else victim.slots
     asked: dict[TaskRecord, tuple[int, WorkerRecord]] = {}
     loads: dict[WorkerRecord, _Load] = {}
-    for task in islice(reversed(victim.processing), min(LOOKED, count - begun)):
+    for task in islice(reversed(victim.processing.values()), min(LOOKED, count - begun)):
         if task.function is None or task.waiting_on or task in victim.away or len(task.dependencies) > INPUTS:
             continue
         if task.terms is not None and task.terms.revoked:

@@ -50,7 +50,7 @@ def _info(task: TaskRecord, worker: WorkerRecord | None) -> dict[str, Any]:
 
 
 def _running(worker: WorkerRecord) -> list[TaskRecord]:
-    return list(worker.processing)[: worker.slots]
+    return list(worker.processing.values())[: worker.slots]
 
 
 def _ping(_state: SchedulerState, _worker: WorkerRecord, _about: Any) -> Any:
@@ -62,7 +62,7 @@ def _active(_state: SchedulerState, worker: WorkerRecord, _about: Any) -> Any:
 
 
 def _reserved(_state: SchedulerState, worker: WorkerRecord, _about: Any) -> Any:
-    return [_info(task, worker) for task in list(worker.processing)[worker.slots : SHOWN]]
+    return [_info(task, worker) for task in list(worker.processing.values())[worker.slots : SHOWN]]
 
 
 def _scheduled(state: SchedulerState, worker: WorkerRecord, _about: Any) -> Any:

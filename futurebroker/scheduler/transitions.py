@@ -120,7 +120,7 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
     task.worker = worker
     state.attempts = task.attempt = state.attempts + 1
     task.span = span = task.kind.expected + placement.OVERHEAD
-    worker.processing[task] = None
+    worker.processing[task.attempt] = task
     worker.occupancy += span
     if task.pool.resources:
         placement.take_resources(task, worker)
@@ -166,7 +166,7 @@ def store_on(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> N
     task.worker = worker
     state.attempts = task.attempt = state.attempts + 1
     task.span = 0.0
-    worker.processing[task] = None
+    worker.processing[task.attempt] = task
     state.touched[worker] = None
 
 
@@ -297,7 +297,7 @@ def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
     worker = task.worker
     assert worker is not None
     task.worker = None
-    del worker.processing[task]
+    del worker.processing[task.attempt]
     if state.adopted and task in state.adopted:
         del state.adopted[task]
         for dependency in task.dependencies:
@@ -311,6 +311,7 @@ def _leave_worker(state: SchedulerState, task: TaskRecord) -> None:
     else:  # sums of floats drift; here they are known
         worker.occupancy = 0.0
         worker.used.clear()
+    task.span = 0.0
     state.touched[worker] = None
 
 

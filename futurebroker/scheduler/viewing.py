@@ -168,7 +168,7 @@ def worker_tasks(state: SchedulerState, worker_id: str) -> dict[str, Any] | None
         return None
     largest = sorted(islice(worker.holds, GRAPH_SCAN), key=lambda record: record.nbytes, reverse=True)
     return {
-        "processing": [_node(record) for record in islice(worker.processing, WORKER_TASKS)],
+        "processing": [_node(record) for record in islice(worker.processing.values(), WORKER_TASKS)],
         "processing_count": len(worker.processing),
         "holds": [_node(record) for record in largest[:WORKER_TASKS]],
         "holds_count": len(worker.holds),

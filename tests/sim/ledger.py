@@ -268,7 +268,7 @@ class CommandLedger:
         processing = {
             task.key: (worker_id, task.attempt)
             for worker_id, worker in state.workers.items()
-            for task in worker.processing
+            for task in worker.processing.values()
             if task.function is not None
         }
         if processing != self.in_flight:

@@ -347,7 +347,7 @@ def followers_are_stolen_apart_from_what_they_follow(
     """A task is asked for whose input is made where it is now."""
     asked = _right_choose(state, victim)
     thief = next(iter(state.roomy))
-    for task in victim.processing:
+    for task in victim.processing.values():
         if task.waiting_on and task.function is not None and thief in task.pool.eligible:
             asked[task] = (task.attempt, thief)
     return asked

@@ -157,7 +157,7 @@ def test_what_was_begun_is_finished_before_more_is_begun() -> None:
     play.ann(submit("a1"), submit("a2"), submit("a3"), submit("a4"), submit("b1", "a1"), submit("b2", "a2"))
     order = []
     while play.state.workers["w"].processing:
-        task = next(iter(play.state.workers["w"].processing))
+        task = next(iter(play.state.workers["w"].processing.values()))
         order.append(task.key)
         play.worker("w", finished(task.key, task.attempt, b"1", seconds=1.0))
     assert order.index("b1") < order.index("a3")

@@ -335,7 +335,7 @@ def test_equal_events_give_equal_commands() -> None:
     message = [submit(f"b{number}", f"a{number}", f"a{number + 1}") for number in range(29)]
     event = ClientSaid("ann", list(message))
     assert first.handle(event) == second.handle(event)
-    done = [finished(task.key, task.attempt) for task in first.state.workers["w"].processing]
+    done = [finished(task.key, task.attempt) for task in first.state.workers["w"].processing.values()]
     assert runs(first.worker("w", *done)) == runs(second.worker("w", *done))
 
 
