@@ -83,7 +83,7 @@ def _part(state: SchedulerState) -> None:
         if family is None:
             continue
         if finish is MEMORY and "kept" in family.info:
-            for task in tuple(family.wants):
+            for task in family.wants:
                 if task.key not in family.info["kept"]:
                     task.discard_client(family)
                     if not task.needed:
@@ -97,7 +97,7 @@ def end(state: SchedulerState, parent: TaskRecord, *, given_up: bool = True) -> 
     family = state.families.get(parent.key)
     if family is None:
         return
-    children = list(family.wants)
+    children = family.wants
     state.drop_holder(family.holds_for)
     for child in children if given_up else ():
         for client in child.each_client():

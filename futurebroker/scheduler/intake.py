@@ -87,7 +87,7 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
     if pool is None:
         pool = placement.pool_for(state, message.options)
     tasks = state.tasks
-    room = state.policy.client_keys - len(client.wants)
+    room = state.policy.client_keys - client.wanted
     revoked = state.revoked
     if pool.options.rate_limit:
         rates.see_to(function.kind, pool)
@@ -100,7 +100,7 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
                 families.adopt(state, parent, tasks[key])
             continue
         if room <= 0:
-            _reject(state, client, key, f"the client already holds {len(client.wants):,} futures, the most it may")
+            _reject(state, client, key, f"the client already holds {client.wanted:,} futures, the most it may")
             continue
         if not 0 < len(key) <= KEY_LENGTH:
             _reject(state, client, key, bad_key(key))

@@ -195,11 +195,11 @@ def _check_need(state: SchedulerState, task: TaskRecord) -> None:
     for client in task.each_client():
         known = client if client is state.detached else state.clients.get(client.client_id)
         known = known or state.holders.get(client.holds_for)
-        if known is not client or task not in client.wants:
+        if known is not client:
             _broken(state, "I11", f"{task} is wanted by {client}, who doesn't know or is gone", task)
     if task in state.adopted and task.state is not PROCESSING:
         _broken(state, "I9", f"{task} is said to run since a former time", task)
-    if task.state not in UNFINISHED and task in state.detached.wants:
+    if task.state not in UNFINISHED and state.detached in task.each_client():
         _broken(state, "I11", f"{task} has ended and is still kept for nobody", task)
 
 
@@ -326,9 +326,13 @@ def _check_relays(state: SchedulerState) -> None:
 
 def _check_clients(state: SchedulerState) -> None:
     """I11 and I22: what clients want and sent is known of both ends."""
+    wanted = Counter(client for task in state.tasks.values() for client in task.each_client())
     for client in (*state.clients.values(), *state.holders.values(), state.detached):
-        for task in client.wants:
-            if state.tasks.get(task.key) is not task or client not in task.each_client():
+        wants = client.wants
+        if not len(wants) == client.wanted == wanted[client]:
+            _broken(state, "I11", f"{client} wants {len(wants)} tasks, counted are {client.wanted}, {wanted[client]}")
+        for task in wants:
+            if state.tasks.get(task.key) is not task:
                 _broken(state, "I11", f"{client} is said to want {task}", task)
         for digest in client.functions:
             function = state.functions.get(digest)
@@ -396,7 +400,7 @@ def _check_idle(state: SchedulerState) -> None:
         _broken(state, "I26", "a record that is gone is said not to run again")
     if any(state.tasks.get(task.key) is not task for task in state.adopted):
         _broken(state, "I26", "a record that is gone is adopted")
-    if any(task not in state.detached.wants for task in state.detachers):
+    if any(state.detached not in task.each_client() for task in state.detachers):
         _broken(state, "I11", "somebody is to be told of the end of what isn't detached")
     if any(state.pools.get(pool.token) is not pool for pool in state.ready):
         _broken(state, "I1", "a pool that is not known is looked at")

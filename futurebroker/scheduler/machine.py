@@ -133,7 +133,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
     if client is None:
         return
     recording.gone(state, client)
-    for task in tuple(client.wants):
+    for task in client.wants:
         task.discard_client(client)
         if not task.needed:
             state.check.append(task)

@@ -209,6 +209,7 @@ class SchedulerService:
             await self._broker.close()
         if self._historian is not None:
             await self._historian.close()
+        self.machine.state.close()
         self._done.set()
 
     def _shut_down(self, news: Noticed) -> None:

@@ -27,6 +27,7 @@ from futurebroker.scheduler.records import (
     FunctionRecord,
     Kind,
     Pool,
+    ReadyQueue,
     Relayed,
     StealRequest,
     TaskRecord,
@@ -232,7 +233,7 @@ class SchedulerState:
         if holder is None:
             return
         self.families.pop(name.removeprefix(FAMILY), None)
-        for task in tuple(holder.wants):
+        for task in holder.wants:
             task.discard_client(holder)
             if not task.needed:
                 self.check.append(task)
@@ -311,6 +312,7 @@ class SchedulerState:
     def drop_task(self, task: TaskRecord) -> None:
         """The record is FORGOTTEN: take it out of every index."""
         del self.tasks[task.key]
+        task.args = b""  # it may stand in a client's line for a while
         function = task.function
         self.leave_pool(task)
         if function is None:
@@ -322,6 +324,17 @@ class SchedulerState:
             function.tasks -= 1
             if not function.tasks:
                 self.drop_function_if_unused(function)
+
+    def close(self) -> None:
+        """Let go of all records, which hold each other and are not known to Python's collector; nothing follows."""
+        for task in self.tasks.values():
+            task.dependencies = ()
+            task.function = task.dependents = task.wanted_by = task.worker = task.holders = task.terms = None
+        self.tasks.clear()
+        for pool in self.pools.values():
+            pool.queue = ReadyQueue()
+            pool.stranded.clear()
+            pool.eligible.clear()
 
     def leave_pool(self, task: TaskRecord) -> None:
         """Take a RELEASED or FORGOTTEN task out of its pool; the last one takes the pool with it."""

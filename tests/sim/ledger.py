@@ -255,7 +255,7 @@ class CommandLedger:
             case m.KeyCancelled(key=key, kind=kind):
                 client = self.state.clients[client_id]
                 task = self.state.tasks.get(key)
-                if kind == "duplicate" and task is not None and task in client.wants:
+                if kind == "duplicate" and task is not None and client in task.each_client():
                     # The future it had under this key is none the worse.
                     told[key] = task.state in ENDED and task not in self.state.untold
                 else:
