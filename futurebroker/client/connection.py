@@ -39,6 +39,7 @@ from futurebroker.protocol.messages import (
     FromPeer,
     Held,
     Message,
+    Published,
     RanOnExecutors,
     RanOnScheduler,
     RanOnWorkers,
@@ -89,6 +90,8 @@ class Connection(Ledger):
         self.channels: dict[str, Callable[[list[bytes]], None]] = {}
         #: by channel, what stands for a kernel on this machine
         self.ends: dict[str, Any] = {}
+        #: by topic that this client subscribed to, who takes its events, on the I/O thread
+        self.topics: dict[str, Callable[[tuple[float, Any]], None]] = {}
         self.routes: dict[int, Callable[[DataPart], None]] = {}
         #: by which data may move; see `futurebroker.data.ways`
         self.ways: frozenset[str] = frozenset((transfer or {}).get("ways", WAYS))
@@ -119,7 +122,7 @@ class Connection(Ledger):
             secret=secret,
             events=self,
             loop=self._loop,
-            info=lambda: {**introduce(), **(about or {})},
+            info=lambda: {**introduce(), **(about or {}), "topics": list(self.topics)},
             on_blocked=self.intake.block,
         )
         self.outbox = Outbox(self, self._member, self._io)
@@ -306,6 +309,10 @@ class Connection(Ledger):
             channel = self.channels.get(message.channel)
             if channel is not None:
                 channel(message.frames)
+        elif isinstance(message, Published):
+            told = self.topics.get(message.topic)
+            if told is not None:
+                told((message.at, message.event))
         elif isinstance(message, RanOnWorkers):
             self._replies.answer(message.number, message.results, None)
         elif isinstance(message, DataPart):

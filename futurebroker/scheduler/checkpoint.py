@@ -16,7 +16,7 @@ import msgspec
 from futurebroker.exceptions import ProtocolError
 from futurebroker.protocol.facts import Cursor
 from futurebroker.protocol.messages import Failure, TaskOptions
-from futurebroker.scheduler import claims, datasets, leases, mailboxes, placement, standing, transitions
+from futurebroker.scheduler import claims, datasets, leases, mailboxes, metadata, placement, standing, transitions
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Kind, TaskRecord
 from futurebroker.scheduler.resuming import adopt
 from futurebroker.scheduler.state import (
@@ -38,6 +38,7 @@ EXTRAS: dict[str, tuple[Callable[[SchedulerState], Any], Callable[[SchedulerStat
     "leases": (leases.dump, leases.load),
     "mailboxes": (mailboxes.dump, mailboxes.load),
     "datasets": (datasets.dump, datasets.load),
+    "metadata": (metadata.dump, metadata.load),
     "standing": (standing.dump, standing.load),
 }
 #: rows, and about how many bytes, that stand in one part

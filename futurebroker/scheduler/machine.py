@@ -34,6 +34,7 @@ from futurebroker.scheduler import (
     storing,
     tending,
     terms,
+    topics,
     transitions,
 )
 from futurebroker.scheduler.comings import NOTED
@@ -125,6 +126,7 @@ def client_joined(state: SchedulerState, event: ClientJoined) -> None:
     if event.client not in state.clients:
         tending.notice(state, "add_client", event.client)
     _client(state, event.client).info = event.info
+    topics.client_joined(state, event.client, event.info.get("topics"))
 
 
 def client_gone(state: SchedulerState, event: ClientGone) -> None:
@@ -151,6 +153,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
     state.counts_awaited = [count for count in state.counts_awaited if count.client != event.client]
     tending.client_gone(state, event.client)
     ending.client_gone(state, event.client)
+    topics.client_gone(state, event.client)
     terms.expect_no_more(state, client)
     state.commands.append(Forget(event.client))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from futurebroker.protocol.messages import Failure, Parcel, RunOnExecutors
+from futurebroker.protocol.messages import Failure, Parcel, Published, RunOnExecutors
 from futurebroker.types import ClientId, Key, WorkerId
 
 #: what happened to tasks that isn't usual, and is kept for `Client.story`: so many entries in all
@@ -76,8 +76,9 @@ class Note:
 
 @dataclass(slots=True)
 class Operations:
-    """See the top of this file; belongs to `SchedulerState`."""
+    """See the top of this file; belongs to `SchedulerState`, which gives it the way to send."""
 
+    send: Callable[[ClientId, Published], None]
     rounds: dict[int, Round] = field(default_factory=dict)
     leaving: list[Leaving] = field(default_factory=list)
     ending: Ending | None = None
@@ -92,6 +93,8 @@ class Operations:
     environment: Parcel | None = None
     environment_mark: float = 0.0  #: of the last change of it
     events: dict[str, deque[tuple[float, Any]]] = field(default_factory=dict)
+    #: by topic, who is told of each event
+    subscribers: dict[str, dict[ClientId, None]] = field(default_factory=dict)
     notes: deque[Note] = field(default_factory=lambda: deque(maxlen=STORIES))
     #: whether to say who joins and goes, by `Noticed`
     is_watched: bool = False
@@ -99,7 +102,7 @@ class Operations:
     channels: dict[str, tuple[ClientId, ClientId]] = field(default_factory=dict)
 
     def log_event(self, topics: Iterable[str], now: float, event: Any) -> None:
-        """Remember ``event`` under each of ``topics``, and under "all"."""
+        """Remember ``event`` under each of ``topics`` and under "all", and tell who subscribed."""
         for topic in (*topics, "all"):
             events = self.events.get(topic)
             if events is None:
@@ -107,3 +110,5 @@ class Operations:
                     del self.events[next(iter(self.events))]
                 events = self.events[topic] = deque(maxlen=EVENTS)
             events.append((now, event))
+            for client in self.subscribers.get(topic, ()):
+                self.send(client, Published(topic, now, event))

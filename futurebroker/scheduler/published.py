@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from futurebroker.types import ClientId, Key
@@ -10,6 +12,14 @@ from futurebroker.types import ClientId, Key
 ARCHIVE = "archive:"
 #: the one that durable results are in which are too large for the journal
 DURABLE = ARCHIVE + "database"
+
+
+class Metadata:
+    """What clients keep under keys of theirs (see `metadata`), and about how many bytes that are."""
+
+    def __init__(self) -> None:
+        self.data: dict[Any, Any] = {}
+        self.nbytes = 0
 
 
 class About(msgspec.Struct, omit_defaults=True):

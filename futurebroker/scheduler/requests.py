@@ -17,6 +17,7 @@ from futurebroker.scheduler import (
     families,
     leases,
     mailboxes,
+    metadata,
     observe,
     outcomes,
     revoking,
@@ -24,6 +25,7 @@ from futurebroker.scheduler import (
     steering,
     stories,
     tending,
+    topics,
     viewing,
 )
 from futurebroker.scheduler.records import ClientRecord
@@ -43,6 +45,7 @@ QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {
     **tending.QUESTIONS,
     **leases.QUESTIONS,
     **mailboxes.QUESTIONS,
+    **metadata.QUESTIONS,
     **datasets.QUESTIONS,
 }
 
@@ -53,6 +56,7 @@ REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     **copying.REQUESTS,
     **rounds.REQUESTS,
     **tending.REQUESTS,
+    **topics.REQUESTS,
     **ending.REQUESTS,
     **leases.REQUESTS,
     **mailboxes.REQUESTS,

@@ -16,7 +16,7 @@ from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.moments import Moments
 from futurebroker.scheduler.notes import Notes
 from futurebroker.scheduler.operations import Note, Operations
-from futurebroker.scheduler.published import Published
+from futurebroker.scheduler.published import Metadata, Published
 from futurebroker.scheduler.recent import Recent
 from futurebroker.scheduler.records import (
     ORDER_BITS,
@@ -152,6 +152,7 @@ class SchedulerState:
         self.shared = Shared()
         #: published datasets; see `datasets`
         self.published = Published()
+        self.metadata = Metadata()
         #: finished durable tasks that nobody is told of before their result is stored; see `storing`
         self.untold: dict[TaskRecord, None] = {}
         #: holders of results in this process that run nothing, by name; see `storing`
@@ -200,7 +201,7 @@ class SchedulerState:
         #: nothing is sent to workers yet, because some of them may run it already
         self.holding = False
         #: for who looks after the cluster
-        self.operations = Operations()
+        self.operations = Operations(self.send)
         self.commands: list[Command] = []
         self.frees: dict[WorkerRecord, list[Key]] = {}
         self.calls: dict[int, PendingCall] = {}

@@ -102,6 +102,7 @@ from futurebroker.protocol.messages.to_client import (
     KeyErred,
     KeyFinished,
     KeyLost,
+    Published,
     RanOnWorkers,
 )
 from futurebroker.protocol.messages.to_worker import (
@@ -182,6 +183,7 @@ __all__ = [
     "Part",
     "PlannedCall",
     "Prepare",
+    "Published",
     "PutFile",
     "PutPart",
     "PutValue",
@@ -240,7 +242,7 @@ ToWorker = (
 ToClient = (
     KeyFinished | KeyErred | KeyCancelled | KeyLost | DetachedEnded | Answer | RanOnWorkers
     | DataWanted | DataPart | Welcome | Refused | Heard | MeetAgain | HeartbeatWanted
-    | RanOnExecutors | RanOnScheduler | FromPeer
+    | RanOnExecutors | RanOnScheduler | FromPeer | Published
 )  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -47,6 +47,14 @@ class Answer(Message, tag=84):
     error: str = ""
 
 
+class Published(Message, tag=86):
+    """An event was logged under a topic that the client subscribed to."""
+
+    topic: str
+    at: float  #: seconds since 1970, by the scheduler's clock
+    event: Any
+
+
 class RanOnWorkers(Message, tag=85):
     """What RunOnWorkers came to, by worker id."""
 

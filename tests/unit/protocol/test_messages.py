@@ -32,7 +32,7 @@ SAMPLES: dict[str, Any] = {
     "conditions": [None, m.Conditions(1.5, 2.5, "p", True, b"r")], "delay": 1.5, "of": "k", "retries": 3,
     "terms": m.RunTerms(1, 2.0, 3.0, True, b"r"),
     "code": b"code", "data": b"data", "dependencies": [("k1", "k2"), ()], "digest": b"d" * 16, "duration": 5,
-    "ended": True, "hurry": True,
+    "ended": True, "event": {"a": 1}, "hurry": True,
     "epoch": 2, "error": "text", "failure": _FAILURE, "force": True, "forgotten": True, "function": b"f" * 16,
     "held": _HELD, "holder": "w1", "how": "SIGKILL", "inbox": "q", "incarnation": "i", "info": {"a": [1, None]},
     "inputs": (b"value", _HELD), "interval": 10.0, "key": "k", "keys": ["k1", "k2"], "kind": "lost",
