@@ -55,6 +55,8 @@ class LocalCluster:
         silence_logs: False shows what scheduler and workers log from INFO on, a level's name from that level on.
         allow_run_on_scheduler: let `Client.run_on_scheduler`, scheduler plugins and an IPython kernel run code in the
             scheduler's process.
+        dashboard_address: where the dashboard listens once somebody asks for it: ``":8788"``, ``8788`` or
+            ``"host:8788"``; None: there is none. By default the settings say (``web_host``, ``web_port``).
         timeout: seconds within which all must have started.
     """
 
@@ -74,6 +76,7 @@ class LocalCluster:
         journal: str = "none",
         database_url: str | None = None,
         allow_run_on_scheduler: bool | None = None,
+        dashboard_address: str | int | None = "",
         asynchronous: bool = False,
         timeout: float = 30.0,
     ) -> None:
@@ -86,6 +89,7 @@ class LocalCluster:
             journal=journal,
             database_url=database_url,
             allow_run_on_scheduler=allow_run_on_scheduler,
+            **_dashboard(dashboard_address),
         )
         count = _at_least(0, "n_workers", 1 if n_workers is None else n_workers)
         plan = ClusterPlan(
@@ -177,14 +181,16 @@ class LocalCluster:
         """The address of this cluster's dashboard, with the token that opens it; the first to ask starts the site.
 
         Raises:
-            FuturebrokerError: the cluster doesn't run, or ``dashboard`` is off in the settings.
+            FuturebrokerError: the cluster doesn't run, or it was made without a dashboard.
             StartError: the site could not start.
         """
         with self._changing:
             if self._machinery is None or self.status != "running":
                 raise FuturebrokerError(f"the cluster {self.name} is {self.status}")
             if not self._has_dashboard:
-                raise FuturebrokerError("this cluster has no dashboard: the setting dashboard is false")
+                raise FuturebrokerError(
+                    "this cluster has no dashboard: dashboard_address= or the setting dashboard says so"
+                )
             return self._machinery.dashboard()
 
     # -- what it does ----------------------------------------------------------------------------------------------
@@ -360,6 +366,22 @@ async def _in_thread(work: Any, *arguments: Any) -> Any:
     finally:
         # Whoever cancels the wait must not be held by the work.
         thread.shutdown(wait=False)
+
+
+def _dashboard(address: str | int | None) -> dict[str, Any]:
+    """Settings for ``dashboard_address``.
+
+    Raises:
+        ValueError: that is no address to listen at.
+    """
+    if address is None:
+        return {"dashboard": False}
+    if address == "":
+        return {}
+    host, _, port = str(address).rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f'dashboard_address takes ":8787", 8787, "host:8787" or None, got {address!r}')
+    return {"web_port": int(port), **({"web_host": host.strip("[]")} if host else {})}
 
 
 def _at_least(minimum: int, name: str, value: int) -> int:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from futurebroker import Client, LocalCluster
-from futurebroker.exceptions import StartError
+from futurebroker.exceptions import FuturebrokerError, StartError
 from tests.integration.programs import lines_until, run, running
 
 
@@ -32,6 +32,19 @@ def test_a_cluster_runs_what_its_client_submits(cluster: LocalCluster) -> None:
     with cluster.get_client() as client:
         assert client.submit(sum, client.map(abs, range(-10, 0))).result(timeout=30) == 55
     assert list(cluster.workers) == ["local-1"]
+
+
+def test_the_dashboard_listens_where_it_is_told() -> None:
+    """By the keyword that dask has for it, and at a free port when that one is taken."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with LocalCluster(n_workers=0, dashboard_address=f":{port}") as cluster:
+        assert f"127.0.0.1:{port}/" in cluster.dashboard_link
+    with Client(n_workers=0, dashboard_address=None) as client, pytest.raises(FuturebrokerError, match="no dashboard"):
+        client.dashboard_link  # noqa: B018 - asking for it is what fails
+    for wrong in ("here", ":-1", 70_000):
+        with pytest.raises(ValueError, match="dashboard_address takes"):
+            LocalCluster(dashboard_address=wrong)
 
 
 def test_tasks_run_outside_this_process_unless_told_otherwise(cluster: LocalCluster) -> None:
