@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 from futurebroker.data.channel import PIECE_BYTES, Channel, Credentials, Found, Get, Kept, Put
 from futurebroker.data.names import is_sealed
+from futurebroker.data.reuse import FreedFiles, begin_file
 from futurebroker.data.sealed import write_all, write_sealed
 from futurebroker.exceptions import ProtocolError
 
@@ -41,10 +42,15 @@ class UnreachableError(OSError):
 
 
 class Pool:
-    """See the top of this file; may be used from any threads at once."""
+    """See the top of this file; may be used from any threads at once.
 
-    def __init__(self, credentials: Credentials) -> None:
+    Args:
+        freed: files in memory that `fetch_to` may write again.
+    """
+
+    def __init__(self, credentials: Credentials, freed: FreedFiles | None = None) -> None:
         self._credentials = credentials
+        self._freed = freed
         self._idle: dict[str, list[tuple[float, Channel]]] = {}
         self._unreachable: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -104,34 +110,39 @@ class Pool:
         """
         if is_sealed(path):
             return self._fetch_sealed(address, key, path)
-        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        sizes: list[int] = []
+        number, size = -1, 0
         buffer = memoryview(bytearray(PIECE_BYTES))
+
+        def begin(nbytes: int) -> None:
+            nonlocal number, size
+            number, size = begin_file(path, nbytes, self._freed), nbytes
 
         def fill(channel: Channel, offset: int) -> Iterable[int]:
             # By a buffer that stays in the processor's cache: a map of the file would cost more, in page faults.
             os.lseek(number, offset, os.SEEK_SET)
-            while offset < sizes[0]:
-                piece = buffer[: min(PIECE_BYTES - offset % PIECE_BYTES, sizes[0] - offset)]
+            while offset < size:
+                piece = buffer[: min(PIECE_BYTES - offset % PIECE_BYTES, size - offset)]
                 channel.receive_data(piece, offset)
                 write_all(number, piece)
                 offset += len(piece)
                 yield len(piece)
 
         try:
-            return self._resume(address, key, sizes.append, fill)
+            return self._resume(address, key, begin, fill)
         except BaseException:
-            os.unlink(path)
+            if number >= 0:
+                os.unlink(path)
             raise
         finally:
-            os.close(number)
+            if number >= 0:
+                os.close(number)
 
     def _fetch_sealed(self, address: str, key: str, path: str) -> int:
         def pieces() -> Iterable[memoryview]:
             channel, found = self._ask(address, Get(key))
             with contextlib.ExitStack() as stack:
                 stack.callback(channel.close)
-                buffer = memoryview(bytearray(4 * PIECE_BYTES))
+                buffer = memoryview(bytearray(PIECE_BYTES))
                 for start in range(0, found.nbytes, len(buffer)):
                     piece = buffer[: min(len(buffer), found.nbytes - start)]
                     channel.receive_data(piece, start)

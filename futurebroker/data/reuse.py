@@ -22,6 +22,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from futurebroker.data.names import is_sealed
+
 #: bytes of files worth keeping
 LEAST = 1024 * 1024
 #: files that are kept at most: a look at all of them must cost nothing beside filling one
@@ -162,6 +164,17 @@ class FreedFiles:
         except OSError:
             return []
         return [(int(size), int(number), name) for name in names for size, _, number in [name.partition("-")] if number]
+
+
+def begin_file(path: str, nbytes: int, freed: FreedFiles | None) -> int:
+    """A descriptor of a new file for ``nbytes``, mode 0600, to be read and written: a freed one if there is one.
+
+    What a freed one holds is to be written over: it has no more bytes than that.
+    """
+    taken = freed.take(nbytes, path) if freed is not None and not is_sealed(path) else None
+    if taken is not None:
+        return taken[0]
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
 
 
 def _is_reusable(status: os.stat_result) -> bool:

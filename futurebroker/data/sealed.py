@@ -27,8 +27,8 @@ Buffer = bytes | bytearray | memoryview
 BLOCK_BYTES = 1024 * 1024
 #: bytes from which a map is taken apart on a thread of its own
 LARGE_MAP = 16 * 1024 * 1024
-#: blocks that are written, and read, at a time
-_BLOCKS = 4
+#: bytes that are read, and written, at a time: what is copied next is still in the processor's cache
+_STEP = BLOCK_BYTES
 
 _FOOTER = struct.Struct("<8sQII")
 _MAGIC = b"fbseal1\0"
@@ -172,7 +172,7 @@ class Contents:
                 pass
 
     def _checked(self, start: int, end: int) -> Iterator[memoryview]:
-        buffer = memoryview(bytearray(min(max(1, end - start), _BLOCKS * BLOCK_BYTES)))
+        buffer = memoryview(bytearray(min(max(1, end - start), _STEP)))
         while start < end:
             piece = buffer[: min(len(buffer), end - start)]
             filled = 0
@@ -222,13 +222,13 @@ def write_sealed(
     try:
         for piece in pieces:
             view = memoryview(piece).cast("B")
-            for start in range(0, len(view), _BLOCKS * BLOCK_BYTES):
+            for start in range(0, len(view), _STEP):
                 if given_up():
                     raise OSError("given up, because the worker closes")
                 if spare and seal.nbytes >= looked:
                     _leave_room(number)
-                    looked = seal.nbytes + 16 * _BLOCKS * BLOCK_BYTES
-                part = view[start : start + _BLOCKS * BLOCK_BYTES]
+                    looked = seal.nbytes + _LOOK_EVERY
+                part = view[start : start + _STEP]
                 seal.update(part)
                 writer.write(part)
         writer.finish(seal.trailer())
@@ -259,6 +259,8 @@ def write_all(number: int, view: memoryview) -> None:
         view = view[os.write(number, view) :]
 
 
+#: bytes written between two looks at how full the disk is
+_LOOK_EVERY = 64 * BLOCK_BYTES
 #: bytes of a disk that are left to others, and the part of it that is, where that is less
 _SPARE_BYTES = 256 * 1024 * 1024
 _SPARE_PART = 0.05

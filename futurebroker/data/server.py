@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from futurebroker.data.channel import PIECE_BYTES, Channel, Credentials, Found, Get, Kept, Put
 from futurebroker.data.names import is_sealed
+from futurebroker.data.reuse import FreedFiles, begin_file
 from futurebroker.data.sealed import Contents, DamagedFileError, open_for_reading, seal_in_place, write_all
 from futurebroker.exceptions import ProtocolError
 
@@ -44,6 +45,7 @@ class DataServer:
         find: gives the value of a key, from any thread; None: it isn't here.
         new_path: a path for a value of so many bytes that is put here.
         damaged: told of a key and its file when that turns out to be damaged, from any thread.
+        freed: files in memory that may be written again, for what is put here.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class DataServer:
         new_path: Callable[[int], str],
         damaged: Callable[[str, str, str], None],
         port: int = 0,
+        freed: FreedFiles | None = None,
     ) -> None:
         self._credentials = credentials
         self._find = find
         self._new_path = new_path
         self._damaged = damaged
+        self._freed = freed
         self._listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         number = self._listener.getsockname()[1]
         place = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
@@ -172,7 +176,7 @@ class DataServer:
         buffer = memoryview(bytearray(min(PIECE_BYTES, max(1, nbytes))))
         reason, number = "", -1
         try:
-            number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            number = begin_file(path, nbytes, self._freed)
         except OSError as error:
             reason = str(error)
         whole = False

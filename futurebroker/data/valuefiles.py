@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from futurebroker.data.names import SUFFIX, is_sealed
-from futurebroker.data.reuse import FreedFiles, others_use
+from futurebroker.data.reuse import FreedFiles, begin_file, others_use
 from futurebroker.data.sealed import Contents, open_for_reading, seal_in_place, write_all, write_sealed
 from futurebroker.types import Digest
 
@@ -141,7 +141,10 @@ class ValueFiles:
 
     def write_part(self, path: str, offset: int, data: bytes, nbytes: int, last: bool = False) -> None:
         """Write a piece of a file that will have ``nbytes`` in all; with the last one on disk come its checksums."""
-        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            number = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            number = begin_file(path, nbytes, self.freed)
         try:
             view = memoryview(data)[: max(0, nbytes - offset)]
             while view:

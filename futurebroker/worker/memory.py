@@ -129,16 +129,20 @@ class Memory:
 
     def to_disk(self, nbytes: int) -> bool:
         """Whether a value of ``nbytes`` that comes from elsewhere goes to disk at once."""
-        return not self.plan.in_memory or (nbytes > self.room and not self.fault)
+        # Freed files that are too much then go at once.
+        return not self.plan.in_memory or (nbytes > self._room_beside(0) and not self.fault)
 
     @property
     def room(self) -> int:
         """Bytes of results that may be added to memory before others have left it."""
+        return self._room_beside(self.freed)
+
+    def _room_beside(self, freed: int) -> int:
         plan, store = self.plan, self._store
         if not plan.in_memory:
             return 0
         if plan.limit and plan.spill:
-            taken = self._others + store.in_files + self.freed
+            taken = self._others + store.in_files + freed
             return max(0, min(self.target, int(plan.limit * plan.spill) - taken))
         return max(0, self.target - store.managed)
 

@@ -54,7 +54,7 @@ class Transfers:
         self._feed = feed
         self._loop = loop
         self._server: DataServer | None = None
-        self._pool = Pool(self._credentials)
+        self._pool = Pool(self._credentials, files.freed)
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
         #: the second connection to the broker
@@ -88,7 +88,7 @@ class Transfers:
         try:
             self._server = DataServer(
                 host, self._credentials, find, lambda nbytes: self._files.new_path(memory.to_disk(nbytes)),
-                self._damaged, port,
+                self._damaged, port, self._files.freed,
             )  # fmt: skip
         except OSError as error:
             logger.warning("can't listen at %s for direct transfers: %s", host, error)

@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from futurebroker.data.channel import Credentials
 from futurebroker.data.files import map_value, write_value
 from futurebroker.data.folders import StoreFolder
+from futurebroker.data.pool import Pool
 from futurebroker.data.reuse import FILES, LEAST, FreedFiles, set_apart
+from futurebroker.data.server import DataServer, Source
 from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.worker.packets import ROOM, Setup
 from futurebroker.worker.results import ResultWriter
@@ -178,6 +181,7 @@ def test_no_more_files_are_kept_than_can_be_looked_through(store: Path, freed: F
 _OPEN_MEANWHILE = """
 import os, signal, sys, threading
 from futurebroker.data.files import map_value
+from futurebroker.data.pool import Pool
 from futurebroker.data.reuse import asking, others_use
 
 number = os.open(sys.argv[1], os.O_RDONLY)
@@ -227,6 +231,28 @@ def test_what_is_kept_gives_way_to_a_result_that_needs_the_room(store: Path, fre
     kept(freed, store, 2 * LEAST)
     assert write(LEAST, 4 * LEAST).parent == disk
     assert freed.nbytes == 0
+
+
+def test_what_comes_from_elsewhere_is_written_to_freed_files_as_well(store: Path, freed: FreedFiles) -> None:
+    """By a connection, put by one, and in parts: each holds what came and nothing of what was there."""
+    files = ValueFiles(store, freed=freed)
+    source = write_value(store, [value_of(9, 2 * LEAST)])
+    credentials = Credentials(b"secret", "cluster")
+    found = {"key": Source(2 * LEAST, None, str(source))}
+    server = DataServer("127.0.0.1", credentials, found.get, lambda _: files.new_path(), print, freed=freed)
+    pool = Pool(credentials, freed)
+    try:
+        inodes = [kept(freed, store, nbytes) for nbytes in (2 * LEAST, 3 * LEAST, LEAST)]
+        pool.fetch_to(server.address, "key", str(store / "fetched"))
+        put = pool.put(server.address, 2 * LEAST, [memoryview(value_of(9, 2 * LEAST))])
+        for offset in (LEAST, 0):
+            files.write_part(str(store / "parts"), offset, value_of(9, LEAST), 2 * LEAST)
+    finally:
+        pool.close()
+        server.close()
+    paths = [store / "fetched", Path(put), store / "parts"]
+    assert [path.stat().st_ino for path in paths] == inodes
+    assert all(path.read_bytes() == value_of(9, 2 * LEAST) for path in paths)
 
 
 # -- a bank ----------------------------------------------------------------------------------------------------------
