@@ -232,6 +232,15 @@ class Settings:
         parse_duration, 600.0, _DURATION,
         "how long the result of what ran for nobody (fire_and_forget) is kept for who asks by its key, with a journal",
     )  # fmt: skip
+    results_kept: int = _setting(
+        values.positive, 250_000, "a whole number above 0",
+        "results in the scheduler's memory that nobody holds a future of, kept by durable=, keep= or a Celery task; "
+        "the oldest beyond it go to the database alone, and are forgotten without one",
+    )  # fmt: skip
+    results_leave: float = _setting(
+        parse_duration, 60.0, _DURATION,
+        "how long such a result stays in memory at the most before it goes to the database alone, where there is one",
+    )  # fmt: skip
     journal_limit: int = _setting(
         parse_bytes, 64 * 2**20, _BYTES, "bytes of journal after which it is folded into a checkpoint"
     )
@@ -434,6 +443,8 @@ def scheduler_conduct(settings: Settings, *, history: bool = False) -> dict[str,
             "client_tasks": settings.intake_tasks,
             "client_bytes": settings.intake_bytes,
             "allow_shutdown": settings.allow_shutdown,
+            "results_kept": settings.results_kept,
+            "results_leave": settings.results_leave,
         },
     }
 

@@ -112,6 +112,10 @@ class AsyncResult:
 
     def __task_key__(self) -> str:
         """As an argument of a call, it stands for its result."""
+        if self._future is None:
+            # Only its id is known here: it may have left the scheduler's memory, and is back once this is answered.
+            self._future = self.app.sender.adopt(self.id)
+            self._meta()
         return self.id
 
     @classmethod

@@ -205,6 +205,7 @@ class Sender:
             rate_for_all=bool(option("rate_limit_for_all")),
             tracked=bool(option("track_started", "task_track_started")),
             unwanted=ignored,
+            leaves=True,
         )
 
     def conditions(self, spec: TaskSpec, more: dict[str, Any] | None = None) -> Conditions | None:

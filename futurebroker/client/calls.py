@@ -160,6 +160,13 @@ class Terms:
         )
 
 
+def leaving(options: TaskOptions | None) -> TaskOptions | None:
+    """The options of calls whose keys are made for them, and so never come again."""
+    if options is None or not options.keep or options.idempotent:
+        return options
+    return msgspec.structs.replace(options, leaves=True)
+
+
 def idempotent_key(name: str, idempotency_key: str) -> Key:
     """The key of a task that stands for its idempotency key, the same from every client."""
     return f"{name}-{hashlib.blake2b(idempotency_key.encode(), digest_size=16, person=b'idempotency').hexdigest()}"

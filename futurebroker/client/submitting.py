@@ -10,7 +10,7 @@ from operator import getitem
 from typing import Any, Final
 
 from futurebroker.client.arguments import SCALARS, Packed, pack, pack_column, pack_planned, pack_scalars
-from futurebroker.client.calls import Call, PreparedColumn
+from futurebroker.client.calls import Call, PreparedColumn, leaving
 from futurebroker.client.connection import Connection
 from futurebroker.client.data import DataSender
 from futurebroker.client.futures import CANCELLED, ChunkFuture, Future, Home, KeyState
@@ -82,6 +82,8 @@ class Submitter:
         pure: bool,
     ) -> Future[Any]:
         """A call with options. A key that this client holds already gives a future of that, whatever is called."""
+        if key is None and not pure:
+            options = leaving(options)
         call = self._call(function, options)
         return self._start_named(call, args, kwargs, checked_key(key), pure)
 
@@ -116,6 +118,8 @@ class Submitter:
             raise ValueError(f"chunksize= takes 1 or more, got {chunksize!r}")
         name = key if isinstance(key, str) else name_of(function) if callable(function) else ""
         keys = None if key is None or isinstance(key, str) else [checked_key(one) for one in key]
+        if keys is None and not pure:
+            options = leaving(options)
         kwargs = self._shared(name, kwargs)
         rows = zip(*iterables)
         if chunksize > 1:

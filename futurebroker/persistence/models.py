@@ -60,6 +60,17 @@ stored_values = Table(
     Column("body", LargeBinary, nullable=False),
 )
 
+#: kept results that have left the scheduler's memory; a row is deleted when its time has come
+kept_results = Table(
+    "kept_results",
+    metadata,
+    Column("cluster", String(64), primary_key=True),
+    Column("name", String(64), primary_key=True),  #: digest of the key
+    Column("ends_at", Double, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("ix_kept_results_ends", "cluster", "ends_at"),
+)
+
 #: workers that are or were there; written with the history
 workers = Table(
     "workers",

@@ -99,7 +99,21 @@ class GivenUp(Fact, tag=140):
     why: str
 
 
-AnyFact = Said | Reported | Died | Lost | Refused | Claimed | Gone | Ticked | Begun | Needed | GivenUp
+class Shelved(Fact, tag=141):
+    """Kept results have left the memory; they are in a table of their own from here on."""
+
+    keys: list[Key]
+
+
+class Unshelved(Fact, tag=142):
+    """Somebody asked for results that had left: they are known again; rows as in `scheduler.shelving`."""
+
+    rows: list[bytes]
+
+
+AnyFact = (
+    Said | Reported | Died | Lost | Refused | Claimed | Gone | Ticked | Begun | Needed | GivenUp | Shelved | Unshelved
+)
 
 
 class Cursor(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):

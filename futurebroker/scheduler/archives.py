@@ -1,4 +1,4 @@
-"""Opens the archives of a scheduler that survives: one in its database, one in a folder."""
+"""Opens the archives of a scheduler that survives, one in its database, one in a folder; and its shelf of results."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from futurebroker.exceptions import DatabaseError
 from futurebroker.persistence.blobs import Blobs, DatabaseBlobs, FolderBlobs
 from futurebroker.persistence.database import open_engine, parse_url
 from futurebroker.persistence.journal import Journal
+from futurebroker.persistence.results import KeptResults
 from futurebroker.protocol.durable import DurableEndpoint
 from futurebroker.protocol.messages import Inventory
 from futurebroker.protocol.wire import Seal
-from futurebroker.scheduler import storing
+from futurebroker.scheduler import shelving, storing
 from futurebroker.scheduler.archive import Archive
 from futurebroker.scheduler.commands import WorkerSaid
 from futurebroker.scheduler.published import ARCHIVE
-from futurebroker.scheduler.state import SchedulerState
+from futurebroker.scheduler.shelf import ResultShelf
+from futurebroker.scheduler.state import SchedulerState, Shelf
 
 logger = logging.getLogger("futurebroker.scheduler")
 
@@ -37,6 +39,7 @@ class Archives:
         self._apply = apply
         self._archives: dict[str, Archive] = {}
         self._inventories: dict[str, Inventory] = {}
+        self._shelf: ResultShelf | None = None
 
     async def open(
         self, state: SchedulerState, endpoint: DurableEndpoint, journal: Journal, database: str, folder: str, seal: Seal
@@ -64,6 +67,10 @@ class Archives:
             peer = storing.open_archive(state, name)
             self._archives[peer], self._inventories[peer] = archive, inventory
             endpoint.inside[peer] = archive.tell
+        results = KeptResults(open_engine(database), journal.cluster, journal.epoch, seal)
+        self._shelf = ResultShelf(results, partial(self._said, shelving.SHELF))
+        state.shelf = Shelf()
+        endpoint.inside[shelving.SHELF] = self._shelf.tell
 
     def tell_inventories(self) -> None:
         """Tell the machine what was there when they were opened."""
@@ -78,6 +85,8 @@ class Archives:
         """End them. May be called twice."""
         for archive in self._archives.values():
             await archive.close()
+        if self._shelf is not None:
+            await self._shelf.close()
 
 
 def default_folder(database: str) -> str:

@@ -45,6 +45,7 @@ def _replace_inputs(state: SchedulerState, task: TaskRecord, report: Continue) -
         if dependency not in inputs:
             dependency.discard_dependent(task)
         state.check.append(dependency)
+        state.look_at(dependency)
     task.args = report.args or b""
     task.dependencies = inputs
     task.waiting_on = sum(dependency.state is not MEMORY for dependency in inputs)

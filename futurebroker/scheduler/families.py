@@ -86,8 +86,7 @@ def _part(state: SchedulerState) -> None:
             for task in family.wants:
                 if task.key not in family.info["kept"]:
                     task.discard_client(family)
-                    if not task.needed:
-                        state.check.append(task)
+                    state.look_at(task)
         else:
             end(state, parent, given_up=start in UNFINISHED and finish is RELEASED)
 

@@ -7,6 +7,7 @@ from functools import partial
 from futurebroker.protocol.messages import KeyLost
 from futurebroker.scheduler.records import TaskRecord
 from futurebroker.scheduler.state import (
+    MEMORY,
     NO_WORKER,
     QUEUED,
     RELEASED,
@@ -40,6 +41,14 @@ def get_ready(state: SchedulerState, task: TaskRecord) -> None:
     state.move(task, QUEUED)
     pool.queue.push(task)
     state.ready[pool] = None
+
+
+def be_wanted(state: SchedulerState, task: TaskRecord) -> None:
+    """A RELEASED task that must not run is WAITING, as every task is before it fails; its inputs aren't computed."""
+    for dependency in task.dependencies:
+        dependency.needed_by += 1
+    task.waiting_on = sum(dependency.state is not MEMORY for dependency in task.dependencies)
+    state.move(task, WAITING)
 
 
 def _hold(state: SchedulerState, task: TaskRecord) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from futurebroker.protocol.messages import (
     KEEP_LIMIT,
     AddFunction,
     AdoptFile,
+    Await,
     Cancel,
     Conditions,
     Detach,
@@ -39,6 +41,7 @@ from futurebroker.scheduler import (
     rates,
     recording,
     revoking,
+    shelving,
     terms,
     transitions,
 )
@@ -255,21 +258,37 @@ def want_keys(state: SchedulerState, client: ClientRecord, message: Want) -> Non
             claims.await_claim(state, client, key)
         elif task is None:
             if client not in state.expected.get(key, ()):  # else it is waited for until it comes
+                if shelving.seek(state, [key], partial(_want_sought, state, client, key)):
+                    recording.accepted(state, client, Await([key]))
+                    state.expected.setdefault(key, {})[client] = None
+                    continue
                 text = "its task is not known; it was released or cancelled"
                 state.send(client.client_id, KeyCancelled(key, text, "lost"))
         else:
             want(state, client, task)
 
 
+def _want_sought(state: SchedulerState, client: ClientRecord, key: Key) -> None:
+    """The shelf was looked at: who still waits for the key waits for nothing."""
+    if client in state.expected.get(key, ()):
+        recording.accepted(state, client, Release([key]))
+        terms.expect_no_more(state, client, [key])
+        text = "its task is not known; it was released or cancelled"
+        state.send(client.client_id, KeyCancelled(key, text, "lost"))
+
+
 def release(state: SchedulerState, client: ClientRecord, message: Release) -> None:
     """The client holds no future of these keys any more."""
-    tasks, check = state.tasks, state.check
+    tasks, check, kept = state.tasks, state.check, state.kept
     for key in message.keys:
         task = tasks.get(key)
         if task is not None:
             task.discard_client(client)
-            if task.wanted_by is None and not task.needed_by:
-                check.append(task)
+            if task.wanted_by is None:
+                if not task.needed_by:
+                    check.append(task)
+            elif task.wanted_by is kept and task.state not in UNFINISHED:
+                state.leaving.append((state.now, task))
         elif state.expected:
             terms.expect_no_more(state, client, [key])
 
@@ -305,12 +324,13 @@ def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None
                 undetach(state, task)
                 continue
             task.discard_client(loser)
+            if loser is state.kept:
+                shelving.drop(state, [task.key])
             if task.key in state.published.unstored:
                 state.published.ended.append(task.key)
             if loser.client_id:
                 state.send(loser.client_id, KeyCancelled(task.key, reason))
-        if not task.needed:
-            state.check.append(task)
+        state.look_at(task)
 
 
 def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from functools import partial
 
+from futurebroker.scheduler.lines import Line
 from futurebroker.scheduler.records import TaskRecord
 from futurebroker.scheduler.state import KEPT, UNFINISHED, SchedulerState
 
@@ -26,34 +26,45 @@ def keep_detached(state: SchedulerState, task: TaskRecord) -> None:
         ended(state, task)
 
 
+def seconds_of(state: SchedulerState, task: TaskRecord) -> float:
+    """For how long a task is kept after its end."""
+    return task.pool.options.keep or state.policy.detached_keep
+
+
 def ended(state: SchedulerState, task: TaskRecord) -> None:
     """A kept task has a result or has failed: from now on its time runs."""
     seconds = task.pool.options.keep or state.policy.detached_keep
     line = state.ended.get(seconds)
     if line is None:
-        line = state.ended[seconds] = deque()
-    line.append((state.now, task))
+        line = state.ended[seconds] = Line()
+    line.append(state.now, task)
     task.span = state.now
-    if len(line) == 1:
+    if not line.watched:
         watch(state, seconds)
+    if task.wanted_by is state.kept:
+        state.leaving.append((state.now, task))
 
 
 def watch(state: SchedulerState, seconds: float) -> None:
     """Look when the oldest of those that are kept so long has had its time."""
-    state.timers.at(state.ended[seconds][0][0] + seconds, partial(_expire, state, seconds))
+    line = state.ended[seconds]
+    line.watched = True
+    state.timers.at(line.first()[0] + seconds, partial(_expire, state, seconds))
 
 
 def _expire(state: SchedulerState, seconds: float) -> None:
     """Let go of what ended so long ago; one that runs again has a later entry."""
     line = state.ended[seconds]
-    while line and line[0][0] + seconds <= state.now:
-        _, task = line.popleft()
+    line.watched = False
+    while line:
+        at, task = line.first()
+        if at + seconds > state.now:
+            watch(state, seconds)
+            return
+        line.discard(at, task)
         if task.state not in UNFINISHED:
             forget(state, task)
-    if line:
-        watch(state, seconds)
-    else:
-        del state.ended[seconds]
+    del state.ended[seconds]
 
 
 def forget(state: SchedulerState, task: TaskRecord) -> None:

@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import msgspec
 
-from futurebroker.protocol.messages import Failure, PlannedCall
 from futurebroker.scheduler import beat, checkpoint, keeping, revoking
-from futurebroker.scheduler.records import TaskRecord, Terms
+from futurebroker.scheduler.lines import Line
 from futurebroker.scheduler.state import SchedulerState
+from futurebroker.scheduler.termrows import TermsRow, row_of_terms, take_terms
 from futurebroker.types import Key
-
-
-class TermsRow(checkpoint.Row):
-    """As `Terms`."""
-
-    key: Key
-    due: float = 0.0
-    expires: float = 0.0
-    retries: int = 0
-    request: bytes = b""
-    parent: Key = ""
-    children: list[Key] | None = None
-    joins: bool = False
-    custom: tuple[str, bytes] | None = None
-    failure: Failure | None = None
-    deals_with: Failure | None = None
-    planned: list[PlannedCall] | None = None
-    revoked: str = ""
-
-
-#: fields that are the same in both
-_SAME = (
-    "expires", "retries", "request", "parent", "children", "joins", "custom", "failure", "deals_with", "planned",
-    "revoked",
-)  # fmt: skip
 
 
 def write_terms(state: SchedulerState) -> list[TermsRow]:
     """All terms there are."""
-    return [_row(state, task, task.terms) for task in state.tasks.values() if task.terms is not None]
-
-
-def _row(state: SchedulerState, task: TaskRecord, terms: Terms) -> TermsRow:
-    due = terms.due + state.clock_offset if terms.due else 0.0
-    return TermsRow(task.key, due, *(getattr(terms, name) for name in _SAME))
+    return [row_of_terms(state, task, task.terms) for task in state.tasks.values() if task.terms is not None]
 
 
 def read_terms(state: SchedulerState, rows: Any) -> None:
@@ -55,9 +24,7 @@ def read_terms(state: SchedulerState, rows: Any) -> None:
         task = state.tasks.get(row.key)
         if task is None:
             continue
-        terms = task.terms = Terms()
-        for name in _SAME:
-            setattr(terms, name, getattr(row, name))
+        terms = take_terms(task, row)
         for call in terms.planned or ():
             function = state.functions.get(call.function)
             if function is not None:
@@ -83,7 +50,11 @@ def read_ended(state: SchedulerState, rows: Any) -> None:
         for at, task in known:
             task.span = at
         if known:
-            state.ended[seconds] = deque(known)
+            line = state.ended[seconds] = Line()
+            for at, task in known:
+                line.append(at, task)
+                if task.wanted_by is state.kept:
+                    state.leaving.append((state.now, task))
             keeping.watch(state, seconds)
 
 

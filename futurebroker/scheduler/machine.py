@@ -29,6 +29,7 @@ from futurebroker.scheduler import (
     requests,
     resuming,
     rounds,
+    shelving,
     standing,
     stealing,
     storing,
@@ -89,6 +90,8 @@ class SchedulerMachine:
             transitions.compute(state, state.begun.pop(0))
         if state.published.ended:
             storing.look(state)
+        if state.leaving and now >= state.leave_at:
+            shelving.look(state)
         if state.check or state.ended_parents:
             families.settle(state)
         if state.holding:
@@ -137,8 +140,7 @@ def client_gone(state: SchedulerState, event: ClientGone) -> None:
     recording.gone(state, client)
     for task in client.wants:
         task.discard_client(client)
-        if not task.needed:
-            state.check.append(task)
+        state.look_at(task)
     for digest in client.functions:
         function = state.functions.get(digest)
         if function is not None:
@@ -275,6 +277,9 @@ def worker_said(state: SchedulerState, event: WorkerSaid) -> None:
     worker = state.workers.get(event.worker)
     if worker is None and event.worker in state.archives:
         storing.said(state, state.archives[event.worker], event)
+        return
+    if worker is None and event.worker == shelving.SHELF:
+        shelving.said(state, event.messages)
         return
     if worker is None:
         state.counters["stranger"] += sum(1 for _ in event.messages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from futurebroker.scheduler import keeping, recording
+from futurebroker.scheduler import keeping, recording, shelving
 from futurebroker.scheduler.records import TaskRecord
 from futurebroker.scheduler.state import ERRED, MEMORY, PROCESSING, UNFINISHED, SchedulerState
 from futurebroker.types import Key
@@ -77,6 +77,7 @@ def forget_results(state: SchedulerState, keys: list[Key]) -> int:
     known = [task for key in keys if (task := state.tasks.get(key)) is not None and task.state not in UNFINISHED]
     for task in known:
         keeping.forget(state, task)
+    shelving.drop(state, keys)
     return len(known)
 
 

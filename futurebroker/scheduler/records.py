@@ -133,8 +133,8 @@ class TaskRecord(msgspec.Struct, eq=False, gc=False):
             self.wanted_by = None
         elif type(wanted) is dict and client in wanted:
             del wanted[client]
-            if not wanted:
-                self.wanted_by = None
+            if len(wanted) <= 1:  # most are wanted by one or nobody, and a dict is large
+                self.wanted_by = next(iter(wanted), None)
         else:
             return
         client.wanted -= 1

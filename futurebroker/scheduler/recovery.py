@@ -21,10 +21,12 @@ from futurebroker.protocol.facts import (
     Refused,
     Reported,
     Said,
+    Shelved,
     Ticked,
+    Unshelved,
 )
 from futurebroker.protocol.messages import Said as Telling
-from futurebroker.scheduler import claims, families, lasting, machine, reports, terms, transitions
+from futurebroker.scheduler import claims, families, lasting, machine, reports, shelving, terms, transitions
 from futurebroker.scheduler.commands import ClientGone, ClientSaid
 from futurebroker.scheduler.records import WorkerRecord
 from futurebroker.scheduler.resuming import adopt
@@ -155,5 +157,7 @@ _REPLAY: dict[type[Any], Callable[[SchedulerState, WorkerRecord, Any], None]] = 
     Gone: lambda state, _, fact: machine.client_gone(state, ClientGone(fact.client)),
     Begun: _begun,
     GivenUp: _given_up,
+    Shelved: lambda state, _, fact: shelving.put_away(state, fact.keys),
+    Unshelved: lambda state, _, fact: shelving.take_back(state, fact.rows),
     Ticked: _ticked,
 }

@@ -6,6 +6,7 @@ A subject that clients can ask about brings its own two dicts and is named here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from futurebroker.protocol.messages import Answer, Ask
@@ -22,6 +23,7 @@ from futurebroker.scheduler import (
     outcomes,
     revoking,
     rounds,
+    shelving,
     steering,
     stories,
     tending,
@@ -64,6 +66,10 @@ REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
 }
 
 
+#: questions about keys, which may have left the memory
+SOUGHT = frozenset({"task_metas"})
+
+
 def ask(state: SchedulerState, client: ClientRecord, message: Ask) -> None:
     """Answer a question, or take a request up."""
     request = REQUESTS.get(message.topic)
@@ -71,10 +77,21 @@ def ask(state: SchedulerState, client: ClientRecord, message: Ask) -> None:
         request(state, client, message)
         return
     question = QUESTIONS.get(message.topic)
+    if state.shelf is not None and message.topic in SOUGHT and question is not None:
+        if shelving.seek(state, message.about, partial(_answer, state, client, message, question)):
+            return
     if question is None:
         known = ", ".join(sorted({*QUESTIONS, *REQUESTS}))
         error = f"unknown topic {message.topic!r}; known are {known}"
         state.send(client.client_id, Answer(message.number, None, error))
+        return
+    _answer(state, client, message, question)
+
+
+def _answer(
+    state: SchedulerState, client: ClientRecord, message: Ask, question: Callable[[SchedulerState, Any], Any]
+) -> None:
+    if state.clients.get(client.client_id) is not client:
         return
     try:
         value = question(state, message.about)

@@ -11,8 +11,9 @@ from typing import Any
 
 from futurebroker.protocol.messages import Conditions, Failure, GiveBack, Kill
 from futurebroker.scheduler import recording, transitions
+from futurebroker.scheduler.holding import be_wanted
 from futurebroker.scheduler.records import TaskRecord
-from futurebroker.scheduler.state import MEMORY, PROCESSING, RELEASED, UNFINISHED, WAITING, SchedulerState
+from futurebroker.scheduler.state import PROCESSING, RELEASED, UNFINISHED, SchedulerState
 from futurebroker.scheduler.terms import agree, terms_of
 from futurebroker.types import Key
 
@@ -35,7 +36,7 @@ def admitted(state: SchedulerState, task: TaskRecord, conditions: Conditions | N
         else:
             watch(state, task)
     if why:
-        _begin(state, task)
+        be_wanted(state, task)
         transitions.fail(state, task, Failure("TaskRevokedError", why, "", task.key, "", None, [why]))
     return bool(why)
 
@@ -45,14 +46,6 @@ def watch(state: SchedulerState, task: TaskRecord) -> None:
     assert task.terms is not None
     at = max(state.now, task.terms.expires - state.clock_offset)
     state.timers.at(at, partial(_expire, state, task.key))
-
-
-def _begin(state: SchedulerState, task: TaskRecord) -> None:
-    """Have it be wanted first, as every task is before it fails; what it would need isn't computed."""
-    for dependency in task.dependencies:
-        dependency.needed_by += 1
-    task.waiting_on = sum(dependency.state is not MEMORY for dependency in task.dependencies)
-    state.move(task, WAITING)
 
 
 def _expire(state: SchedulerState, key: Key) -> None:

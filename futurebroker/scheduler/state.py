@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from futurebroker.protocol.messages import DataWanted, Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.chronicle import Chronicle
 from futurebroker.scheduler.commands import Command, Send
+from futurebroker.scheduler.lines import Line
 from futurebroker.scheduler.moments import Moments
 from futurebroker.scheduler.notes import Notes
 from futurebroker.scheduler.operations import Note, Operations
@@ -70,6 +71,8 @@ class Policy:
     client_bytes: int = 1 << 30  #: bytes of arguments a client may have unfinished
     allow_shutdown: bool = True  #: whether clients may end the whole cluster
     detached_keep: float = 0.0  #: seconds for which the end is kept of what `fire_and_forget` was called for
+    results_kept: int = 250_000  #: results in memory that nobody holds a future of and that are kept all the same
+    results_leave: float = 60.0  #: seconds after which these go to the database alone, where there is one
 
 
 class Claim:
@@ -83,6 +86,19 @@ class Claim:
         self.value: bytes | None = None  #: itself, if it is small
         self.holders: dict[WorkerRecord, str] = {}  #: as of `TaskRecord.holder_paths`
         self.runners: dict[WorkerRecord, Digest] = {}  #: who is still making it, and by which function
+
+
+class Shelf:
+    """What is between the machine and the place of results that have left its memory; see `shelving`."""
+
+    __slots__ = ("leaving", "number", "sought")
+
+    def __init__(self) -> None:
+        #: tasks whose rows are being written, with the attempt that is meant
+        self.leaving: dict[Key, tuple[TaskRecord, int]] = {}
+        self.number = 0
+        #: what goes on when it is known which of some keys are there
+        self.sought: dict[int, Callable[[], None]] = {}
 
 
 class SchedulerState:
@@ -119,7 +135,13 @@ class SchedulerState:
         #: tasks that submitted others and have ended in this event: from which state to which
         self.ended_parents: list[tuple[TaskRecord, TaskState, TaskState]] = []
         #: seconds to keep -> keys with the time at which they ended, oldest first; see `keeping`
-        self.ended: dict[float, deque[tuple[float, TaskRecord]]] = {}
+        self.ended: dict[float, Line] = {}
+        #: kept tasks that nobody else wants any more, and since when; see `shelving`
+        self.leaving: deque[tuple[float, TaskRecord]] = deque()
+        #: when to look at these next
+        self.leave_at = 0.0
+        #: the shelf that takes them, and how far that is; None without a database
+        self.shelf: Shelf | None = None
         #: keys that clients want and nobody has submitted
         self.expected: dict[Key, dict[ClientRecord, None]] = {}
         #: keys that must not be run, and since when; see `revoking`
@@ -219,6 +241,14 @@ class SchedulerState:
         #: what was ignored and why (stale completions, unknown keys, ...), and what was stolen
         self.counters: Counter[str] = Counter()
 
+    def look_at(self, task: TaskRecord) -> None:
+        """One fewer wants the task or depends on it: it may be unneeded, or leave for the shelf."""
+        if task.wanted_by is None:
+            if not task.needed_by:
+                self.check.append(task)
+        elif task.wanted_by is self.kept and task.state not in UNFINISHED:
+            self.leaving.append((self.now, task))
+
     def holder(self, name: str) -> ClientRecord:
         """Who wants keys on behalf of ``name``; made if there is none."""
         holder = self.holders.get(name)
@@ -236,8 +266,7 @@ class SchedulerState:
         self.families.pop(name.removeprefix(FAMILY), None)
         for task in holder.wants:
             task.discard_client(holder)
-            if not task.needed:
-                self.check.append(task)
+            self.look_at(task)
 
     # -- commands ---------------------------------------------------------------------------------------------------
 

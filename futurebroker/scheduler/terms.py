@@ -20,7 +20,7 @@ from futurebroker.protocol.messages import (
     Said,
     TaskOptions,
 )
-from futurebroker.scheduler import keeping, notes, placement, recording
+from futurebroker.scheduler import keeping, notes, placement, recording, shelving
 from futurebroker.scheduler.records import ClientRecord, FunctionRecord, TaskRecord, Terms, WorkerRecord
 from futurebroker.scheduler.state import ERRED, MEMORY, UNFINISHED, SchedulerState
 from futurebroker.types import Key
@@ -241,6 +241,8 @@ def expect(state: SchedulerState, client: ClientRecord, message: Await, known: A
             known(state, client, task)
         else:
             state.expected.setdefault(key, {})[client] = None
+            if state.shelf is not None:
+                shelving.seek(state, [key])
 
 
 def expect_no_more(state: SchedulerState, client: ClientRecord, keys: list[Key] | None = None) -> None:

@@ -27,6 +27,7 @@ from futurebroker.scheduler import placement, recording
 from futurebroker.scheduler.holding import (
     KEPT_LOST,
     SPENT,
+    be_wanted,
     erred_released,
     get_ready,
     hold_back,
@@ -72,6 +73,9 @@ def compute(state: SchedulerState, task: TaskRecord) -> None:
             if state.spent and task in state.spent:
                 released_erred(state, task, SPENT.format(task.key))
                 asked = [one for one in asked if one.needed]
+            elif task.terms is not None and task.terms.revoked:
+                be_wanted(state, task)  # let go of before it could fail, it fails now that somebody needs it
+                give_up(state, task)
             elif task.dependencies:
                 asked.extend(released_waiting(state, task))
             else:
@@ -229,8 +233,11 @@ def _cut_lineage(state: SchedulerState, task: TaskRecord) -> None:
     inputs = task.kind.inputs
     for dependency in task.dependencies:
         dependency.discard_dependent(task)
-        state.check.append(dependency)
         inputs.add(dependency.kind)
+        if dependency.wanted_by is None:
+            state.check.append(dependency)
+        else:
+            state.look_at(dependency)
     task.dependencies = ()
 
 
@@ -451,8 +458,7 @@ def released_forgotten(state: SchedulerState, task: TaskRecord) -> None:
     state.move(task, FORGOTTEN)
     for dependency in task.dependencies:
         dependency.discard_dependent(task)
-        if not dependency.needed:
-            state.check.append(dependency)
+        state.look_at(dependency)
     task.dependencies = ()
     forget_planned(state, task)
     state.drop_task(task)

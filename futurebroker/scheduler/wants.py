@@ -45,8 +45,7 @@ def let_go(state: SchedulerState, place: str, keys: Iterable[Key]) -> None:
         task = state.tasks.get(key)
         if task is not None:
             task.discard_client(holder)
-            if not task.needed:
-                state.check.append(task)
+            state.look_at(task)
     if not counts:
         del state.shared.kept[place]
         state.drop_holder(place)

@@ -102,7 +102,7 @@ def test_workers_that_end_and_are_killed(tmp_path: Path) -> None:
         app._sender = None
 
 
-def _serve(environ: dict[str, str], folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def serve(environ: dict[str, str], folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """A command that serves; returns when it has said so."""
     program = [sys.executable, "-c", "from futurebroker.cli.main import main; main()", *arguments]
     process = subprocess.Popen(program, env=environ, cwd=folder, stdout=subprocess.PIPE, text=True)
@@ -117,8 +117,8 @@ def test_a_killed_scheduler_remembers_times_results_and_revocations(tmp_path: Pa
     secret = "s" * 40
     environ = {**os.environ, "PYTHONPATH": ROOT, "FUTUREBROKER_SECRET": secret}
     order = ("scheduler", "--port", str(port))
-    scheduler = _serve(environ, tmp_path, *order)
-    worker = _serve(environ, tmp_path, "worker", f"127.0.0.1:{port}", "-c", "2")
+    scheduler = serve(environ, tmp_path, *order)
+    worker = serve(environ, tmp_path, "worker", f"127.0.0.1:{port}", "-c", "2")
     try:
         with Client(f"127.0.0.1:{port}", secret=secret, set_as_default=False) as client:
             app.use_client(client)
@@ -135,7 +135,7 @@ def test_a_killed_scheduler_remembers_times_results_and_revocations(tmp_path: Pa
         scheduler.kill()
         scheduler.wait(10)
         scheduler.stdout.close()  # type: ignore[union-attr]
-        scheduler = _serve(environ, tmp_path, *order)
+        scheduler = serve(environ, tmp_path, *order)
         with Client(f"127.0.0.1:{port}", secret=secret, set_as_default=False, timeout=20) as client:
             app.use_client(client)
             assert app.AsyncResult(done.id).get(timeout=WAIT) == 3

@@ -84,6 +84,8 @@ class Agreements:
         #: keys that others become, which their client must not let go of
         self.needed: set[str] = set()
         self._nodes: dict[str, Node] = {}
+        #: for whether results may leave; of its own, so that seeds stay what they are
+        self._leaving = Random(f"leaves {seed}")
         self._for_all = self.random.random() < 0.3
         #: whether results that must not be made twice can be let go of and lost; drawn apart from all else
         self._lineage = Random(f"lineage {seed}")
@@ -132,6 +134,8 @@ class Agreements:
             self.needed.add(more["becomes"])
         if self._draw(0.15):
             more["errback"] = f"e-{node.key}"
+        if options.get("keep") and self._leaving.random() < 0.7:
+            options |= {"leaves": True, "durable": True}
         call = msgspec.structs.replace(call, says=self._draw(0.15))
         more["joins"] = self._draw(0.1)
         if before and self._draw(0.2):
@@ -163,6 +167,13 @@ class Agreements:
         args = encode_call(Call(FIRED, seconds=0.002, once=True))
         entry = [SCHEDULE, "sim", ["interval", EVERY, False], "f", FUNCTION, b"code", args, options, 0.0, True]
         return [m.Said("app", "", {"app": "sim", "schedules": [entry]})]
+
+    def looked_for(self, keys: list[str]) -> list[tuple[float, str]]:
+        """Keys of results that may have left by then, and when somebody lets go of them or asks for them."""
+        random = self._leaving
+        leaving = [key for key in keys if (node := self._nodes.get(key)) is not None and node.options.leaves]
+        leaving = [key for key in leaving if key not in self.needed]
+        return [(random.uniform(0.5, 14.0), random.choice(leaving)) for _ in range(2 * len(leaving))]
 
     # -- the reckoning ----------------------------------------------------------------------------------------------
 

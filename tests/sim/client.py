@@ -59,6 +59,9 @@ class SimClient:
         #: arguments and conditions of what was submitted, as they were the first time
         self._agreed: dict[str, tuple[bytes, m.Conditions | None]] = {}
         self.retried = False
+        #: when they were submitted; and until when what was seen finished is kept at least
+        self._began: dict[str, float] = {}
+        self._kept: dict[str, float] = {}
         self._held: dict[str, m.Held] = {}
         self._transfers: dict[int, str] = {}
         self._number = 0
@@ -92,6 +95,7 @@ class SimClient:
         """Submit these, one message for those with equal options in a row, all in one envelope."""
         self._submitted += nodes
         for node in nodes:
+            self._began[node.key] = self.world.now
             self._expect(node.key)
         plans: list[m.Message] = [
             m.OnFailure(node.key, [m.PlannedCall(FUNCTION, node.errback, encode_call(Call(node.errback)))])
@@ -148,6 +152,16 @@ class SimClient:
         for key in keys:
             self._expect(key)
         self.line.near.send([m.Want(keys)])
+
+    def look_for(self, key: str) -> None:
+        """Let go of a result that is kept, or ask for it again by its key, as another program does later."""
+        if isinstance(self.futures.get(key), int):
+            self._kept[key] = self._began[key] + self.oracle.nodes[key].options.keep
+            self.release([key])
+        elif key not in self.futures and key in self._kept:
+            self._number += 1
+            self.line.near.send([m.Ask(self._number, "task_metas", [key])])
+            self.want([key])
 
     def await_keys(self, keys: list[str]) -> None:
         """Knows the keys of futures that may come only later."""
@@ -295,6 +309,8 @@ class SimClient:
 
     def _check_cancelled(self, message: m.KeyCancelled) -> None:
         given_up = self.cancelled | self._given_up
+        kept = self._kept.get(message.key, 0.0) if message.key not in given_up else 0.0
+        assert self.world.now > kept, f"{message.key} was to be kept until {kept}, and is not known: {message}"
         if message.kind == "rejected":
             given_up |= self.released | self._failed
         keys, ancestors = [message.key], {message.key}

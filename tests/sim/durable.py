@@ -14,12 +14,14 @@ from typing import Any
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.facts import VERSION, Batch, Cursor, Said, decode_batch, encode_batch
 from futurebroker.scheduler import beat, recovery, resuming
-from futurebroker.scheduler.commands import Command, Event, Forget, Send, WorkersBack
+from futurebroker.scheduler.commands import Command, Event, Forget, Send, WorkerSaid, WorkersBack
 from futurebroker.scheduler.machine import SchedulerMachine
-from futurebroker.scheduler.state import MEMORY, SchedulerState
+from futurebroker.scheduler.shelving import SHELF
+from futurebroker.scheduler.state import MEMORY, Policy, SchedulerState, Shelf
 from tests.sim.ledger import CommandLedger
 from tests.sim.network import End, Line
 from tests.sim.scheduler import SimScheduler
+from tests.sim.shelf import SimShelf
 from tests.sim.world import World
 from tests.unit.scheduler.projection import projection
 
@@ -31,6 +33,8 @@ PATIENCE = 0.5
 FAILING = 3.0
 #: seconds that workers have to come back
 COME_BACK = 3.0
+#: kept results leave soon, and sooner when they are many
+POLICY = Policy(results_kept=3, results_leave=0.4)
 
 
 class _NoLedger(CommandLedger):
@@ -51,12 +55,13 @@ class DurableSimScheduler(SimScheduler):
         self._failing_until = 0.0
         #: keys that clients were told to be finished
         self._told_keys: set[str] = set()
+        self.shelf = SimShelf(world, lambda: world.now < self._failing_until)
         self._begin_life()
 
     def _begin_life(self) -> None:
         self.lives += 1
         self.epoch += 1
-        self.machine = SchedulerMachine()
+        self.machine = SchedulerMachine(POLICY)
         state = self.machine.state
         recovery.begin(state)
         cursors: dict[str, Cursor] = {}
@@ -79,6 +84,8 @@ class DurableSimScheduler(SimScheduler):
         self._awaited = {name for name, cursor in cursors.items() if cursor.role}
         self.tick_due = inf
         self.ledger = CommandLedger(state) if self.lives == 1 else _NoLedger(state)
+        state.shelf = Shelf()
+        self.shelf.begin(lambda messages: self.apply(WorkerSaid(SHELF, messages)))
         resuming.ready(state, self.epoch, self.world.now, COME_BACK)
         self._set_tick()
         if not self._awaited:
@@ -90,7 +97,7 @@ class DurableSimScheduler(SimScheduler):
         """Let out what may leave, and keep the rest; see `durability`."""
         state = self.machine.state
         if not state.facts and self._batch is None and not self._later:
-            super().let_out(commands)
+            self._leave(commands)
             return
         now: list[Command] = []
         for command in commands:
@@ -102,8 +109,15 @@ class DurableSimScheduler(SimScheduler):
             else:
                 self._keep_given(command.peer, command.message)
                 now.append(command)
-        super().let_out(now)
+        self._leave(now)
         self._look_soon()
+
+    def _leave(self, commands: list[Command]) -> None:
+        """These leave now; what is for the shelf is a matter of this process."""
+        for command in commands:
+            if command.peer == SHELF and isinstance(command, Send):
+                self.shelf.tell(command.message)
+        super().let_out([command for command in commands if command.peer != SHELF])
 
     def _waits(self, peer: str, message: Any) -> bool:
         """Whether a message to a worker must not leave before what led to it is written."""
@@ -181,7 +195,7 @@ class DurableSimScheduler(SimScheduler):
                 end.session.clear(number, self.world.now)
                 end.look()
         held, self._held = self._held, []
-        super().let_out(held)
+        self._leave(held)
         self._told_keys |= {
             one.message.key for one in held if isinstance(one, Send) and isinstance(one.message, m.KeyFinished)
         }
@@ -252,7 +266,7 @@ class DurableSimScheduler(SimScheduler):
         was = projection(before) if was_whole else None
         known = self._told_keys & finished_keys(before)
         self._begin_life()
-        forgotten = known - finished_keys(self.machine.state)
+        forgotten = known - finished_keys(self.machine.state) - self.shelf.rows.keys()
         assert not forgotten, f"I12: clients were told that {forgotten} had finished, which is not written"
         if was is not None:
             now = projection(self.machine.state)

@@ -36,6 +36,7 @@ from futurebroker.scheduler.commands import (
     WorkerSaid,
 )
 from futurebroker.scheduler.records import TaskRecord
+from futurebroker.scheduler.shelving import SHELF, Shelve
 from futurebroker.scheduler.state import ERRED, MEMORY, SchedulerState
 from futurebroker.states import WorkerStatus
 from futurebroker.types import ClientId, Key, WorkerId
@@ -112,7 +113,7 @@ class CommandLedger:
                 self._to_worker(command.peer, command.message)
             elif command.peer in self.state.clients:
                 self._to_client(command.peer, command.message)
-            elif command.peer not in self.state.archives:
+            elif command.peer not in self.state.archives and (command.peer != SHELF or self.state.shelf is None):
                 broken("I17", f"{command} goes to nobody")
         self._agree()
 
@@ -152,7 +153,7 @@ class CommandLedger:
         if stale and stale == len(messages):
             for command in commands:
                 # A request to steal is due at a time, whatever event brings it.
-                if isinstance(command, Forget) or not isinstance(command.message, m.Free | m.GiveBack):
+                if isinstance(command, Forget) or not isinstance(command.message, m.Free | m.GiveBack | Shelve):
                     broken("I14", f"{event} is stale, and led to {command}")
 
     def _accept(self, message: Any) -> None:

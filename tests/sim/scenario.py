@@ -200,6 +200,9 @@ class Scenario:
             other.later(at + 8, other.give_up_open, some)
         if used_up := self.agreed.used_up():
             self.clients[0].later(at + random.uniform(0.0, 0.5), self.clients[0].release, used_up)
+        if self._durable:
+            for moment, key in self.agreed.looked_for(keys):
+                self.clients[0].later(at + moment, self.clients[0].look_for, key)
 
     # -- trouble ----------------------------------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from futurebroker.protocol.facts import Shelved
 from futurebroker.protocol.messages import GiveBack, KeyFinished
 from futurebroker.protocol.session import Session
-from futurebroker.scheduler import beat, recording, revoking, terms, transitions
+from futurebroker.scheduler import beat, recording, revoking, shelving, terms, transitions
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.records import TaskRecord
 from futurebroker.scheduler.state import SchedulerState
@@ -54,6 +55,25 @@ def fire_at_the_hour_of_the_clock(state: SchedulerState, planned: beat.Planned) 
     beat.run(state, planned, state.now + state.clock_offset, is_now=False)
 
 
+def let_go_before_it_is_written(state: SchedulerState, task: TaskRecord) -> shelving.Row:
+    """A planted bug: a kept result leaves the memory when its row is made, and not when it is there."""
+    row = _ROW(state, task)
+    assert state.facts is not None
+    state.facts.append(Shelved(state.now, [task.key]))
+    shelving.put_away(state, [task.key])
+    return row
+
+
+def take_back_without_a_word(state: SchedulerState, message: shelving.Sought) -> None:
+    """A planted bug: what was read back is not among the facts."""
+    assert state.shelf is not None
+    shelving.take_back(state, message.rows)
+    state.shelf.sought.pop(message.number)()
+
+
+_ROW = shelving._row
+
+
 @pytest.mark.parametrize(
     ("place", "name", "bug"),
     [
@@ -62,6 +82,9 @@ def fire_at_the_hour_of_the_clock(state: SchedulerState, planned: beat.Planned) 
         (revoking, "_give_up", give_up_by_what_is_seen),
         (recording, "told", lambda state, worker, message: None),
         (beat, "_fire", fire_at_the_hour_of_the_clock),
+        (shelving, "_row", let_go_before_it_is_written),
+        (shelving, "_found", take_back_without_a_word),
+        (shelving, "may_leave", lambda state, task: state.tasks.get(task.key) is task),
     ],
 )
 def test_the_simulator_finds_what_is_told_or_forgotten(

@@ -45,6 +45,7 @@ class TaskOptions(Part, frozen=True):
     rate_for_all: bool = False  #: whether ``rate_limit`` counts all workers together
     tracked: bool = False  #: whether who asks is told that it has begun
     unwanted: bool = False  #: run it to its end though nobody wants the result
+    leaves: bool = False  #: the key never comes again, so that the kept result need not stay in the scheduler's memory
 
 
 class Held(Part, frozen=True):

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from futurebroker.protocol.facts import VERSION, AnyFact, Batch, decode_batch, encode_batch
-from futurebroker.scheduler import checkpoint, lasting, recovery
+from futurebroker.scheduler import checkpoint, recovery
 from futurebroker.scheduler.state import Policy, SchedulerState
+from futurebroker.scheduler.termrows import TermsRow
 
 
 def projection(state: SchedulerState) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def projection(state: SchedulerState) -> dict[str, Any]:
     }
 
 
-def _due(state: SchedulerState, row: lasting.TermsRow) -> lasting.TermsRow:
+def _due(state: SchedulerState, row: TermsRow) -> TermsRow:
     """A replay, whose moments were computed in another way, may be ahead by so much."""
     is_near = row.due <= state.now + state.clock_offset + recovery.SLACK
     return msgspec.structs.replace(row, due=0.0) if is_near else row

@@ -406,3 +406,17 @@ def test_what_is_given_up_with_another_is_released_also_after_a_restart() -> Non
     play.ann(m.Ask(1, "revoke", [["x", "y"], False]))
     assert play.states() == {"x": "erred", "y": "released", "z": "erred"}
     assert projection(replayed(facts, play.state.policy))["tasks"] == projection(play.state)["tasks"]
+
+
+def test_what_was_revoked_and_let_go_of_fails_when_it_is_needed_again() -> None:
+    """A retry of what depends on it must not have it run after all."""
+    play = Play("w")
+    play.ann(submit("x"), submit("y", "x", workers=("v",)), m.Release(["x"]))
+    play.ann(m.Ask(1, "revoke", [["y", "x"], False]))
+    assert play.states() == {"x": "released", "y": "erred"}
+    commands = play.ann(m.Retry(["y"]))
+    assert runs(commands) == []
+    assert play.states() == {"x": "erred", "y": "erred"}
+    failed = play.task("y").failure
+    assert failed is not None
+    assert (failed.type, failed.key) == ("TaskRevokedError", "x")
