@@ -7,7 +7,7 @@ from futurebroker.scheduler import transitions
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.reports import current
 from futurebroker.scheduler.state import ERRED, MEMORY, RELEASED, SchedulerState
-from futurebroker.scheduler.terms import note_continued
+from futurebroker.scheduler.terms import call_of, note_continued, terms_of
 
 
 def continued(state: SchedulerState, worker: WorkerRecord, report: Continue) -> None:
@@ -40,12 +40,16 @@ def _replace_inputs(state: SchedulerState, task: TaskRecord, report: Continue) -
     inputs = tuple(state.tasks[key] for key in dict.fromkeys(report.inputs))
     for dependency in inputs:  # before the old ones are let go of, for some may be the same
         dependency.needed_by += 1
-    for dependency in task.dependencies:
+    former = task.dependencies
+    for dependency in former:
         dependency.needed_by -= 1
         if dependency not in inputs:
             dependency.discard_dependent(task)
         state.check.append(dependency)
         state.look_at(dependency)
+    terms = terms_of(task)
+    if terms.first is None:  # who submits it again, as a parent that is run again does, knows nothing of this
+        terms.first = call_of(task.args, [dependency.key for dependency in former])
     task.args = report.args or b""
     task.dependencies = inputs
     task.waiting_on = sum(dependency.state is not MEMORY for dependency in inputs)

@@ -209,7 +209,8 @@ def _submit_known(
         return
     lineage = tuple(dependency.key for dependency in task.dependencies)
     same = task.function is function and task.args == args and (lineage == names or task.value is not None)
-    if not same:
+    first = task.terms.first if task.terms is not None else None
+    if not same and not (first is not None and task.function is function and first == terms.call_of(args, names)):
         _reject(state, client, task.key, "another task already has this key; choose another key=", kind="duplicate")
         return
     want(state, client, task)

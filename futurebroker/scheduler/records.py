@@ -194,7 +194,7 @@ class Terms:
     """What few tasks have: a time to run at, a state of their own, calls planned for their failure."""
 
     __slots__ = (
-        "children", "custom", "deals_with", "due", "expires", "failure", "joins", "parent", "planned",
+        "children", "custom", "deals_with", "due", "expires", "failure", "first", "joins", "parent", "planned",
         "request", "retries", "revoked", "timer",
     )  # fmt: skip
 
@@ -213,6 +213,8 @@ class Terms:
         self.deals_with: Failure | None = None  #: another task's failure, which it was planned for
         self.planned: list[PlannedCall] | None = None  #: calls to make if it fails
         self.revoked = ""  #: why it is given up if it has not begun; empty: it isn't
+        #: of a task that goes on with other arguments, what it was submitted with: see `terms.call_of`
+        self.first: bytes | None = None
 
 
 class Kind:

@@ -26,12 +26,13 @@ class TermsRow(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     deals_with: Failure | None = None
     planned: list[PlannedCall] | None = None
     revoked: str = ""
+    first: bytes | None = None
 
 
 #: fields that are the same in both
 _SAME = (
     "expires", "retries", "request", "parent", "children", "joins", "custom", "failure", "deals_with", "planned",
-    "revoked",
+    "revoked", "first",
 )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -55,6 +57,14 @@ def agree(state: SchedulerState, task: TaskRecord, conditions: Conditions) -> No
         if parent is not None:
             known = terms_of(parent)
             known.children = [*(known.children or ()), task.key]
+
+
+def call_of(args: bytes, names: Iterable[Key]) -> bytes:
+    """Tells what a task was called with, and on what it depends, from all else; short."""
+    digest = hashlib.blake2b(args, digest_size=16)
+    for name in names:
+        digest.update(b"\0" + name.encode())
+    return digest.digest()
 
 
 _NO_TERMS = Terms()

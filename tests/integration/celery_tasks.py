@@ -186,6 +186,16 @@ def countdown_from(self: Any, number: int, found: int = 1) -> Any:
     raise self.replace(countdown_from.s(number - 1, found * number))
 
 
+@app.task(bind=True, max_retries=1)
+def calls_replaced_twice(self: Any, child: str) -> Any:
+    called = countdown_from.apply_async((4,), task_id=child)
+    with allow_join_result():
+        found = called.get(timeout=10)
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    return found
+
+
 @app.task(bind=True)
 def replaced_by_group(self: Any, numbers: list[int]) -> Any:
     raise self.replace(app.signature("celery.group", kwargs={}) if not numbers else group_of(numbers))

@@ -386,6 +386,7 @@ def test_replace() -> None:
     assert get(t.countdown_from.delay(5)) == 120
     assert get(chain(t.countdown_from.s(3), t.add.s(1))()) == 7
     assert get(chain(t.identity.si([1, 2]), t.replaced_by_group.s(), t.total.s())()) == 3
+    assert get(t.calls_replaced_twice.delay("replaced-child")) == 24  # its second run makes the same call again
 
 
 @shows(

@@ -175,6 +175,12 @@ class Agreements:
         leaving = [key for key in leaving if key not in self.needed]
         return [(random.uniform(0.5, 14.0), random.choice(leaving)) for _ in range(2 * len(leaving))]
 
+    def made_again(self, keys: list[str]) -> list[tuple[float, list[str]]]:
+        """Keys that are submitted again, and when."""
+        random = self._leaving
+        times = random.choice((0, 1, 2))
+        return [(random.uniform(0.0, 4.0), random.sample(keys, max(1, len(keys) // 3))) for _ in range(times)]
+
     # -- the reckoning ----------------------------------------------------------------------------------------------
 
     def permits(

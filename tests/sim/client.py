@@ -146,6 +146,16 @@ class SimClient:
             known = self._agreed[node.key] = args, conditions
         return known
 
+    def submit_again(self, keys: list[str]) -> None:
+        """The same calls once more, as a parent that is run again makes them; what became of them stays so."""
+        held = self.futures.keys()
+        again = [node for node in self._submitted if node.key in keys and held >= {node.key, *node.needs}]
+        # What is cancelled and comes again in one envelope is more than the books can follow.
+        given_up = self.cancelled | self._given_up
+        self.line.near.send(
+            self._calls([node for node in again if given_up.isdisjoint(self.oracle.ancestors(node.key))])
+        )
+
     def want(self, keys: list[str]) -> None:
         """Got hold of other clients' futures."""
         keys = [key for key in keys if key not in self.futures]

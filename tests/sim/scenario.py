@@ -200,6 +200,8 @@ class Scenario:
             other.later(at + 8, other.give_up_open, some)
         if used_up := self.agreed.used_up():
             self.clients[0].later(at + random.uniform(0.0, 0.5), self.clients[0].release, used_up)
+        for moment, some in self.agreed.made_again(keys):
+            self.clients[0].later(at + moment, self.clients[0].submit_again, some)
         if self._durable:
             for moment, key in self.agreed.looked_for(keys):
                 self.clients[0].later(at + moment, self.clients[0].look_for, key)

@@ -102,3 +102,9 @@ def a_schedule_forgets_when_it_fired(state: SchedulerState, client: ClientRecord
     if planned is not None:
         planned.runs += 1
         beat._arm(state, planned)
+
+
+@plant((continuing, "call_of"))
+def who_makes_the_call_of_a_replaced_task_again_is_refused(args: bytes, names: Any) -> bytes:
+    """A parent that is run again finds that somebody else has its child's key."""
+    return b""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.facts import Reported
 from futurebroker.scheduler import checkpoint, viewing
 from futurebroker.scheduler.commands import ClientGone, Send, Tick, WorkerLost
 from futurebroker.scheduler.notes import KEPT, Note, Notes
+from futurebroker.scheduler.records import TaskRecord
 from tests.unit.scheduler.play import FUNCTION, Play, failure, finished, runs, submit
 from tests.unit.scheduler.projection import projection, replayed
 from tests.unit.scheduler.test_promises import recorded
@@ -406,6 +409,28 @@ def test_what_is_given_up_with_another_is_released_also_after_a_restart() -> Non
     play.ann(m.Ask(1, "revoke", [["x", "y"], False]))
     assert play.states() == {"x": "erred", "y": "released", "z": "erred"}
     assert projection(replayed(facts, play.state.policy))["tasks"] == projection(play.state)["tasks"]
+
+
+@pytest.mark.parametrize("inputs", [[], ["y"]])
+def test_who_submits_a_task_again_gets_what_it_goes_on_with(inputs: list[str]) -> None:
+    """A parent that is run again makes the calls that it made, and doesn't know that one was replaced since."""
+    play, facts = recorded("w")
+    play.ann(submit("z"), submit("x", "z", args=b"1", durable=True, keep=60.0), submit("y"))
+    play.worker("w", finished("z", play.task("z").attempt))
+    attempt = play.task("x").attempt
+    play.worker("w", m.Continue("x", attempt, 1, 0.0, 1, b"2", inputs))
+    once_more = submit("x", "z", args=b"1", durable=True, keep=60.0)
+    other = submit("x", "z", args=b"3", durable=True, keep=60.0)
+    assert play.bob(once_more) == []
+    refused = play.bob(other)
+    assert [one.message.kind for one in refused] == ["duplicate"]
+    again = replayed(facts, play.state.policy)
+    loaded = replayed([], play.state.policy, list(checkpoint.dump(again)))
+    assert _first(again.tasks["x"]) == _first(loaded.tasks["x"]) == _first(play.task("x")) is not None
+
+
+def _first(task: TaskRecord) -> bytes | None:
+    return task.terms.first if task.terms is not None else None
 
 
 def test_what_was_revoked_and_let_go_of_fails_when_it_is_needed_again() -> None:
