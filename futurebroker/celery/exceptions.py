@@ -72,6 +72,8 @@ class Retry(TaskPredicate):
         self.when = when
         self.is_eager = is_eager
         self.sig = sig
+        #: what the next run is to have otherwise, as `Task.apply_async` names it
+        self.options: dict[str, Any] = {}
 
     def humanize(self) -> str:
         """When."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, overload
 
 from futurebroker.celery import discovery, local, signals
+from futurebroker.celery.autoretry import autoretrying
 from futurebroker.celery.builtins import BUILTINS
 from futurebroker.celery.conf import Conf
 from futurebroker.celery.definitions import REGISTERED
@@ -17,7 +18,6 @@ from futurebroker.celery.exceptions import DuplicateTaskNameWarning
 from futurebroker.celery.models import with_models
 from futurebroker.celery.registry import Registry, import_related, symbol
 from futurebroker.celery.signature import maybe_list
-from futurebroker.celery.task import autoretrying
 
 #: options of `Celery.task` for retries by themselves
 _AUTORETRY = ("autoretry_for", "dont_autoretry_for", "retry_backoff", "retry_backoff_max", "retry_jitter")

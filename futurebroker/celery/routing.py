@@ -56,6 +56,20 @@ def queue_names(app: Any) -> list[str]:
     return [getattr(queue, "name", None) or str(queue) for queue in queues]
 
 
+def changed_options(app: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run that follows is to have otherwise, as the scheduler names it."""
+    changes: dict[str, Any] = {}
+    if given.get("queue") is not None:
+        queue = queue_of(app, given["queue"])
+        changes["queue"] = "" if queue == "celery" else queue
+    if given.get("priority") is not None:
+        changes["priority"] = int(given["priority"])
+    for name in ("time_limit", "soft_time_limit"):
+        if given.get(name) is not None:
+            changes[name] = float(given[name])
+    return changes
+
+
 def queue_of(app: Any, queue: Any) -> str:
     """The name of a task's queue.
 

@@ -24,6 +24,7 @@ from futurebroker.celery import local, signals, states
 from futurebroker.celery.context import Context, Parts, spread
 from futurebroker.celery.definitions import Definition
 from futurebroker.celery.exceptions import Ignore, NotRegistered, Reject, Retry, SoftTimeLimitExceeded
+from futurebroker.celery.routing import changed_options
 from futurebroker.exceptions import FuturebrokerError
 from futurebroker.inside import NO_TASK, current_task
 from futurebroker.protocol.refs import TaskRef
@@ -176,7 +177,7 @@ def _run_to_its_end(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], re
     try:
         value = trace(task, args, kwargs, request)
     except Retry as retry:
-        raise _again(retry, request, request.hostname or "") from None
+        raise _again(task.app, retry, request, request.hostname or "") from None
     except Replaced as replaced:
         raise RunAgain(
             args=dumps(((Delivered(TaskRef(0)),), {})), inputs=(replaced.key,), retries=request.retries
@@ -213,12 +214,21 @@ def _takes_several(function: Any) -> bool:
     return sum(one.kind in positional for one in parameters) > 1
 
 
-def _again(retry: Retry, request: Context, worker: str) -> RunAgain:
+def _again(app: Any, retry: Retry, request: Context, worker: str) -> RunAgain:
     delay = max(0.0, float(retry.when or 0.0))
     changed = getattr(retry, "arguments", None)
     error = retry.exc if retry.exc is not None else retry
     failure = failure_of(error, str(request.id), worker)
-    return RunAgain(delay, request.retries + 1, None if changed is None else dumps(changed), (), failure)
+    arguments = None if changed is None else dumps(changed)
+    options, fields = changed_options(app, retry.options), None
+    if options:
+        _, terms = current_terms.get()
+        known = pickle.loads(terms.request) if terms.request else {}
+        shown = {name: options[name] for name in ("queue", "priority") if name in options}
+        if shown.get("queue") == "":
+            shown["queue"] = "celery"
+        fields = pickle.dumps({**known, **shown}, 5)
+    return RunAgain(delay, request.retries + 1, arguments, (), failure, options, fields)
 
 
 def trace(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], request: Context) -> Any:

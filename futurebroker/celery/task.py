@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from functools import wraps
 from typing import Any, ClassVar
 
 from futurebroker.celery import canvas, local, states
@@ -306,6 +303,7 @@ class Task:
             args, kwargs: other arguments than those it has.
             exc: why; raised in place of MaxRetriesExceededError.
             countdown: seconds from now; default `default_retry_delay`.
+            options: ``queue``, ``priority``, ``time_limit`` and ``soft_time_limit`` of the next run and those after it.
             throw: False returns the `Retry`, for the task to raise.
 
         Raises:
@@ -336,8 +334,9 @@ class Task:
         )
         if changed:
             again.arguments = call  # type: ignore[attr-defined]
+        again.options = {name: value for name, value in options.items() if value is not None}
         if request.is_eager:
-            again.sig = self.signature_from_request(request, *call)
+            again.sig = self.signature_from_request(request, *call, **options)
         if throw:
             if exc is not None:
                 raise again from exc
@@ -437,57 +436,6 @@ class Task:
 
     def __repr__(self) -> str:
         return f"<@task: {self.name} of {self.app.main or self.app!r}>"
-
-
-def autoretrying(
-    task: Any,
-    function: Callable[..., Any],
-    autoretry_for: tuple[type[BaseException], ...],
-    retry_kwargs: dict[str, Any],
-    dont_autoretry_for: tuple[type[BaseException], ...] = (),
-    retry_backoff: Any = False,
-    retry_backoff_max: float = 600,
-    retry_jitter: bool = True,
-) -> Callable[..., Any]:
-    """``function``, with exceptions of these types answered by `Task.retry`."""
-    passed: tuple[type[BaseException], ...] = (Ignore, Retry, *dont_autoretry_for)
-    backoff = float(1 if retry_backoff is True else retry_backoff)
-
-    def again(error: BaseException) -> Retry:
-        given = dict(retry_kwargs)
-        if backoff:
-            given["countdown"] = backoff_delay(backoff, task.request.retries, retry_backoff_max, retry_jitter)
-        return task.retry(exc=error, **given)  # type: ignore[no-any-return]
-
-    if inspect.iscoroutinefunction(function):
-
-        @wraps(function)
-        async def run_async(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return await function(*args, **kwargs)
-            except passed:
-                raise
-            except autoretry_for as error:
-                raise again(error) from error
-
-        return run_async
-
-    @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except passed:
-            raise
-        except autoretry_for as error:
-            raise again(error) from error
-
-    return run
-
-
-def backoff_delay(factor: float, retries: int, maximum: float, full_jitter: bool) -> float:
-    """Seconds before the next try: doubling, up to ``maximum``, and any part of that with ``full_jitter``."""
-    delay = min(maximum, factor * 2**retries)
-    return random.randrange(int(delay) + 1) if full_jitter else max(0.0, delay)
 
 
 def utc_now() -> datetime:

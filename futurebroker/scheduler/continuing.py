@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from futurebroker.protocol.messages import Continue, Failure
-from futurebroker.scheduler import transitions
-from futurebroker.scheduler.records import TaskRecord, WorkerRecord
+from typing import Any
+
+import msgspec
+
+from futurebroker.protocol.messages import Continue, Failure, TaskOptions
+from futurebroker.scheduler import placement, transitions
+from futurebroker.scheduler.admission import bad_options
+from futurebroker.scheduler.records import ORDER_MASK, TaskRecord, WorkerRecord
 from futurebroker.scheduler.reports import current
-from futurebroker.scheduler.state import ERRED, MEMORY, RELEASED, SchedulerState
+from futurebroker.scheduler.state import ERRED, MEMORY, RELEASED, SchedulerState, prioritized
 from futurebroker.scheduler.terms import call_of, note_continued, terms_of
+
+#: options that a task may change when it asks to be run again
+CHANGEABLE = frozenset({"queue", "priority", "time_limit", "soft_time_limit"})
 
 
 def continued(state: SchedulerState, worker: WorkerRecord, report: Continue) -> None:
@@ -17,6 +25,8 @@ def continued(state: SchedulerState, worker: WorkerRecord, report: Continue) -> 
         return
     task.kind.observe(report.duration * 1e-6)
     note_continued(state, task, report)
+    if report.options:
+        _change_options(state, task, report.options)
     if report.args is None or (task.terms is not None and task.terms.revoked):
         transitions.pull_back(state, task, tell=False)
         return
@@ -30,6 +40,24 @@ def continued(state: SchedulerState, worker: WorkerRecord, report: Continue) -> 
     for follower in task.each_dependent():
         if follower.waiting_on and follower.worker is worker:
             transitions.pull_back(state, follower, tell=True)
+
+
+def _change_options(state: SchedulerState, task: TaskRecord, changes: dict[str, Any]) -> None:
+    """It goes on in another queue, or otherwise; what can't be is left as it was."""
+    wanted = {name: value for name, value in changes.items() if name in CHANGEABLE}
+    try:
+        changed = msgspec.structs.replace(task.pool.options, **wanted)
+        options = msgspec.convert(msgspec.to_builtins(changed), TaskOptions)
+    except (msgspec.ValidationError, TypeError):
+        state.counters["unexpected"] += 1
+        return
+    if bad_options(options):
+        state.counters["unexpected"] += 1
+        return
+    pool = placement.pool_for(state, options)
+    state.leave_pool(task)
+    state.enter_pool(task, pool)
+    task.order = prioritized(task.order & ORDER_MASK, options.priority)
 
 
 def _replace_inputs(state: SchedulerState, task: TaskRecord, report: Continue) -> str | None:

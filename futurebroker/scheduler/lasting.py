@@ -31,7 +31,7 @@ def read_terms(state: SchedulerState, rows: Any) -> None:
                 function.planned += 1
         if row.due:
             terms.due = row.due - state.clock_offset
-        if row.expires:
+        if row.expires and not row.revoked:  # of the others it was seen when their time was over
             revoking.watch(state, task)
 
 

@@ -117,6 +117,8 @@ def note_continued(state: SchedulerState, task: TaskRecord, report: Continue) ->
     terms.retries = report.retries
     terms.failure = report.failure if report.retries else None
     terms.custom = None
+    if report.request is not None:
+        terms.request = report.request
     terms.due = state.now + report.delay if report.delay > 0 else 0.0
 
 

@@ -61,5 +61,14 @@ def how(task: TaskRecord, ended: str) -> str:
 def continued(task: TaskRecord, duration: int, again: Again) -> Continue:
     """What is reported of a task that asked to be run again."""
     return Continue(
-        task.key, task.attempt, duration, again.delay, again.retries, again.args, again.inputs, again.failure
+        task.key,
+        task.attempt,
+        duration,
+        again.delay,
+        again.retries,
+        again.args,
+        again.inputs,
+        again.failure,
+        again.options,
+        again.request,
     )

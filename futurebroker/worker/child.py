@@ -293,7 +293,10 @@ class Executor:
                 kind = type(value)
         except RunAgain as again:
             duration = (perf_counter_ns() - start) // 1000
-            told = Again(again.delay, again.retries, again.arguments, list(again.inputs), again.failure)
+            told = Again(
+                again.delay, again.retries, again.arguments, list(again.inputs), again.failure, again.options,
+                again.request,
+            )  # fmt: skip
             return Result(task.number, duration, again=told)
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are the task's own as well
             duration = (perf_counter_ns() - start) // 1000

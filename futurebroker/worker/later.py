@@ -27,6 +27,8 @@ class RunAgain(BaseException):
         args: its arguments from now on, pickled; None: those it has.
         inputs: the results that ``args`` refer to.
         failure: why, for who asks meanwhile.
+        options: fields of `TaskOptions` that are others from now on.
+        request: in place of that of its terms.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class RunAgain(BaseException):
         args: bytes | None = None,
         inputs: tuple[Key, ...] = (),
         failure: Failure | None = None,
+        options: dict[str, Any] | None = None,
+        request: bytes | None = None,
     ) -> None:
         super().__init__(delay, retries)
         self.delay = delay
@@ -43,6 +47,8 @@ class RunAgain(BaseException):
         self.arguments = args
         self.inputs = inputs
         self.failure = failure
+        self.options = options
+        self.request = request
 
 
 def tell_scheduler(topic: str, key: Key, about: Any) -> None:

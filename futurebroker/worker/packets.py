@@ -73,6 +73,8 @@ class Again(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     args: bytes | None = None
     inputs: list[Key] = []
     failure: Failure | None = None
+    options: dict[str, Any] | None = None
+    request: bytes | None = None
 
 
 class Result(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):

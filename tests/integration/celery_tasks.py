@@ -116,6 +116,16 @@ def flaky_without_reason(self: Any) -> None:
     raise self.retry(countdown=0.01)
 
 
+@app.task(bind=True, priority=1)
+def retry_elsewhere(self: Any) -> Any:
+    if not self.request.retries:
+        raise self.retry(queue="elsewhere", priority=7, soft_time_limit=30, countdown=0)
+    if self.request.retries == 1:
+        raise self.retry(countdown=0)
+    info = self.request.delivery_info
+    return info["routing_key"], info["priority"], self.request.soft_time_limit, self.request.headers
+
+
 @app.task(bind=True)
 def retry_with(self: Any, number: int) -> Any:
     if number < 3:
@@ -138,7 +148,8 @@ def by_itself_too_often(self: Any) -> None:
 @app.task(bind=True)
 def request_of(self: Any) -> dict[str, Any]:
     names = ("id", "root_id", "parent_id", "group", "group_index", "retries", "headers", "is_eager", "task", "hostname")
-    return {name: getattr(self.request, name) for name in (*names, "called_directly", "delivery_info")}
+    more = ("called_directly", "delivery_info", "chain", "chord", "callbacks", "errbacks")
+    return {name: getattr(self.request, name) for name in (*names, *more)}
 
 
 @app.task(bind=True)

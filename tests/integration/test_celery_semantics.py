@@ -14,6 +14,7 @@ import pytest
 
 from futurebroker import Client, LocalCluster
 from futurebroker.celery import Celery, chain, chord, group, signals, states
+from futurebroker.celery.autoretry import backoff_delay
 from futurebroker.celery.exceptions import (
     ChordError,
     EncodeError,
@@ -25,7 +26,6 @@ from futurebroker.celery.exceptions import (
 )
 from futurebroker.celery.local import Proxy
 from futurebroker.celery.results import AsyncResult
-from futurebroker.celery.task import backoff_delay
 from futurebroker.exceptions import DuplicateKeyError
 from tests.integration import celery_tasks as t
 from tests.integration.celery_rows import shows

@@ -265,10 +265,14 @@ def test_ways_to_call() -> None:
     "task",
     "`self.request`",
     "differs",
-    "`chain`, `chord` and `callbacks` are empty; what follows a task is the scheduler's",
+    "`chain`, `chord`, `callbacks` and `errbacks` are None, and setting them changes nothing: what follows a task is in the "
+    "scheduler's graph, where `revoke` ends it",
 )
 def test_requests() -> None:
     request = get(t.request_of.delay())
+    followed = chord([t.request_of.s()], t.identity.s()) | t.identity.s()
+    (seen,) = get(followed())
+    assert [seen[name] for name in ("chain", "chord", "callbacks", "errbacks")] == [None] * 4
     assert request["root_id"] == request["id"]
     assert request["called_directly"] is False
     first, second = get(group(t.request_of.s(), t.request_of.s())())
@@ -282,10 +286,13 @@ def test_requests() -> None:
     "task",
     "`retry`, `autoretry_for`, handlers, `update_state`, `replace`",
     "differs",
-    "`retry` can change arguments and time, not queue and priority",
+    "`retry` can change arguments, time, queue, priority and time limits; other options stay as they were",
 )
 def test_what_tasks_do() -> None:
     assert get(t.retry_with.delay(1)) == (3, 2)
+    moved = t.retry_elsewhere.apply_async(headers={"tenant": "a"})
+    assert get(moved) == ("elsewhere", 7, 30.0, {"tenant": "a"})
+    assert moved.queue == "elsewhere"
 
 
 @shows(

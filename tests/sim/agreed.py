@@ -129,6 +129,8 @@ class Agreements:
             more["lifetime"] = random.uniform(0.05, 4)
         if self._draw(0.15):
             call = msgspec.structs.replace(call, again=random.randint(1, 2), delay=random.choice((0.0, 0.0, 0.3, 2.0)))
+            if self._leaving.random() < 0.4:
+                call = msgspec.structs.replace(call, moves=self._leaving.choice(("", "mail")))
         if before and self._draw(0.12):
             more["becomes"] = random.choice(before).key
             self.needed.add(more["becomes"])

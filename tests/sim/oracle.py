@@ -36,6 +36,7 @@ class Call(msgspec.Struct, array_like=True, frozen=True):
     says: bool = False  #: it tells how far it is
     becomes: str = ""  #: the task whose result it goes on to be
     delivers: bool = False  #: it hands on what it became
+    moves: str | None = None  #: the queue that its next run is to be in
 
     @staticmethod
     def of(args: bytes) -> Call:

@@ -124,7 +124,9 @@ class SimExecutor:
         retries = task.terms.retries if task.terms is not None else 0
         if retries < call.again:
             failure = m.Failure("Retry", "not yet", "", call.key, worker.line.name)
-            return Result(task.number, duration, duration, again=Again(call.delay, retries + 1, failure=failure))
+            options = None if call.moves is None else {"queue": call.moves, "priority": retries}
+            again = Again(call.delay, retries + 1, failure=failure, options=options)
+            return Result(task.number, duration, duration, again=again)
         if worker.executions.raises(call):
             failure = m.Failure("ValueError", "no", "", call.key, worker.line.name)
             return Result(task.number, duration, duration, failure=failure)

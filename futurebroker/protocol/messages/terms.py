@@ -64,6 +64,8 @@ class Continue(Message, tag=152):
     args: bytes | None = None  #: None: those it had
     inputs: list[Key] = []  #: results that the new ``args`` refer to
     failure: Failure | None = None  #: why it is run again
+    options: dict[str, Any] | None = None  #: fields of its `TaskOptions` that are others from now on
+    request: bytes | None = None  #: in place of that of `Conditions`
 
 
 class Said(Message, tag=153):

@@ -30,7 +30,7 @@ SAMPLES: dict[str, Any] = {
     "broadcast": True, "graph": "g1", "more": -1,
     "calls": [m.PlannedCall(b"f" * 16, "k", b"args")],
     "conditions": [None, m.Conditions(1.5, 2.5, "p", True, b"r")], "delay": 1.5, "of": "k", "retries": 3,
-    "terms": m.RunTerms(1, 2.0, 3.0, True, b"r"),
+    "request": b"r", "terms": m.RunTerms(1, 2.0, 3.0, True, b"r"),
     "code": b"code", "data": b"data", "dependencies": [("k1", "k2"), ()], "digest": b"d" * 16, "duration": 5,
     "ended": True, "event": {"a": 1}, "hurry": True,
     "epoch": 2, "error": "text", "failure": _FAILURE, "force": True, "forgotten": True, "function": b"f" * 16,
@@ -62,7 +62,7 @@ def full(kind: type[Any]) -> Any:
     if kind is m.Submit:
         values["args"] = [b"1", b"2"]
     elif kind is m.Continue:
-        values["inputs"] = ["k1", "k2"]
+        values |= {"inputs": ["k1", "k2"], "options": {"queue": "q"}}
     elif kind is m.Inventory:
         values["held"] = [("k", 5, "/p")]
     elif kind in (m.ParcelPart, m.ParcelWanted):
