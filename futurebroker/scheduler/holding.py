@@ -149,3 +149,16 @@ def may_run_again(state: SchedulerState, task: TaskRecord) -> bool:
     """Whether a result that is lost may be computed anew; also if it was to be kept, but nobody knows that it was."""
     is_secret = task in state.untold and task.wanted_by is not None and not task.pool.at_most_once
     return is_secret or not runs_once(task)
+
+
+def cut_lineage(state: SchedulerState, task: TaskRecord) -> None:
+    """The result can't be lost any more, so what it was made from need not stay known for it."""
+    inputs = task.kind.inputs
+    for dependency in task.dependencies:
+        dependency.discard_dependent(task)
+        inputs.add(dependency.kind)
+        if dependency.wanted_by is None:
+            state.check.append(dependency)
+        else:
+            state.look_at(dependency)
+    task.dependencies = ()

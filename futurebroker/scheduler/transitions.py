@@ -28,6 +28,7 @@ from futurebroker.scheduler.holding import (
     KEPT_LOST,
     SPENT,
     be_wanted,
+    cut_lineage,
     erred_released,
     get_ready,
     hold_back,
@@ -223,22 +224,9 @@ def memory_reached(state: SchedulerState, task: TaskRecord, value: bytes | None,
     if task.dependencies:
         _free_inputs(state, task)
         if task.value is not None:
-            _cut_lineage(state, task)
+            cut_lineage(state, task)
     if task.wanted_by is None and not task.needed_by:
         state.check.append(task)
-
-
-def _cut_lineage(state: SchedulerState, task: TaskRecord) -> None:
-    """The result can't be lost any more, so what it was made from need not stay known for it."""
-    inputs = task.kind.inputs
-    for dependency in task.dependencies:
-        dependency.discard_dependent(task)
-        inputs.add(dependency.kind)
-        if dependency.wanted_by is None:
-            state.check.append(dependency)
-        else:
-            state.look_at(dependency)
-    task.dependencies = ()
 
 
 def _free_inputs(state: SchedulerState, task: TaskRecord) -> None:

@@ -149,7 +149,7 @@ def lost_results_are_not_computed_again(
         state.check.append(task)
 
 
-@plant((transitions, "_cut_lineage"))
+@plant((transitions, "cut_lineage"))
 def lineage_is_cut_without_telling_the_other_end(state: SchedulerState, task: TaskRecord) -> None:
     """Inputs keep a dependent that doesn't name them, and are never forgotten."""
     task.dependencies = ()
