@@ -1,6 +1,7 @@
 """Celery and its face here, one after the other in one run, over the same RabbitMQ: ``python -m bench.celery_face``.
 
-BENCH_BROKER_URL is the RabbitMQ; each gets one worker with two processes. Celery's results come over ``rpc://``.
+BENCH_BROKER_URL is the RabbitMQ; each gets one worker with two processes. Celery is measured with results over RabbitMQ
+(``rpc://``), and with results in Redis as well where FUTUREBROKER_TEST_REDIS_URL names one.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ def submitted_bytes() -> int:
     return len(m.encode([message for message in sent if isinstance(message, m.Submit)]))
 
 
-def celery_side(url: str) -> dict[str, float]:
-    """Celery's figures."""
+def celery_side() -> dict[str, float]:
+    """Celery's figures, with results where the environment says; see `celery_app`."""
     worker = subprocess.Popen(
         [sys.executable, "-m", "celery", "-A", "bench.peers.celery_app", "worker", "--concurrency=2"]
         + ["--loglevel=ERROR", f"--hostname=bench-{os.getpid()}@%h"],
@@ -124,14 +125,32 @@ def our_side(url: str) -> dict[str, float]:
         cluster.close()
 
 
+def celery_with(redis: str) -> dict[str, float]:
+    """Celery's figures, measured in a process of its own; without ``redis`` its results come over RabbitMQ."""
+    url = os.environ["BENCH_BROKER_URL"]
+    env = {**os.environ, "FUTUREBROKER_TEST_RABBITMQ_URL": url, "FUTUREBROKER_TEST_REDIS_URL": redis}
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.celery_face", "--celery"], env=env, stdout=subprocess.PIPE, check=True
+    )
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
 def main() -> None:
     """Measure both, and print figures and ratios."""
-    url = os.environ["BENCH_BROKER_URL"]
-    ours, theirs = our_side(url), celery_side(url)
+    if sys.argv[1:] == ["--celery"]:
+        print(json.dumps(celery_side()))
+        return
+    redis = os.environ.get("FUTUREBROKER_TEST_REDIS_URL", "")
+    ours = our_side(os.environ["BENCH_BROKER_URL"])
+    theirs = {"rpc": celery_with(""), **({"Redis": celery_with(redis)} if redis else {})}
     for name, figure in ours.items():
-        peer = theirs.get(name)
-        ratio = "" if peer is None else f"   Celery {peer:,.1f}   ratio {figure / peer:.2f}"
-        print(f"{name:<42} {figure:,.1f}{ratio}")
+        ratios = [
+            f"   Celery, {where} {figures[name]:,.1f}   ratio {figure / figures[name]:.2f}"
+            for where, figures in theirs.items()
+            if name in figures
+        ]
+        print(f"{name:<42} {figure:,.1f}{''.join(ratios)}")
     print(json.dumps({"ours": ours, "celery": theirs}))
 
 
