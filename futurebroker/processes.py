@@ -22,11 +22,14 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from futurebroker.exceptions import FuturebrokerError, StartError
 from futurebroker.logs import passwords_of, start_logging
+
+Result = TypeVar("Result")
 
 #: the environment variable with the import path of the program, as JSON; executors take it over
 SYS_PATH_VARIABLE = "FUTUREBROKER_SYS_PATH"
@@ -406,3 +409,12 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"{type(error).__name__}: {error}"
     return "".join(traceback.format_exception(error))[-_LAST_WORDS:].strip()
+
+
+async def apart(call: Callable[..., Result], *arguments: Any) -> Result:
+    """What ``call`` gives, run on a thread of its own; here, where the program is ending and has no thread any more."""
+    try:
+        work = asyncio.get_running_loop().run_in_executor(None, partial(call, *arguments))
+    except RuntimeError:
+        return call(*arguments)
+    return await work

@@ -17,6 +17,7 @@ from typing import Any
 
 from futurebroker.exceptions import DatabaseError, ProtocolError
 from futurebroker.persistence.blobs import PART, Blobs
+from futurebroker.processes import apart
 from futurebroker.protocol.messages import (
     DataEnough,
     DataLost,
@@ -113,7 +114,7 @@ class Archive:
             self._closed = True
             for fetch in list(self._fetches.values()):
                 self._end(fetch)
-            await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
+            await apart(partial(self._thread.shutdown, wait=True, cancel_futures=True))
             self._blobs.close()
 
     # -- work for the thread -----------------------------------------------------------------------------------------

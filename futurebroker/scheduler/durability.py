@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from futurebroker.exceptions import DatabaseError, LeadershipLostError
 from futurebroker.persistence import lease
 from futurebroker.persistence.database import is_sqlite, shown
 from futurebroker.persistence.journal import Journal
+from futurebroker.processes import apart
 from futurebroker.protocol.durable import Delivery, DurableEndpoint
 from futurebroker.protocol.facts import VERSION, Batch, Cursor, encode_batch
 from futurebroker.protocol.messages import (
@@ -367,7 +369,7 @@ class Durability:
             try:
                 ending, journal = self._state.operations.ending, self.journal
                 shut = ending is not None and ending.over
-                await asyncio.to_thread(lease.release, journal.engine, journal.cluster, journal.epoch, shut=shut)
+                await apart(partial(lease.release, journal.engine, journal.cluster, journal.epoch, shut=shut))
             except DatabaseError as error:
                 logger.warning("the lease could not be given back, and runs out by itself: %s", error)
         if self._thread is not None:

@@ -20,7 +20,7 @@ from futurebroker.exceptions import DatabaseError, DatabaseInUseError
 from futurebroker.persistence import lease, revisions
 from futurebroker.persistence.database import open_engine, parse_url
 from futurebroker.persistence.journal import Journal
-from futurebroker.processes import has_ended, process_mark
+from futurebroker.processes import apart, has_ended, process_mark
 from futurebroker.protocol.durable import DurableEndpoint
 from futurebroker.protocol.facts import VERSION, Batch, Cursor, encode_batch
 from futurebroker.protocol.messages import Hello, Inventory, MeetAgain, Welcome
@@ -182,7 +182,7 @@ class DurableScheduler(SchedulerService):
             await self._durability.close()
         elif self._journal is not None:
             try:
-                await asyncio.to_thread(lease.release, self._journal.engine, self.cluster, self._journal.epoch)
+                await apart(lease.release, self._journal.engine, self.cluster, self._journal.epoch)
             except DatabaseError as error:
                 logger.warning("the lease could not be given back, and runs out by itself: %s", error)
             self._journal.close()

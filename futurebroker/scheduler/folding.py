@@ -7,7 +7,7 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
-from futurebroker.processes import Child
+from futurebroker.processes import Child, apart
 from futurebroker.scheduler.durability import Durability
 from futurebroker.scheduler.restoring import Restored
 from futurebroker.scheduler.state import Policy
@@ -115,4 +115,4 @@ class Folding:
         child, self._child = self._child, None
         if child is not None:
             self._loop.remove_reader(child.fileno())
-            await asyncio.to_thread(child.end)
+            await apart(child.end)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from futurebroker.processes import without_secret
+from futurebroker.processes import apart, without_secret
 from futurebroker.protocol.history import Batch, Ended, HistoryOrders, Stood, add_finished
 from futurebroker.scheduler import observe
 from futurebroker.scheduler.chronicle import Chronicle
@@ -112,13 +112,13 @@ class Historian:
         self._unwatch()
         with contextlib.suppress(OSError):  # from here on somebody waits for it
             os.sched_setscheduler(process.pid, os.SCHED_OTHER, os.sched_param(0))
-        writing = asyncio.create_task(asyncio.to_thread(self._write_rest))
+        writing = asyncio.create_task(apart(self._write_rest))
         if not (await asyncio.wait([writing], timeout=END_TIMEOUT))[0]:
             process.kill()  # which ends the write as well
         await writing
         self._close_pipe()
         try:
-            await asyncio.to_thread(process.wait, END_TIMEOUT)
+            await apart(process.wait, END_TIMEOUT)
         except subprocess.TimeoutExpired:
             logger.warning("the history's last part could not be written in time")
             process.kill()

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from futurebroker import logs
 from futurebroker.data.valuefiles import ValueFiles
 from futurebroker.exceptions import FuturebrokerError, RefusedError
+from futurebroker.processes import apart
 from futurebroker.protocol.member import HEARTBEAT_INTERVAL, Member
 from futurebroker.protocol.messages import Happened, Said, Welcome
 from futurebroker.secret import is_loopback
@@ -236,7 +237,7 @@ class WorkerService:
         await self._stop_executors()
         await self._link.close(reason)
         self._transfers.bulk.close()
-        await asyncio.to_thread(self._transfers.close)
+        await apart(self._transfers.close)
         self._file_work.close()
         await self._upkeep.close()
         self._finished.set()

@@ -222,3 +222,15 @@ def test_a_cluster_that_nobody_closes_ends_with_the_program(tmp_path: Path) -> N
     done = run([sys.executable, "-c", SERVING.format(last="")], tmp_path, "\n")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("pids ")
+
+
+@pytest.mark.parametrize("journal", ["none", "process"])
+def test_a_cluster_in_the_program_s_own_threads_ends_with_it_in_silence(tmp_path: Path, journal: str) -> None:
+    """By then Python starts no thread of a pool any more, and what ends with one has to end without."""
+    program = f"""
+from futurebroker import Client
+client = Client(processes=False, journal={journal!r}, database_url="sqlite:///{tmp_path}/kept.db")
+print(client.submit(abs, -4).result())
+"""
+    done = run([sys.executable, "-c", program], tmp_path)
+    assert (done.stdout, done.stderr, done.returncode) == ("4\n", "", 0)
