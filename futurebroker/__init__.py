@@ -47,6 +47,7 @@ _HOMES = {
     "CancelledError": "futurebroker.exceptions",
     "TimeoutError": "builtins",
     "KilledWorker": "futurebroker.exceptions",
+    "Reschedule": "futurebroker.exceptions",
 }
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "LocalCluster",
     "Lock",
     "Queue",
+    "Reschedule",
     "SchedulerPlugin",
     "Semaphore",
     "TimeoutError",

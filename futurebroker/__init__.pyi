@@ -26,6 +26,7 @@ from futurebroker.client.watching import get_task_stream as get_task_stream
 from futurebroker.data.environments import pack_environment as pack_environment
 from futurebroker.exceptions import CancelledError as CancelledError
 from futurebroker.exceptions import KilledWorker as KilledWorker
+from futurebroker.exceptions import Reschedule as Reschedule
 from futurebroker.local import LocalCluster as LocalCluster
 from futurebroker.reporting import performance_report as performance_report
 from futurebroker.worker.context import get_worker as get_worker

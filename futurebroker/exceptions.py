@@ -376,12 +376,8 @@ class DatabaseInUseError(DatabaseError):
 class ClusterShutDownError(FuturebrokerError):
     """A client shut the cluster down while this scheduler waited to lead it; start it anew to have the cluster back."""
 
-    def __init__(self, cluster: str) -> None:
-        super().__init__(cluster)
-        self.cluster = cluster
-
     def __str__(self) -> str:
-        return f"the cluster {self.cluster} was shut down by a client; there is nothing to wait for"
+        return f"the cluster {self.args[0]} was shut down by a client; there is nothing to wait for"
 
 
 class LeadershipLostError(DatabaseError):
@@ -428,6 +424,10 @@ class TaskRevokedError(TaskError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class Reschedule(Exception):  # noqa: N818 - the name is dask.distributed's
+    """Raised by a task that wants to be run again, after a pause and perhaps elsewhere; that is no failure of it."""
 
 
 class SoftTimeLimitExceeded(Exception):  # noqa: N818 - the name is Celery's

@@ -27,6 +27,8 @@ def continued(state: SchedulerState, worker: WorkerRecord, report: Continue) -> 
     note_continued(state, task, report)
     if report.options:
         _change_options(state, task, report.options)
+    if report.args is None:
+        state.note(task, f"asked to be run again, after {report.delay:g} s", worker)
     if report.args is None or (task.terms is not None and task.terms.revoked):
         transitions.pull_back(state, task, tell=False)
         return

@@ -22,7 +22,7 @@ from time import perf_counter_ns, time_ns
 from types import CoroutineType
 from typing import Any
 
-from futurebroker.exceptions import ResultError, SerializationError, TaskError
+from futurebroker.exceptions import Reschedule, ResultError, SerializationError, TaskError
 from futurebroker.inside import NO_TASK, Host, Place, current_task, noting_futures
 from futurebroker.logs import start_logging
 from futurebroker.protocol.messages import INLINE_LIMIT
@@ -31,7 +31,7 @@ from futurebroker.worker import inspecting, lifeline, standing, tasklink
 from futurebroker.worker.apps import close_app, open_app
 from futurebroker.worker.coroutines import CoroutineRunner
 from futurebroker.worker.failures import failure_of
-from futurebroker.worker.later import RunAgain, current_terms, say
+from futurebroker.worker.later import RunAgain, current_terms, rescheduled, say
 from futurebroker.worker.notes import Notebook
 from futurebroker.worker.opening import InputFailed, InputGone, Opener, cannot_open
 from futurebroker.worker.packets import (
@@ -298,6 +298,10 @@ class Executor:
                 again.request,
             )  # fmt: skip
             return Result(task.number, duration, again=told)
+        except Reschedule:
+            duration = (perf_counter_ns() - start) // 1000
+            self._fence(slot, task)
+            return Result(task.number, duration, again=rescheduled(task.terms))
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are the task's own as well
             duration = (perf_counter_ns() - start) // 1000
             self._fence(slot, task)

@@ -9,12 +9,16 @@ from typing import Any
 from futurebroker.exceptions import TaskError
 from futurebroker.protocol.messages import Failure, RunTerms
 from futurebroker.types import Key
+from futurebroker.worker.packets import Again
 
 #: key and terms of the last task that had any; another key's has none
 current_terms: ContextVar[tuple[Key, RunTerms]] = ContextVar("current_terms", default=("", RunTerms()))
 #: sends (topic, key, about) to the scheduler; set in executors
 say: ContextVar[Callable[[str, Key, Any], None] | None] = ContextVar("say", default=None)
 
+#: seconds until a task that raised `Reschedule` runs again, the first time and at most
+PAUSE_FIRST = 0.05
+PAUSE_MOST = 10.0
 #: of a task that has none
 NO_TERMS = RunTerms()
 
@@ -49,6 +53,12 @@ class RunAgain(BaseException):
         self.failure = failure
         self.options = options
         self.request = request
+
+
+def rescheduled(terms: RunTerms | None) -> Again:
+    """What is reported of a task that raised `Reschedule`: each time in a row it waits twice as long."""
+    before = terms.retries if terms is not None else 0
+    return Again(min(PAUSE_FIRST * 2 ** min(before, 30), PAUSE_MOST), before + 1)
 
 
 def tell_scheduler(topic: str, key: Key, about: Any) -> None:

@@ -123,7 +123,8 @@ class SimExecutor:
             return Result(task.number, 0, missing=missing)
         retries = task.terms.retries if task.terms is not None else 0
         if retries < call.again:
-            failure = m.Failure("Retry", "not yet", "", call.key, worker.line.name)
+            # A retry says why, as of Celery tasks; who raises Reschedule doesn't.
+            failure = m.Failure("Retry", "not yet", "", call.key, worker.line.name) if retries else None
             options = None if call.moves is None else {"queue": call.moves, "priority": retries}
             again = Again(call.delay, retries + 1, failure=failure, options=options)
             return Result(task.number, duration, duration, again=again)
