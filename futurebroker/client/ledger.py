@@ -33,6 +33,7 @@ from futurebroker.protocol.messages import (
     Retry,
     Want,
 )
+from futurebroker.tables import large_table
 from futurebroker.types import Key
 
 #: keys that one message asks for
@@ -50,7 +51,7 @@ class Ledger(ABC):
 
     def __init__(self, name: str, patience: float) -> None:
         self.lock = threading.RLock()
-        self.states: dict[Key, KeyState] = {}
+        self.states: dict[Key, KeyState] = large_table()
         #: states of futures that are gone; appended to without a lock
         self.dropped: deque[KeyState] = deque()
         #: whether somebody will look at `dropped`

@@ -23,7 +23,12 @@ def dispatch(state: SchedulerState) -> None:
             del ready[pool]
             continue
         rate = task.kind.rate
-        worker = placement.choose_worker(state, task) if rate is None else rates.choose_worker(state, task, rate)
+        if rate is not None:
+            worker = rates.choose_worker(state, task, rate)
+        elif len(roomy) == 1 and not pool.restricted and not task.dependencies:
+            worker = next(iter(roomy))  # what the next line would come to
+        else:
+            worker = placement.choose_worker(state, task)
         if worker is None:
             del ready[pool]
             blocked.append(pool)

@@ -37,6 +37,7 @@ from futurebroker.scheduler.records import (
 from futurebroker.scheduler.shared import Shared
 from futurebroker.scheduler.timers import Timer, Timers
 from futurebroker.states import TaskState
+from futurebroker.tables import large_table
 from futurebroker.types import ClientId, Digest, Key, WorkerId
 
 #: what scattered data counts as in statistics, and tasks of a former scheduler's of which only the key is known
@@ -117,7 +118,7 @@ class SchedulerState:
         self.about: dict[str, Any] = {}
         #: envelopes that were dropped before they came here, by reason
         self.rejected: Mapping[str, int] = {}
-        self.tasks: dict[Key, TaskRecord] = _large_table()
+        self.tasks: dict[Key, TaskRecord] = large_table()
         self.functions: dict[Digest, FunctionRecord] = {}
         self.kinds: dict[str, Kind] = {}
         self.workers: dict[WorkerId, WorkerRecord] = {}
@@ -412,17 +413,6 @@ class SchedulerState:
             f"attempt {task.attempt} on {task.worker}, waiting on {task.waiting_on}, needed by {task.needed_by}, "
             f"wanted by {task.each_client()}, dependencies {task.dependencies}"
         )
-
-
-def _large_table() -> dict[Any, Any]:
-    """An empty dict for so many strings that hardly one of them is in the processor's caches when it is looked up.
-
-    Where a dict had strings only, each key that is passed by in a search is visited for its hash, wherever it lies. One
-    that has had another key keeps the hashes beside each other: at a million keys it takes half the time to fill.
-    """
-    table: dict[Any, Any] = {None: None}
-    del table[None]
-    return table
 
 
 def prioritized(base: int, priority: int) -> int:
