@@ -32,6 +32,7 @@ _HOMES = {
     "Queue": "futurebroker.client.mailboxes",
     "Semaphore": "futurebroker.client.coordination",
     "Variable": "futurebroker.client.mailboxes",
+    "MultiLock": "futurebroker.client.coordination",
     # looking after a cluster
     "SchedulerPlugin": "futurebroker.client.tending",
     "WorkerPlugin": "futurebroker.client.tending",
@@ -59,6 +60,7 @@ __all__ = [
     "KilledWorker",
     "LocalCluster",
     "Lock",
+    "MultiLock",
     "Queue",
     "Reschedule",
     "SchedulerPlugin",

@@ -5,6 +5,7 @@ from futurebroker.client.client import Executor as Executor
 from futurebroker.client.collections import futures_of as futures_of
 from futurebroker.client.coordination import Event as Event
 from futurebroker.client.coordination import Lock as Lock
+from futurebroker.client.coordination import MultiLock as MultiLock
 from futurebroker.client.coordination import Semaphore as Semaphore
 from futurebroker.client.futures import Future as Future
 from futurebroker.client.inside import get_client as get_client

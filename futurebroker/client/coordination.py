@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -45,11 +46,7 @@ class _Leased(SharedByName):
             lease = self._leases.popleft()
         except IndexError:
             raise RuntimeError(f"{self!r} is released more often than it was acquired here") from None
-        leases = self._client._connection.leases
-        if self.name in leases:
-            leases[self.name][1].pop(lease, None)
-            if not leases[self.name][1]:
-                del leases[self.name]
+        forget_lease(self._client, self.name, lease)
         if not await self._ask("lease_release", blocking, lease):
             raise LeaseLostError(self.name)
 
@@ -128,6 +125,113 @@ class Lock(_Leased):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Lock, (self.name,)
+
+
+class MultiLock(SharedByName):
+    """Several `Lock` at a time, without a deadlock: who asks first gets first whatever both want.
+
+    A name is that of a `Lock`, so that either keeps the other out. What is said of leases in `Semaphore` holds.
+
+    Args:
+        names: of the locks, at most 100.
+
+    Raises:
+        FuturebrokerError: by `acquire`, if a name is that of a `Semaphore` with more leases.
+    """
+
+    def __init__(self, names: Iterable[str] = (), client: ClientCore | None = None) -> None:
+        self.names = [names] if isinstance(names, str) else list(names)
+        if not self.names or not all(isinstance(name, str) and name for name in self.names):
+            raise ValueError(f"names= takes texts, at least one, got {names!r}")
+        super().__init__(self.names[0], client)
+        self._lease = ""
+        self._held: list[str] = []
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None, num_locks: int | None = None) -> Any:
+        """Take all locks, or any ``num_locks`` of them; False if they weren't free within ``timeout`` seconds.
+
+        Raises:
+            RuntimeError: this object has them already.
+            ValueError: a timeout without ``blocking``, or more locks than there are names.
+        """
+        if self._lease:
+            raise RuntimeError(f"{self!r} is acquired here already")
+        if not blocking and timeout is not None:
+            raise ValueError("timeout= means something only with blocking=True")
+        count = len(set(self.names))
+        least = count if num_locks is None else num_locks
+        if isinstance(least, bool) or not isinstance(least, int) or not 1 <= least <= count:
+            raise ValueError(f"num_locks= takes 1 to {count}, got {num_locks!r}")
+        limit = seconds(timeout) if blocking else 0.0
+        return self._enter(lambda by_blocking: self._acquire(by_blocking, limit, least))
+
+    async def _acquire(self, blocking: bool, timeout: float | None = None, least: int = 0) -> bool:
+        lease = secrets.token_hex(8)
+        least = least or len(set(self.names))
+        held = await self._ask("lease_acquire_many", blocking, lease, timeout=timeout, of=self.names, least=least)
+        if not held:
+            return False
+        self._lease, self._held = lease, held
+        for name in held:
+            self._client._connection.leases.setdefault(name, (1, {}))[1][lease] = None
+        return True
+
+    def release(self) -> Any:
+        """Give them back.
+
+        Raises:
+            RuntimeError: this object doesn't have them.
+            LeaseLostError: one was given to somebody else in the meantime; the others are given back.
+        """
+        return self._enter(self._release)
+
+    async def _release(self, blocking: bool) -> None:
+        if not self._lease:
+            raise RuntimeError(f"{self!r} is released more often than it was acquired here")
+        lease, held = self._lease, self._held
+        self._lease, self._held = "", []
+        lost = ""
+        for name in held:
+            forget_lease(self._client, name, lease)
+            if not await self._question("lease_release", blocking, {"name": name, "op": lease}):
+                lost = name
+        if lost:
+            raise LeaseLostError(lost)
+
+    def locked(self) -> bool:
+        """Whether this object has them."""
+        return bool(self._lease)
+
+    def __enter__(self) -> Self:
+        if self._client.asynchronous:
+            raise TypeError("with an asynchronous client it is entered with: async with")
+        self._enter(self._acquire)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    async def __aenter__(self) -> Self:
+        await self._acquire(False)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._release(False)
+
+    def __repr__(self) -> str:
+        return f"<MultiLock: {', '.join(self.names)}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MultiLock, (self.names,)
+
+
+def forget_lease(client: ClientCore, name: str, lease: str) -> None:
+    """The client doesn't hold this any more, and won't tell a new scheduler that it does."""
+    leases = client._connection.leases
+    if name in leases:
+        leases[name][1].pop(lease, None)
+        if not leases[name][1]:
+            del leases[name]
 
 
 class Event(SharedByName):

@@ -17,10 +17,12 @@ import msgspec
 from futurebroker.protocol.messages import Answer, Ask
 from futurebroker.scheduler import recording, sharing
 from futurebroker.scheduler.records import ClientRecord
-from futurebroker.scheduler.shared import Flag, Request, Semaphore
+from futurebroker.scheduler.shared import Flag, Request, Semaphore, Waiting
 from futurebroker.scheduler.state import SchedulerState
 from futurebroker.types import ClientId
 
+#: names that one request may wait for at a time
+NAMES_MOST = 100
 #: seconds that clients of a former scheduler get to say what they hold; longer than their pauses between attempts
 REUNION = 6.0
 
@@ -29,6 +31,9 @@ class Acquire(Request):
     """A lease is wanted; its name is the request's."""
 
     max_leases: int = 1
+    #: for several at a time, all names of them, and of how many it must have a lease
+    of: list[str] = []
+    least: int = 0
 
 
 class Release(Request):
@@ -84,7 +89,95 @@ def _grant(state: SchedulerState, semaphore: Semaphore) -> None:
     while semaphore.line and len(semaphore.holders) < semaphore.max_leases:
         waiting = sharing.leave(state, semaphore.line, next(iter(semaphore.line)))
         semaphore.holders[waiting.about.op] = waiting.client
-        state.send(waiting.client, Answer(waiting.number, True))
+        if waiting.about.of:
+            _granted_one(state, waiting)
+        else:
+            state.send(waiting.client, Answer(waiting.number, True))
+
+
+# -- several at a time ---------------------------------------------------------------------------------------------
+
+
+def _acquire_many(state: SchedulerState, client: ClientRecord, number: int, about: Acquire) -> None:
+    """Stand in the lines of all names at once: who came earlier is before in each, so nobody waits in a circle."""
+    names = about.of = list(dict.fromkeys(about.of))
+    if not 1 <= about.least <= len(names) <= NAMES_MOST or not all(0 < len(name) <= 255 for name in names):
+        raise ValueError(f"1 to {NAMES_MOST} names of 1 to 255 characters are needed, and at most as many locks")
+    try:
+        semaphores = [_semaphore(state, name, 1) for name in names]
+        waiting = [semaphore.line[about.op] for semaphore in semaphores if about.op in semaphore.line]
+        for one in waiting:
+            one.client, one.number = client.client_id, number
+        if len(_held(state, about)) >= about.least:
+            state.send(client.client_id, Answer(number, _held(state, about)))
+        elif waiting:
+            return
+        elif (
+            about.timeout is not None
+            and about.timeout <= 0
+            and sum(_may_grant(state, one) for one in semaphores) < about.least
+        ):
+            state.send(client.client_id, Answer(number))
+        else:
+            for name, semaphore in zip(names, semaphores, strict=True):
+                asked = msgspec.structs.replace(about, name=name, timeout=None)
+                semaphore.line[about.op] = Waiting(client.client_id, number, asked)
+            if about.timeout is not None and about.timeout > 0:
+                _limit(state, about, about.timeout)
+            for semaphore in semaphores:
+                _grant(state, semaphore)
+    finally:
+        for name in names:
+            _drop_if_unused(state, name)
+
+
+def _held(state: SchedulerState, about: Acquire) -> list[str]:
+    semaphores = state.shared.semaphores
+    return [name for name in about.of if name in semaphores and about.op in semaphores[name].holders]
+
+
+def _granted_one(state: SchedulerState, waiting: Waiting) -> None:
+    """One lease of several was granted: with the last that is needed, the other lines are left."""
+    about = waiting.about
+    held = _held(state, about)
+    if len(held) < about.least:
+        return
+    _stop_limit(state, about.op)
+    state.send(waiting.client, Answer(waiting.number, held))
+    for name in about.of:
+        semaphore = state.shared.semaphores.get(name)
+        if semaphore is not None and semaphore.line.pop(about.op, None) is not None:
+            _grant(state, semaphore)
+            _drop_if_unused(state, name)
+
+
+def _limit(state: SchedulerState, about: Acquire, seconds: float) -> None:
+    state.shared.limits[about.op] = (state.timers.at(state.now + seconds, partial(_give_up, state, about)), about)
+
+
+def _stop_limit(state: SchedulerState, op: str) -> None:
+    timer, _ = state.shared.limits.pop(op, (None, None))
+    if timer is not None:
+        state.timers.cancel(timer)
+
+
+def _give_up(state: SchedulerState, about: Acquire) -> None:
+    """Its time is over: leave all lines, and give back what was granted."""
+    state.shared.limits.pop(about.op, None)
+    told = None
+    for name in about.of:
+        semaphore = state.shared.semaphores.get(name)
+        if semaphore is None:
+            continue
+        told = semaphore.line.pop(about.op, None) or told
+        semaphore.holders.pop(about.op, None)
+        _grant(state, semaphore)
+        _drop_if_unused(state, name)
+    if told is not None:
+        state.send(told.client, Answer(told.number))
+
+
+# -- for both ------------------------------------------------------------------------------------------------------
 
 
 def _release(state: SchedulerState, client: ClientRecord, number: int, about: Release) -> None:
@@ -97,8 +190,8 @@ def _release(state: SchedulerState, client: ClientRecord, number: int, about: Re
 
 
 def _drop_if_unused(state: SchedulerState, name: str) -> None:
-    semaphore = state.shared.semaphores[name]
-    if not semaphore.holders and not semaphore.line:
+    semaphore = state.shared.semaphores.get(name)
+    if semaphore is not None and not semaphore.holders and not semaphore.line:
         del state.shared.semaphores[name]
 
 
@@ -167,8 +260,9 @@ def expect_reunion(state: SchedulerState, now: float) -> None:
 
 def client_gone(state: SchedulerState, client: ClientId) -> None:
     """A client is gone for good: its leases are free, and what it waits for it won't get."""
-    for name, semaphore in list(state.shared.semaphores.items()):
+    for semaphore in state.shared.semaphores.values():
         sharing.drop_client(state, semaphore.line, client)
+    for name, semaphore in list(state.shared.semaphores.items()):
         for lease in [lease for lease, holder in semaphore.holders.items() if holder == client]:
             del semaphore.holders[lease]
         _grant(state, semaphore)
@@ -185,12 +279,13 @@ def dump(state: SchedulerState) -> Any:
             for name, one in state.shared.semaphores.items()
         ],
         [(name, one.is_set, sharing.dump_line(state, one.line)) for name, one in state.shared.flags.items()],
+        [(msgspec.to_builtins(about), timer.due - state.now) for timer, about in state.shared.limits.values()],
     ]
 
 
 def load(state: SchedulerState, value: Any) -> None:
     """Take in what `dump` gave."""
-    semaphores, flags = value
+    semaphores, flags, *rest = value
     for name, max_leases, holders, line in semaphores:
         semaphore = state.shared.semaphores[name] = Semaphore(max_leases)
         semaphore.holders = dict(holders)
@@ -199,12 +294,15 @@ def load(state: SchedulerState, value: Any) -> None:
         flag = state.shared.flags[name] = Flag()
         flag.is_set = was_set
         sharing.load_line(state, flag.line, Request, line)
+    for about, left in rest[0] if rest else ():
+        _limit(state, msgspec.convert(about, Acquire), left)
 
 
 #: see `requests`
 QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {"leases": leases, "event_is_set": is_set}
 REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "lease_acquire": sharing.request(Acquire, _acquire),
+    "lease_acquire_many": sharing.request(Acquire, _acquire_many),
     "lease_release": sharing.request(Release, _release),
     "lease_assert": sharing.request(Assert, _assert),
     "event_set": sharing.request(Request, _set),

@@ -86,6 +86,8 @@ class Shared:
     def __init__(self) -> None:
         self.semaphores: dict[str, Semaphore] = {}
         self.flags: dict[str, Flag] = {}
+        #: by request for several leases, until when it waits
+        self.limits: dict[str, tuple[Timer, Any]] = {}
         self.mailboxes: dict[str, Mailbox] = {}
         self.slates: dict[str, Slate] = {}
         #: how often each key is kept, by the name of the holder that wants it

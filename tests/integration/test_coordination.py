@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from futurebroker import Client, Event, LocalCluster, Lock, Queue, Semaphore, Variable, get_client
+from futurebroker import Client, Event, LocalCluster, Lock, MultiLock, Queue, Semaphore, Variable, get_client
 from futurebroker.exceptions import FuturebrokerError, MessageTooLargeError
 from tests.chaos.ledger import Ledger
 from tests.chaos.rig import Rig
@@ -42,6 +42,53 @@ def test_a_lock_lets_one_in_at_a_time(client: Client, tmp_path: Path) -> None:
     path.write_text("0")
     client.gather(client.map(add_one, [str(path)] * 40))
     assert path.read_text() == "40"
+
+
+def move(folder: str, source: str, target: str) -> None:
+    with MultiLock([source, target]):
+        first, second = Path(folder, source), Path(folder, target)
+        amount = int(first.read_text())
+        first.write_text(str(amount - 1))
+        second.write_text(str(int(second.read_text()) + 1))
+
+
+def test_several_locks_are_taken_together(client: Client, tmp_path: Path) -> None:
+    """In whatever order tasks name them, which would be a deadlock with single ones; and nothing gets lost between."""
+    names = ["a", "b", "c"]
+    for name in names:
+        (tmp_path / name).write_text("100")
+    pairs = [(source, target) for source in names for target in names if source != target] * 5
+    client.gather([client.submit(move, str(tmp_path), source, target) for source, target in pairs])
+    assert [int((tmp_path / name).read_text()) for name in names] == [100, 100, 100]
+
+
+def test_several_locks_can_be_some_of_them_or_none(client: Client) -> None:
+    """By name they are those of `Lock`; what can't be is said at once."""
+    single, lock, rest = Lock("a"), MultiLock(["a", "b", "c"]), MultiLock(["b", "c"])
+    assert single.acquire()
+    assert not lock.acquire(blocking=False)
+    assert not lock.acquire(timeout=0.05)
+    assert not lock.locked()
+    assert lock.acquire(num_locks=2)
+    assert lock.locked()
+    assert not rest.acquire(blocking=False)
+    with pytest.raises(RuntimeError, match="acquired here already"):
+        lock.acquire()
+    lock.release()
+    with pytest.raises(RuntimeError, match="more often"):
+        lock.release()
+    with rest:
+        assert Lock("b").locked()
+    single.release()
+    for wrong in (0, 4, True, "2"):
+        with pytest.raises(ValueError, match="1 to 3"):
+            lock.acquire(num_locks=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="blocking=True"):
+        lock.acquire(blocking=False, timeout=1)
+    with pytest.raises(ValueError, match="at least one"):
+        MultiLock([])
+    with pytest.raises(ValueError, match="at least one"):
+        MultiLock([1])  # type: ignore[list-item]
 
 
 def produce(queue: Queue, count: int) -> None:
@@ -122,6 +169,11 @@ def test_all_of_it_works_in_asyncio() -> None:
             async with lock:
                 assert await lock.locked()
                 assert not await lock.acquire(blocking=False)
+            several = MultiLock(["one", "other"])
+            async with several:
+                assert several.locked()
+            assert await several.acquire(num_locks=1)
+            await several.release()
             waiting = asyncio.gather(queue.get(), event.wait(), variable.get())
             await queue.put(1)
             await event.set()

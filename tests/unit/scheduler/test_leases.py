@@ -8,7 +8,7 @@ import pytest
 
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.facts import AnyFact
-from futurebroker.scheduler import leases
+from futurebroker.scheduler import checkpoint, leases
 from futurebroker.scheduler.commands import ClientGone, Send, Tick
 from tests.unit.scheduler.play import Play, tell
 from tests.unit.scheduler.projection import projection, replayed
@@ -126,3 +126,98 @@ def test_a_journal_brings_leases_and_lines_back() -> None:
     assert projection(again)["extras"] == projection(play.state)["extras"]
     assert list(again.shared.semaphores["s"].holders.items()) == [("a", "ann")]
     assert list(again.shared.semaphores["s"].line) == ["b", "c"]
+
+
+# -- several locks at a time -------------------------------------------------------------------------------------------
+
+
+def many(number: int, lease: str, *names: str, least: int = 0, timeout: float | None = None) -> m.Ask:
+    """A request for several locks."""
+    about = {"name": "m", "op": lease, "timeout": timeout, "of": names, "least": least or len(names)}
+    return m.Ask(number, "lease_acquire_many", about)
+
+
+def free(number: int, lease: str, name: str) -> m.Ask:
+    """One of them is given back."""
+    return ask(number, "lease_release", lease, name)
+
+
+def test_several_locks_are_had_together_or_waited_for() -> None:
+    """Who asks first gets first what both want, so that nobody waits in a circle; single locks are no exception."""
+    play = Play()
+    assert answers(play.ann(many(1, "a", "x", "y"))) == [("ann", 1, ["x", "y"])]
+    assert answers(play.bob(many(1, "b", "y", "z"), many(2, "c", "z", "x"), acquire(3, "d", name="z"))) == []
+    assert answers(play.ann(free(2, "a", "x"))) == [("ann", 2, True)]
+    assert answers(play.ann(free(3, "a", "y"))) == [("ann", 3, True), ("bob", 1, ["y", "z"])]
+    assert answers(play.bob(free(4, "b", "y"), free(5, "b", "z")))[-1] == ("bob", 2, ["z", "x"])
+    assert answers(play.bob(free(6, "c", "z")))[-1] == ("bob", 3, True)
+    play.bob(free(7, "c", "x"), free(8, "d", "z"))
+    assert play.state.shared.semaphores == {}
+
+
+def test_some_of_several_locks_are_enough() -> None:
+    """Those that are free first; the lines of the others are left."""
+    play = Play()
+    play.ann(acquire(1, "a", name="x"))
+    assert answers(play.bob(many(1, "b", "x", "y", "z", least=2))) == [("bob", 1, ["y", "z"])]
+    assert leases.leases(play.state, "x") == {"held": 1, "waiting": 0}
+    assert answers(play.bob(many(2, "c", "x", "y", least=1))) == []
+    assert answers(play.bob(free(3, "b", "y"))) == [("bob", 3, True), ("bob", 2, ["y"])]
+    assert leases.leases(play.state, "x") == {"held": 1, "waiting": 0}
+
+
+def test_several_locks_that_are_not_had_in_time_are_given_back() -> None:
+    """Also those that were free; whoever waits behind goes on."""
+    play = Play()
+    play.ann(acquire(1, "a", name="x"))
+    assert answers(play.bob(many(1, "b", "x", "y", timeout=0))) == [("bob", 1, None)]
+    play.bob(many(2, "c", "x", "y", timeout=2.0), acquire(3, "d", name="y"))
+    play.now = 2.0
+    assert sorted(answers(play.handle(Tick()))) == [("bob", 2, None), ("bob", 3, True)]
+    assert leases.leases(play.state, "x") == {"held": 1, "waiting": 0}
+    assert play.state.shared.limits == {}
+
+
+def test_a_client_that_is_gone_neither_holds_nor_waits_for_several() -> None:
+    """Whatever was granted of it goes to the next, and to nobody who is gone."""
+    play = Play()
+    play.ann(acquire(1, "a", name="x"))
+    play.bob(many(1, "b", "y", "x"), many(2, "c", "x", "z"))
+    play.ann(many(2, "d", "z", "y"))
+    assert answers(play.handle(ClientGone("bob"))) == [("ann", 2, ["z", "y"])]
+
+
+def test_asking_again_for_several_changes_nothing() -> None:
+    """A client that lost touch asks with the same name: it keeps its place, or hears what it has."""
+    play = Play()
+    play.ann(many(1, "a", "x", "y"))
+    assert answers(play.ann(many(2, "a", "x", "y"))) == [("ann", 2, ["x", "y"])]
+    play.bob(many(1, "b", "x", "y"))
+    assert answers(play.bob(many(7, "b", "x", "y"))) == []
+    assert answers(play.ann(free(3, "a", "x"), free(4, "a", "y")))[-1] == ("bob", 7, ["x", "y"])
+
+
+@pytest.mark.parametrize(("names", "least"), [([], 1), (["x"], 2), (["x"], -1), (["x" * 256], 1), (["x", ""], 1)])
+def test_several_that_cannot_be_are_refused(names: list[str], least: int) -> None:
+    """And leave no trace."""
+    play = Play()
+    (told,) = play.ann(many(1, "a", *names, least=least))
+    assert "names" in told.message.error
+    play.bob(acquire(1, "s", most=2, name="semaphore"))
+    (told,) = play.ann(many(2, "b", "x", "semaphore"))
+    assert "max_leases=2" in told.message.error
+    assert list(play.state.shared.semaphores) == ["semaphore"]
+
+
+def test_several_locks_outlive_the_scheduler() -> None:
+    """Held ones, those that are waited for, and how long."""
+    play = Play()
+    facts: list[AnyFact] = []
+    play.state.facts = facts
+    play.ann(many(1, "a", "x", "y"))
+    play.bob(many(1, "b", "y", "z", timeout=5.0), many(2, "c", "x", "z"))
+    again = replayed(facts, play.state.policy)
+    assert projection(again)["extras"]["leases"] == projection(play.state)["extras"]["leases"]
+    loaded = replayed([], play.state.policy, list(checkpoint.dump(play.state)))
+    assert projection(loaded)["extras"]["leases"] == projection(play.state)["extras"]["leases"]
+    assert list(loaded.shared.limits) == ["b"]
