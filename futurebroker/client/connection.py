@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from futurebroker.client import fetching
 from futurebroker.client.futures import CANCELLED, Future, Home, KeyState
 from futurebroker.client.giving import Giving
+from futurebroker.client.intake import Intake
 from futurebroker.client.ledger import Ledger
 from futurebroker.client.outbox import Outbox
 from futurebroker.client.replies import Replies, introduce
@@ -173,6 +175,18 @@ class Connection(Ledger):
             end.close()
         self._io.stop()
         self.callbacks.stop()
+        self.part()
+
+    def end_copy(self, owner: int) -> None:
+        """As `close`, for the copy in a process that ``owner`` has forked: what is sent would be said in its name."""
+        # Whoever held the locks is not in this process.
+        self.lock = threading.RLock()
+        self.intake = Intake(self.lock, 0.0)
+        self.noticed = True
+        self.ended = ClientClosedError(
+            f"this client belongs to process {owner}, and this one is a fork of it; make a client here"
+        )
+        self.fail(self.ended)
         self.part()
 
     @property

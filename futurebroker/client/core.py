@@ -33,6 +33,8 @@ _current: ContextVar[ClientCore | None] = ContextVar("futurebroker_client", defa
 #: the client whose `sync` runs the coroutine at hand
 _in_sync: ContextVar[ClientCore | None] = ContextVar("futurebroker_in_sync", default=None)
 _defaults: list[weakref.ref[ClientCore]] = []
+#: clients that are connected, for a fork to end its copies of them
+_running: weakref.WeakSet[ClientCore] = weakref.WeakSet()
 
 
 class Cluster(Protocol):
@@ -173,6 +175,7 @@ class ClientCore:
             raise
         self._live = (connection, self._submitter_class(connection, self._salt, self._settings.connect_timeout))
         self.status = "running"
+        _running.add(self)
         # Per client, not once: handlers run last in first out, so before that of the cluster it belongs to.
         atexit.register(self._at_exit)
         if self._set_as_default:
@@ -215,7 +218,7 @@ class ClientCore:
         return self._enter(self._close)
 
     async def _close(self, blocking: bool) -> None:
-        if self._live is None or self.status == "closed":
+        if self._live is None or self.status in ("closed", "forked"):
             return
         self.status = "closed"
         atexit.unregister(self._at_exit)
@@ -231,10 +234,13 @@ class ClientCore:
                 await asyncio.to_thread(self.cluster.close)
 
     def _at_exit(self) -> None:
-        # In a forked copy of the program the threads are missing that an end needs, and the client isn't the copy's.
-        if os.getpid() != self._owner:
-            return
         run_blocking(self._close(True))
+
+    def _end_copy(self) -> None:
+        """This is a copy in a forked process: it has no threads, and the connection is not its own."""
+        self.status = "forked"
+        if self._live is not None:
+            self._live[0].end_copy(self._owner)
 
     def __enter__(self) -> Self:
         if self.asynchronous:
@@ -371,3 +377,12 @@ def _keeper_here() -> Keeper | None:
 
 
 find_keeper[:] = [_keeper_here]
+
+
+def _end_copies() -> None:
+    for client in list(_running):
+        client._end_copy()
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_end_copies)
