@@ -112,6 +112,14 @@ def executor_died(state: SchedulerState, worker: WorkerRecord, report: ExecutorD
         count_death(state, task, worker, "ExecutorDiedError", report.how)
 
 
+def _limit_of(how: str) -> float:
+    """The seconds that a task had; its worker says them, because the limits of its name may be others by now."""
+    try:
+        return float(how.removeprefix(TIME_LIMIT))
+    except ValueError:
+        return 0.0
+
+
 def count_death(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, kind: str, how: str) -> None:
     """An executor or worker was lost while it ran ``task``; after too many the task fails and says so."""
     task.deaths += 1
@@ -120,9 +128,10 @@ def count_death(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, k
         state.chronicle.note(state.now, event, worker=worker.name, key=task.key, text=how)
     state.note(task, f"its executor or worker was lost while it ran: {how or kind}", worker)
     options = task.pool.options
-    if how == TIME_LIMIT:
-        message = f"task {task.key} ran longer than its time limit of {options.time_limit:g} s"
-        failure = Failure(TIME_LIMIT, message, "", task.key, worker.name, None, [options.time_limit])
+    if how.startswith(TIME_LIMIT):
+        limit = _limit_of(how)
+        message = f"task {task.key} ran longer than its time limit of {limit:g} s"
+        failure = Failure(TIME_LIMIT, message, "", task.key, worker.name, None, [limit])
         transitions.fail(state, task, failure, tell=False)
         return
     is_fatal = options.at_most_once or (options.fails_with_executor and kind == "ExecutorDiedError")

@@ -179,10 +179,12 @@ def _time_limit(state: SchedulerState, workers: list[WorkerRecord], about: Any) 
 
 
 def _add_consumer(state: SchedulerState, workers: list[WorkerRecord], about: Any) -> str:
-    for worker in workers:
-        if worker.queues is None:
-            return f"already consuming from {about}"
-        worker.queues[str(about)] = None
+    taking = [worker for worker in workers if worker.queues is not None]
+    if not taking:
+        return f"already consuming from {about}"
+    for worker in taking:
+        if worker.queues is not None:
+            worker.queues[str(about)] = None
     refresh_all(state)
     return f"add consumer {about}"
 

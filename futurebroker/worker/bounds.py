@@ -55,7 +55,7 @@ def end(task: TaskRecord, emit: Callable[[Instruction], None]) -> None:
 
 def how(task: TaskRecord, ended: str) -> str:
     """What is reported of a task whose executor ended."""
-    return TIME_LIMIT if task.overdue else ended
+    return f"{TIME_LIMIT} {task.terms.hard if task.terms is not None else 0.0:g}" if task.overdue else ended
 
 
 def continued(task: TaskRecord, duration: int, again: Again) -> Continue:

@@ -27,7 +27,7 @@ SCHEDULE = "tick"
 #: what is computed at a firing
 FIRED = "beat"
 #: failures after which no planned calls are made, or not always
-_UNPLANNED = ("TaskRevokedError", "DataLostError")
+_UNPLANNED = ("TaskRevokedError", "DataLostError", "TimeLimitExceeded")
 #: seconds that sums of times may be off by
 SLACK = 1e-6
 

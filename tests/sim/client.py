@@ -190,6 +190,11 @@ class SimClient:
         self._number += 1
         self.line.near.send([m.Ask(self._number, "revoke", [keys, terminate])])
 
+    def order(self, method: str, names: list[str] | None, argument: Any) -> None:
+        """Have this done to workers."""
+        self._number += 1
+        self.line.near.send([m.Ask(self._number, "control", [method, names, argument])])
+
     def purge(self) -> None:
         """Have nothing run of what is kept and has not begun."""
         self._revoked.update(self.oracle.nodes)

@@ -122,6 +122,9 @@ class CommandLedger:
     def _said(self, event: ClientSaid) -> None:
         told = self.told.setdefault(event.client, {})
         for message in event.messages:
+            if isinstance(message, m.Ask) and message.topic == "control" and message.about[0] == "rate_limit":
+                name = message.about[2][0]
+                self._free_at = {place: at for place, at in self._free_at.items() if place[0] != name}
             keys = getattr(message, "keys", None)
             if keys is None:
                 keys = [message.key] if hasattr(message, "key") else []

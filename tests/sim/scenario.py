@@ -14,6 +14,7 @@ from tests.sim.client import SimClient
 from tests.sim.durable import DurableSimScheduler
 from tests.sim.network import Weather
 from tests.sim.oracle import ALWAYS, Call, Node, Oracle
+from tests.sim.orders import Orders
 from tests.sim.scheduler import SimScheduler
 from tests.sim.worker import SimWorker
 from tests.sim.world import World
@@ -76,6 +77,7 @@ class Scenario:
         self._durable = durable
         self.executions = Executions()
         self.agreed = Agreements(seed)
+        self.orders = Orders(seed, self.agreed.active)
         self._deaths = DEATHS
         self._crashes = 0
         self._build()
@@ -109,8 +111,15 @@ class Scenario:
         self.restarts += 1
         name = f"{info['name']}-{self.restarts}"
         self.workers.append(
-            SimWorker(self.world, self.weather, self.scheduler, name, info, self.hosts, self.executions, self.agreed)
-        )
+            SimWorker(
+                self.world, self.weather, self.scheduler, name, info, self.hosts, self.executions, self.agreed,
+                lambda: self._follow(info),
+            )
+        )  # fmt: skip
+
+    def _follow(self, info: dict[str, Any]) -> None:
+        """A worker was told to leave: another of its name comes."""
+        self.world.after(self.orders.pause(), lambda: self._start_worker(info))
 
     def _graph(self) -> list[Node]:
         random = self.random
@@ -186,8 +195,10 @@ class Scenario:
         first.retry()
 
     def _agreed_plans(self, keys: list[str], at: float) -> None:
-        """What people do about tasks by their keys."""
+        """What people do about tasks by their keys, and about workers by their names."""
         random = self.agreed.random
+        for moment, method, names, argument in self.orders.planned():
+            self.clients[0].later(moment, self.clients[0].order, method, names, argument)
         for _ in range(random.choice((0, 0, 1, 2))):
             who = random.choice(self.clients)
             some = random.sample(keys, random.randint(1, max(1, len(keys) // 6)))
@@ -344,6 +355,8 @@ class Scenario:
     def _permits(self, failure: Failure) -> bool:
         scheduler = self.scheduler
         troubled = self._deaths < DEATHS or scheduler.departures or scheduler.ends_of_lives or self.executions.kills
+        if failure.type == "TimeLimitExceeded":
+            return self.orders.may_end(self.oracle.nodes[failure.key].call)
         known = () if scheduler.restarts and not self._durable else self.clients[0].futures
         first = self.clients[0]
         let_go = first.released | first.cancelled

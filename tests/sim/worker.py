@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -180,8 +181,12 @@ class SimWorker:
         hosts: dict[str, dict[str, bytes]],
         executions: Executions,
         agreed: Agreements,
+        dismissed: Callable[[], None],
     ) -> None:
         self.world = world
+        #: called when it is told to leave
+        self._dismissed = dismissed
+        self._slots: int = info["slots"]
         self.executions = executions
         self.line = Line(world, weather, hub, name, True, info)
         self.line.near.deliver = lambda messages: self.handle(w.Delivered(messages))
@@ -218,10 +223,17 @@ class SimWorker:
         return self.files.get(path) or self.host.get(path)
 
     def start_executor(self) -> None:
-        if self.alive:
+        if self.alive and sum(one.alive for one in self.executors.values()) < self._slots:
             self._made += 1
             self.executors[self._made] = SimExecutor(self, self._made)
             self.handle(w.ExecutorReady(self._made, 1))
+
+    def _grow(self, more: int) -> None:
+        """There are to be so many executors more, or fewer."""
+        self._slots += more
+        for _ in range(more):
+            self.start_executor()
+        self._outgoing.append(m.Said("slots", "", self._slots))
 
     def crash(self) -> None:
         """Everything ends at once, files included."""
@@ -314,6 +326,14 @@ class SimWorker:
                 self.executions.kills += 1
                 executor = self.executors[instruction.executor]
                 self.world.after(0.0005, lambda: executor.die(instruction.how))
+            case w.Grow():
+                self._grow(instruction.more)
+            case w.RecycleExecutor():
+                executor = self.executors[instruction.executor]
+                self.world.after(0.0005, lambda: executor.die("0"))
+            case w.LeaveNow() if self.status != "closing":
+                self._dismissed()
+                self.drain()
             case w.KeepFunction() | w.LeaveNow() | w.SetRoom():
                 pass
             case _:

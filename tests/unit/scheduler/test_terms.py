@@ -342,7 +342,8 @@ def test_a_task_that_ran_too_long_fails_and_says_how_long_it_may() -> None:
     """Its executor was ended for it, once: it isn't tried again."""
     play = Play("w")
     play.ann(submit("x", time_limit=2.0))
-    play.worker("w", m.ExecutorDied("x", 1, "TimeLimitExceeded"))
+    play.ann(m.Ask(1, "control", ["time_limit", None, ["f", 0.0, 9.0]]))
+    play.worker("w", m.ExecutorDied("x", 1, "TimeLimitExceeded 2"))
     failed = play.task("x").failure
     assert failed is not None
     assert (failed.type, failed.fields) == ("TimeLimitExceeded", [2.0])
