@@ -18,7 +18,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "from-celery.md"
 BEGIN, END = "<!-- the table below is written by tests.integration.celery_rows -->", "<!-- end of the table -->"
 #: modules with tests that declare rows
 MODULES = tuple(
-    f"tests.integration.test_celery_{name}" for name in ("semantics", "surface", "rest", "processes", "beat")
+    f"tests.integration.test_celery_{name}"
+    for name in ("apps", "tasks", "results", "canvas", "control", "rest", "processes", "beat")
 )
 #: titles of the parts of the table
 PARTS = {
@@ -67,12 +68,18 @@ def table() -> str:
     lines = []
     for part, title in PARTS.items():
         lines += [f"### {title}", "", "| Celery | here | how it differs, or why not |", "|---|---|---|"]
-        for row in sorted(ROWS, key=lambda row: MODULES.index(row.module)):
+        for row in sorted(ROWS, key=_place):
             if row.part == part:
                 what, how = (text.replace("|", "\\|") for text in (row.what, row.how))
                 lines.append(f"| {what} | {row.verdict} | {how} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _place(row: Row) -> tuple[int, int]:
+    """Semantics stand by their number, all else as the modules have it."""
+    number = row.what.partition(".")[0]
+    return (int(number) if number.isdecimal() else 0, MODULES.index(row.module))
 
 
 def page_with_table() -> str:

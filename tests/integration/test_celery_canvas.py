@@ -1,0 +1,165 @@
+"""Canvas: what is composed of signatures, and what becomes of it.
+
+Each test shows a row of the table in docs/from-celery.md.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from futurebroker.celery import (
+    chain,
+    chord,
+    chunks,
+    group,
+)
+from futurebroker.celery.exceptions import (
+    ChordError,
+)
+from tests.integration import celery_tasks as t
+from tests.integration.celery_rows import shows
+from tests.integration.celery_tasks import GATES, LOG, MyError
+from tests.integration.celery_waits import get, until
+
+pytestmark = pytest.mark.usefixtures("celery_cluster")
+
+
+@shows("canvas", "signatures: partials, `set`, `clone`, `replace`, `link`, `link_error`, `on_error`, `|`, `~`, JSON")
+def test_signatures() -> None:
+    sig = t.add.s(1).set(priority=3)
+    assert sig.clone((2,)).args == (2, 1)
+    assert ~t.add.s(1, 1) == 2
+    assert sig.options["priority"] == 3
+
+
+@shows("canvas", "`chain`, `group`, `chord`, nested in any way")
+def test_nested_canvases() -> None:
+    sig = chain(group(chain(t.add.s(1, 1), t.add.s(1)), t.add.s(2, 2)), t.total.s(), group(t.add.s(1), t.add.s(2)))
+    assert get(sig()) == [8, 9]
+    nested = chord([chord([t.add.s(1, 1), t.add.s(2, 2)], t.total.s()), t.add.s(3, 3)], t.total.s())
+    assert get(nested()) == 12
+
+
+@shows("canvas", "`chunks`, `xmap`, `xstarmap`, `group.skew`, `freeze`")
+def test_other_canvases() -> None:
+    assert get(chunks(t.add.s(), [(1, 1)], 1)()) == [[2]]
+    sig = t.add.s(1, 1)
+    frozen = sig.freeze()
+    sig.apply_async()
+    assert get(frozen) == 2
+
+
+@shows("canvas", "stamping", "not", "not built yet; `headers` travel with each call")
+def test_stamping_is_missing() -> None:
+    assert not hasattr(t.add.s(), "stamp")
+
+
+@shows("semantics", "1. partial arguments come first, keywords override")
+def test_partial_arguments_come_first() -> None:
+    assert get(t.keywords.s(3, a=1).apply_async((2,), {"a": 2})) == ((2, 3), {"a": 2})
+    assert get((t.identity.s(2) | t.keywords.s(3))()) == ((2, 3), {})
+
+
+@shows("semantics", "2. immutable signatures take neither results nor partial arguments")
+def test_immutable_signatures_take_nothing() -> None:
+    assert get((t.identity.s(2) | t.keywords.si(3))()) == ((3,), {})
+    assert get(t.keywords.si(3).apply_async((2,))) == ((3,), {})
+
+
+@shows("semantics", "3. a chain's result is its last task's; `parent` leads back; `get` raises what failed first")
+def test_a_chain_is_its_last_task() -> None:
+    result = chain(t.add.s(1, 1), t.add.s(2), t.add.s(3))()
+    assert get(result) == 7
+    assert get(result.parent) == 4
+    assert get(result.parent.parent) == 2
+    with pytest.raises(MyError):
+        get(chain(t.fail.s(), t.add.s(1))())
+
+
+@shows(
+    "semantics",
+    "4. the rest of a chain travels in each message, reversed",
+    "not",
+    "a chain is one graph; no message carries what follows",
+)
+def test_a_chain_sends_each_task_once() -> None:
+    sig = t.add.s(1, 1) | t.add.s(2)
+    before = json.dumps(sig)
+    get(sig())
+    assert json.dumps(sig) == before
+
+
+@shows(
+    "semantics",
+    "5. group then task is a chord; chord then task extends the body; task then group stays a group; a group of one inside a chain gives its value",
+)
+def test_upgrades_of_groups() -> None:
+    assert get((group(t.add.s(1, 1), t.add.s(2, 2)) | t.total.s())()) == 6
+    assert get((group(t.add.s(1, 1), t.add.s(2, 2)) | t.total.s() | t.add.s(1))()) == 7
+    assert get((t.add.s(1, 1) | group(t.add.s(1), t.add.s(2)))()) == [3, 4]
+    assert get((t.add.s(1, 1) | group(t.add.s(1)) | t.identity.s())()) == 3
+
+
+@shows("semantics", "6. empty groups and headers")
+def test_empty_groups_and_headers() -> None:
+    assert get(chord([], t.total.s())()) == 0
+    empty = group([]).apply_async()
+    assert get(empty) == []
+    assert get(chain(t.add.s(1, 1), group([]))()) == 2
+
+
+@shows("semantics", "9. a body gets results in the header's order, and chains count by their last task")
+def test_a_body_gets_results_in_order() -> None:
+    GATES["first"] = threading.Event()
+    result = chord([t.waits_for.s("first"), t.identity.s(2), chain(t.add.s(1, 1), t.add.s(1))], t.identity.s())()
+    until(lambda: result.parent[1].ready())
+    GATES["first"].set()
+    assert get(result) == ["first", 2, 3]
+
+
+@shows("semantics", "10. errbacks of a chain are every task's, links the last one's; links of a group the first one's")
+def test_links_of_compositions() -> None:
+    sig = chain(t.add.s(1, 1), t.add.s(2))
+    sig.link(t.log.s("end"))
+    get(sig())
+    until(lambda: LOG)
+    assert LOG == [(4, "end")]
+    with pytest.raises(TypeError, match="cannot add link to a group"):
+        group(t.add.s(1, 1)).apply_async(link=t.log.s())
+
+
+@shows("semantics", "11. links of a chord are the body's; errbacks of the body are called when the header fails")
+def test_errbacks_of_a_body_hear_of_the_header() -> None:
+    result = chord([t.fail.s(), t.add.s(1, 1)], t.total.s().on_error(t.old_errback.s()))()
+    with pytest.raises(ChordError, match="MyError"):
+        get(result)
+    until(lambda: LOG)
+    assert [("old", result.id)] == LOG
+
+
+@shows(
+    "semantics",
+    "12. errbacks with one argument get the id, others request, exception and traceback",
+    "differs",
+    "both kinds run as tasks of their own, and `request` has only the id",
+)
+def test_two_kinds_of_errbacks() -> None:
+    result = t.fail.apply_async(link_error=[t.new_errback.s(), t.old_errback.s()])
+    with pytest.raises(MyError):
+        get(result)
+    until(lambda: len(LOG) == 2)
+    assert sorted(LOG) == [("new", result.id, "MyError('no')", True), ("old", result.id)]
+
+
+@shows("semantics", "38. the same link twice counts once")
+def test_links_count_once() -> None:
+    sig = t.add.s(1, 1)
+    sig.link(t.log.s("x"))
+    sig.link(t.log.s("x"))
+    sig.link(t.log.s("y"))
+    get(sig.apply_async())
+    until(lambda: len(LOG) == 2)
+    assert sorted(LOG) == [(2, "x"), (2, "y")]
