@@ -262,7 +262,9 @@ class Memory:
         plan = self.plan
         if not plan.pause:
             return
-        paused = self._needed > plan.limit * (plan.pause - (HYSTERESIS if self.paused else 0))
+        # Where results can't leave memory, more is left to what runs.
+        pause = min(plan.pause, plan.spill or plan.pause) if self.fault else plan.pause
+        paused = self._needed > plan.limit * (pause - (HYSTERESIS if self.paused else 0))
         changed, self.paused = paused != self.paused, paused
         stuck = paused and self._is_stuck()
         if (paused and not stuck) != self._told_paused:

@@ -23,7 +23,7 @@ from futurebroker.protocol.messages import Happened
 from futurebroker.worker import commands
 from futurebroker.worker.commands import Event
 from futurebroker.worker.executors import Executor
-from futurebroker.worker.gauge import own_bytes, own_bytes_of
+from futurebroker.worker.gauge import can_swap, own_bytes, own_bytes_of
 from futurebroker.worker.limits import Limit, resolve_limit
 from futurebroker.worker.machine import WorkerMachine
 from futurebroker.worker.memory import MemoryPlan
@@ -102,6 +102,7 @@ class Upkeep:
         with open(self._room_path, "r+b") as file:
             self._room = mmap.mmap(file.fileno(), ROOM_BYTES)
         self._kills = KillCounts()
+        self._swaps = can_swap()
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -134,9 +135,10 @@ class Upkeep:
             self._timer = self._loop.call_later(MEASURE_EVERY, self._measure)
 
     def _measure(self) -> None:
-        executors = {number: own_bytes_of(pids) for number, pids in self._agent.pids().items()}
+        swaps = self._swaps
+        executors = {number: own_bytes_of(pids, swaps) for number, pids in self._agent.pids().items()}
         freed = self.freed.nbytes if self.freed is not None else 0
-        self._agent.feed(commands.Measured(own_bytes(os.getpid()), executors, freed))
+        self._agent.feed(commands.Measured(own_bytes(os.getpid(), swaps), executors, freed))
         self._timer = self._loop.call_later(self._pause(len(executors)), self._measure)
 
     def _pause(self, executors: int) -> float:

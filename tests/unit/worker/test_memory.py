@@ -121,7 +121,7 @@ def test_a_disk_that_takes_nothing_loses_nothing_and_is_told_once(world: World) 
     assert [spill.key for spill in retried] == ["a", "b"]
     for spill in retried:
         finish(world, spill, "No space left on device")
-    assert happened(world) == ["spill_failed"]
+    assert happened(world) == ["spill_failed", "paused"]
 
 
 def test_memory_of_processes_counts_and_drives_results_out(world: World) -> None:
@@ -340,3 +340,20 @@ def test_without_a_limit_freed_files_have_a_bound_of_their_own() -> None:
     world = World(plan=MemoryPlan(reusable=BIG))
     assert freed(world, 0) == [BIG]
     assert freed(world, BIG, e1=10 * LIMIT) == []
+
+
+def test_a_worker_whose_disk_takes_nothing_pauses_earlier(world: World) -> None:
+    """What it has in memory can't leave: more has to be left to what runs."""
+    store(world, *"abcdefg")
+    measure(world, agent=10_000)
+    assert not world.machine.memory.paused
+    for spill in said(world, commands.Spill):
+        finish(world, spill, "No space left on device")
+    measure(world, agent=10_000)
+    assert world.machine.memory.paused
+    world.now += DISK_AGAIN
+    measure(world, agent=10_000)
+    for spill in said(world, commands.Spill):
+        finish(world, spill)
+    measure(world, agent=10_000)
+    assert (world.machine.memory.paused, world.machine.memory.fault) == (False, "")
