@@ -163,6 +163,7 @@ class Measured:
     agent: int
     executors: dict[int, int]
     freed: int = 0  #: those of freed files that are kept for other values
+    stalled: float = 0.0  #: part of the last seconds in which nothing went on for want of memory
 
 
 @dataclass(slots=True)

@@ -83,7 +83,7 @@ def group_files(root: Path, names: Mapping[str, tuple[str, ...]]) -> Iterator[Pa
         for group in (inside, *inside.parents):
             if ".." in group.parts:
                 continue
-            for name in names[kind]:
+            for name in names.get(kind, ()):
                 yield mount / group / name
 
 

@@ -4,7 +4,8 @@ Four thresholds, parts of the limit. Over ``target``, of the bytes of results in
 moved to disk. The others look at the memory of the agent, its executors and results together: over ``spill`` results
 are moved until it is at ``target``; over ``pause`` no task is started, and executors that have grown are replaced once
 they are idle; over ``terminate`` the largest executor that runs something is killed and its task reported. A worker
-that is paused, runs nothing and can free nothing starts one task at a time: slow is better than never.
+that is paused, runs nothing and can free nothing starts one task at a time: slow is better than never. Results are
+moved as well while work on the machine stalls for want of memory, which others may have taken.
 
 How much more may be written to memory is told to the executors (`SetRoom`); what is larger they write to disk at once.
 """
@@ -43,6 +44,8 @@ DISK_AGAIN = 5.0
 #: part of the limit that an executor must have grown by to be replaced, and seconds it gets to shrink by itself
 GROWN = 0.05
 TRIM_TIME = 0.3
+#: part of ten seconds in which nothing may go on for want of memory
+STALLED = 0.10
 #: seconds for which freed files are kept that nobody takes
 FREED_TIME = 10.0
 #: seconds before another executor is killed, if the one that was hasn't ended yet
@@ -104,6 +107,8 @@ class Memory:
         self._emit = emit
         self._new_path = new_path
         self._is_occupied = is_occupied
+        #: whether work stands still for want of memory, whatever our own limit is
+        self.stalled = False
         self._told_paused = False
         self._retry_at = 0.0
         self._trimmed: dict[int, float] = {}
@@ -139,7 +144,7 @@ class Memory:
 
     def _room_beside(self, freed: int) -> int:
         plan, store = self.plan, self._store
-        if not plan.in_memory:
+        if not plan.in_memory or (self.stalled and plan.limit and plan.spill and not self.fault):
             return 0
         if plan.limit and plan.spill:
             taken = self._others + store.in_files + freed
@@ -162,18 +167,29 @@ class Memory:
         self.peak = max(self.peak, self.process)
         if event.freed != self.freed:
             self.freed, self._freed_since = event.freed, now
+        self._set_stalled(event.stalled)
         self._tell_freed(now)
         if not plan.limit:
             return
         self._searched_at = -1.0
         if plan.spill and self._needed > plan.limit * plan.spill:
             self._spill(self._needed - int(plan.limit * (plan.target or plan.spill)) - store.spilling, now)
+        elif plan.spill and self.stalled and not store.spilling:
+            self._spill(int(plan.limit * HYSTERESIS), now)
         self._set_paused()
         if self.paused and plan.own_processes:
             self._shrink(now)
         if plan.terminate and self._needed > plan.limit * plan.terminate and plan.own_processes:
             self._kill(now)
         self.tell_room()
+
+    def _set_stalled(self, part: float) -> None:
+        """Others have taken what the limit leaves us: what can be given back is, step by step, until work goes on."""
+        stalled = part >= (STALLED / 2 if self.stalled else STALLED)
+        if stalled and not self.stalled:
+            text = f"for {part:.0%} of ten seconds nothing went on for want of memory; results go to disk"
+            self._emit(Happened("stalled", text))
+        self.stalled = stalled
 
     @property
     def _needed(self) -> int:
@@ -186,7 +202,7 @@ class Memory:
         most = plan.reusable
         if plan.limit:
             most = min(most, int(plan.limit * (plan.target or plan.spill or 1)) - self._others - self._store.in_files)
-        if now - self._freed_since >= FREED_TIME and self.freed:
+        if self.stalled or (now - self._freed_since >= FREED_TIME and self.freed):
             most = 0
         most = max(0, most)
         if most != self._freed_most and (abs(most - self._freed_most) > most // 32 or self.freed > most):

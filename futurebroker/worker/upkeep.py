@@ -29,6 +29,7 @@ from futurebroker.worker.machine import WorkerMachine
 from futurebroker.worker.memory import MemoryPlan
 from futurebroker.worker.outofmemory import KillCounts
 from futurebroker.worker.packets import ROOM, ROOM_BYTES, Setup, Trim
+from futurebroker.worker.pressure import Pressure
 
 logger = logging.getLogger("futurebroker.worker")
 
@@ -103,6 +104,7 @@ class Upkeep:
             self._room = mmap.mmap(file.fileno(), ROOM_BYTES)
         self._kills = KillCounts()
         self._swaps = can_swap()
+        self._pressure = Pressure()
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -138,7 +140,8 @@ class Upkeep:
         swaps = self._swaps
         executors = {number: own_bytes_of(pids, swaps) for number, pids in self._agent.pids().items()}
         freed = self.freed.nbytes if self.freed is not None else 0
-        self._agent.feed(commands.Measured(own_bytes(os.getpid(), swaps), executors, freed))
+        stalled = self._pressure.look(self._loop.time())
+        self._agent.feed(commands.Measured(own_bytes(os.getpid(), swaps), executors, freed, stalled))
         self._timer = self._loop.call_later(self._pause(len(executors)), self._measure)
 
     def _pause(self, executors: int) -> float:

@@ -14,7 +14,7 @@ class DataLost(Message, tag=110):
 
 
 class Happened(Message, tag=111):
-    """A worker says what became of its memory: spill_failed, paused, resumed, recycled, killed, disk."""
+    """A worker says what became of its memory: stalled, spill_failed, paused, resumed, stuck, recycled, killed."""
 
     kind: str
     text: str

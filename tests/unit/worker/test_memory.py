@@ -8,7 +8,7 @@ import pytest
 
 from futurebroker.protocol.messages import DataLost, ExecutorDied, Free, Happened, Held, Store
 from futurebroker.worker import commands
-from futurebroker.worker.memory import AGAIN, DISK_AGAIN, FREED_TIME, KILL_TIME, TRIM_TIME, MemoryPlan
+from futurebroker.worker.memory import AGAIN, DISK_AGAIN, FREED_TIME, KILL_TIME, STALLED, TRIM_TIME, MemoryPlan
 from futurebroker.worker.packets import Result, ValueFile
 from tests.unit.worker.world import World, run
 
@@ -357,3 +357,28 @@ def test_a_worker_whose_disk_takes_nothing_pauses_earlier(world: World) -> None:
         finish(world, spill)
     measure(world, agent=10_000)
     assert (world.machine.memory.paused, world.machine.memory.fault) == (False, "")
+
+
+def test_results_make_way_while_the_machine_stalls_for_want_of_memory() -> None:
+    """Other programs may have taken what the limit leaves to this worker; nobody waits, and nothing is told twice."""
+    world = World(executors=1, plan=MemoryPlan(limit=LIMIT, reusable=BIG))
+    store(world, *"abc")
+    measure(world)
+    assert said(world, commands.KeepFreed)[-1].most == BIG
+
+    def stall(part: float) -> list[str]:
+        world.do(commands.Measured(0, {1: 0}, 0, part))
+        return [spill.key for spill in world.said if isinstance(spill, commands.Spill)]
+
+    assert stall(STALLED - 0.01) == []
+    assert stall(STALLED) == ["a"]
+    assert stall(STALLED) == ["a"], "one step is under way"
+    assert world.machine.memory.room == 0
+    assert [keep.most for keep in world.said if isinstance(keep, commands.KeepFreed)] == [0]
+    (first,) = said(world, commands.Spill)
+    finish(world, first)
+    assert stall(STALLED - 0.01) == ["b"], "it isn't over yet"
+    finish(world, said(world, commands.Spill)[0])
+    assert stall(0.0) == []
+    assert (world.machine.memory.room, happened(world)) == (600_000, ["stalled"])
+    assert not world.machine.memory.paused
