@@ -174,9 +174,10 @@ def idempotent_key(name: str, idempotency_key: str) -> Key:
 
 def worker_names(workers: str | Iterable[str] | None) -> tuple[str, ...]:
     """Names, ids or host names of workers as they travel; none means all."""
-    names = (workers,) if isinstance(workers, str) else tuple(workers or ())
+    given = (workers,) if isinstance(workers, str) else workers or ()
+    names = tuple(given) if isinstance(given, Iterable) else (given,)
     if not all(isinstance(name, str) for name in names):
-        raise TypeError("workers= takes names, ids or host names of workers, as text")
+        raise TypeError(f"workers= takes names, ids or host names of workers, as text, got {workers!r}")
     return names
 
 

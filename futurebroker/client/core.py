@@ -242,6 +242,9 @@ class ClientCore:
         if self._live is not None:
             self._live[0].end_copy(self._owner)
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a client can't be sent to a task; futurebroker.get_client() gives one there")
+
     def __enter__(self) -> Self:
         if self.asynchronous:
             raise TypeError("an asynchronous Client is entered with: async with")

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from futurebroker.amounts import show_bytes
-from futurebroker.client.waiters import Countdown, Waiter, pause, run_blocking
+from futurebroker.client.waiters import Countdown, Waiter, pause, run_blocking, seconds
 from futurebroker.exceptions import CancelledError, ResultError
 from futurebroker.inside import current_task, pickled
 from futurebroker.protocol.messages import Failure, Held, Message
@@ -207,8 +207,8 @@ class Future(Generic[T]):
 
     # -- what concurrent.futures has ---------------------------------------------------------------------------------
 
-    def result(self, timeout: float | None = None) -> Any:
-        """The result; blocks until it is there.
+    def result(self, timeout: float | str | None = None) -> Any:
+        """The result; blocks until it is there, or for ``timeout`` seconds, ``"500ms"`` or the like.
 
         Raises:
             TimeoutError: ``timeout`` seconds went by; the task goes on.
@@ -224,7 +224,7 @@ class Future(Generic[T]):
             # The exception's traceback holds this frame; it must not hold the future in turn.
             del self, state
 
-    def blocking_result(self, timeout: float | None = None) -> Any:
+    def blocking_result(self, timeout: float | str | None = None) -> Any:
         """As `result`, but blocks with an asynchronous client too; not to be called on an event loop's thread."""
         state = self._state
         if state.result is not UNOPENED and state.status is FINISHED:
@@ -234,11 +234,11 @@ class Future(Generic[T]):
         finally:
             del self, state
 
-    def exception(self, timeout: float | None = None) -> Any:
+    def exception(self, timeout: float | str | None = None) -> Any:
         """The exception the task raised, or None; blocks until that is known. Raises as `result` does for the rest."""
         return self._enter(self._exception, timeout)
 
-    def traceback(self, timeout: float | None = None) -> Any:
+    def traceback(self, timeout: float | str | None = None) -> Any:
         """The traceback of the exception the task raised, or None; blocks until that is known."""
         return self._enter(self._traceback, timeout)
 
@@ -348,23 +348,26 @@ class Future(Generic[T]):
         """This future's part of the result of its key; all of it, but in a chunk of `Client.map`."""
         return result
 
-    def _enter(self, method: Callable[[bool, float | None], Any], timeout: float | None) -> Any:
+    def _enter(self, method: Callable[[bool, float | str | None], Any], timeout: float | str | None) -> Any:
         if self._state.keeper.asynchronous:
             return method(False, timeout)
         return run_blocking(method(True, timeout))
 
-    async def _wait(self, blocking: bool, timeout: float | None) -> None:
-        if not self.done() and not await settle([self._state], blocking, timeout):
-            raise TimeoutError(f"{self._state.key} was not done after {timeout:g} s")
+    async def _wait(self, blocking: bool, timeout: float | str | None) -> None:
+        if self.done():
+            return
+        limit = seconds(timeout)
+        if not await settle([self._state], blocking, limit):
+            raise TimeoutError(f"{self._state.key} was not done after {limit:g} s")
 
-    async def _result(self, blocking: bool, timeout: float | None) -> Any:
+    async def _result(self, blocking: bool, timeout: float | str | None) -> Any:
         try:
             await self._wait(blocking, timeout)
             return self._pick(await outcome(self._state, blocking))
         finally:
             del self
 
-    async def _exception(self, blocking: bool, timeout: float | None) -> BaseException | None:
+    async def _exception(self, blocking: bool, timeout: float | str | None) -> BaseException | None:
         await self._wait(blocking, timeout)
         if self._state.status is FINISHED:
             return None
@@ -373,7 +376,7 @@ class Future(Generic[T]):
             raise error
         return error
 
-    async def _traceback(self, blocking: bool, timeout: float | None) -> TracebackType | None:
+    async def _traceback(self, blocking: bool, timeout: float | str | None) -> TracebackType | None:
         error = await self._exception(blocking, timeout)
         return None if error is None else error.__traceback__
 

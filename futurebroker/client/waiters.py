@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol
 
+from futurebroker.amounts import parse_duration
 from futurebroker.inside import NO_TASK, current_task, waiting
 from futurebroker.states import FutureState
 
@@ -99,6 +100,21 @@ class Countdown:
                 return False
             raise
         return True
+
+
+def seconds(timeout: float | str | None) -> float | None:
+    """Seconds of a ``timeout=``, which may be text like ``"5s"`` or ``"200ms"`` as in dask.distributed.
+
+    Raises:
+        ValueError, TypeError: it is no time.
+    """
+    if timeout is None or (isinstance(timeout, (int, float)) and not isinstance(timeout, bool)):
+        return timeout
+    try:
+        return parse_duration(timeout)
+    except ValueError:
+        kind = ValueError if isinstance(timeout, str) else TypeError
+        raise kind(f'timeout= takes seconds, or text like "5s" or "200ms", got {timeout!r}') from None
 
 
 def post(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 from futurebroker.client.futures import ERROR, Future, Keeper, KeyState, ensure_future
 from futurebroker.client.gathering import only_futures_in
-from futurebroker.client.waiters import Countdown, pause, run_blocking
+from futurebroker.client.waiters import Countdown, pause, run_blocking, seconds
 from futurebroker.exceptions import CancelledError
 
 
@@ -22,7 +22,7 @@ class DoneAndNotDone(NamedTuple):
     not_done: set[Future[Any]]
 
 
-def wait(fs: Any, timeout: float | None = None, return_when: str = ALL_COMPLETED) -> Any:
+def wait(fs: Any, timeout: float | str | None = None, return_when: str = ALL_COMPLETED) -> Any:
     """Wait until ``fs`` are done, as `concurrent.futures.wait`; returns the sets ``done`` and ``not_done``.
 
     Failed futures are done and raise nothing here; a cancelled one raises CancelledError, as in dask.distributed. With
@@ -35,13 +35,14 @@ def wait(fs: Any, timeout: float | None = None, return_when: str = ALL_COMPLETED
     Raises:
         TimeoutError: ``timeout`` seconds went by; unlike in `concurrent.futures`, but as in dask.distributed.
     """
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
+    if isinstance(timeout, (Future, list, tuple, set)):
         raise TypeError(f"timeout= takes seconds, got {type(timeout).__name__}; give several futures as one list")
+    limit = seconds(timeout)
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
         raise ValueError(f"return_when= takes ALL_COMPLETED, FIRST_COMPLETED or FIRST_EXCEPTION, got {return_when!r}")
     futures = list(only_futures_in(fs))
     asynchronous = any(future._state.keeper.asynchronous for future in futures)
-    coroutine = _wait(futures, timeout, return_when, not asynchronous)
+    coroutine = _wait(futures, limit, return_when, not asynchronous)
     return coroutine if asynchronous else run_blocking(coroutine)
 
 
@@ -105,12 +106,12 @@ class as_completed:  # noqa: N801 - the name is that of concurrent.futures and d
         *,
         with_results: bool = False,
         raise_errors: bool = True,
-        timeout: float | None = None,
+        timeout: float | str | None = None,
     ) -> None:
         self._with_results = with_results
         self._raise_errors = raise_errors
-        self._timeout = timeout
-        self._end = None if timeout is None else time.monotonic() + timeout
+        limit = self._timeout = seconds(timeout)
+        self._end = None if limit is None else time.monotonic() + limit
         #: futures that are not given yet, by the identity of their state
         self._awaited: dict[int, list[Future[Any]]] = {}
         self._settled: deque[KeyState] = deque()

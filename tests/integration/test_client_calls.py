@@ -97,6 +97,24 @@ def test_an_error_travels_to_what_depends_on_it(client: Client) -> None:
     assert end.status == "error"
 
 
+def test_times_to_wait_may_be_text(client: Client, gate: str) -> None:
+    """As in dask.distributed; what is no time is refused before anything is waited for."""
+    future = client.submit(blocks, gate)
+    for wait_for in (future.result, future.exception, lambda timeout: wait([future], timeout)):
+        with pytest.raises(TimeoutError, match=r"0\.02 s"):
+            wait_for("20ms")
+    with pytest.raises(ValueError, match="timeout= takes seconds"):
+        future.result("soon")
+    with pytest.raises(TypeError, match="give several futures as one list"):
+        wait(future, future)  # type: ignore[arg-type]
+
+
+def test_a_client_in_a_closure_is_refused_with_the_way_out(client: Client) -> None:
+    """Who comes from a notebook has the client as a global."""
+    with pytest.raises(SerializationError, match=r"futurebroker\.get_client\(\) gives one there"):
+        client.submit(lambda: client.submit(abs, -1))
+
+
 def test_a_task_that_raises_stop_iteration_fails_with_it(client: Client) -> None:
     """As in an executor of concurrent.futures, though no coroutine can raise it."""
     future = client.submit(next, iter(()))
