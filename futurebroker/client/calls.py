@@ -167,8 +167,17 @@ def leaving(options: TaskOptions | None) -> TaskOptions | None:
     return msgspec.structs.replace(options, leaves=True)
 
 
-def idempotent_key(name: str, idempotency_key: str) -> Key:
-    """The key of a task that stands for its idempotency key, the same from every client."""
+def result_key(key: Key | None, pure: bool, function: Callable[..., Any], idempotency_key: str | None) -> Key | None:
+    """The key that a call's result is given, or that stands for its idempotency key, the same from every client.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if idempotency_key is None:
+        return key
+    if key is not None or pure:
+        raise ValueError("idempotency_key= names the result itself; leave key= and pure= out")
+    name = name_of(function)
     return f"{name}-{hashlib.blake2b(idempotency_key.encode(), digest_size=16, person=b'idempotency').hexdigest()}"
 
 

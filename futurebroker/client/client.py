@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from futurebroker.client.calls import FUNCTION_LIMIT, Terms, idempotent_key, task_options, worker_names
+from futurebroker.client.calls import FUNCTION_LIMIT, Terms, result_key, task_options, worker_names
 from futurebroker.client.collections import Collections
 from futurebroker.client.dashboards import Dashboards
 from futurebroker.client.datasets import Datasets
@@ -79,8 +79,7 @@ class Client(Datasets, Collections, Inquiries, Insight, Topics, Tending, Ending,
 
         Args:
             key: name of the result; a key that this client holds already gives that result's future.
-            workers: names, ids or host names of the workers that may run it.
-            allow_other_workers: let others run it while none of ``workers`` is connected.
+            workers, allow_other_workers: names, ids or host names of who may run it; whether others may without them.
             resources: amounts that the worker must have offered and free, like ``{"GPU": 1}``.
             retries: how often it is run again after an exception.
             priority: larger runs earlier.
@@ -105,17 +104,13 @@ class Client(Datasets, Collections, Inquiries, Insight, Topics, Tending, Ending,
         if (
             key is None
             and workers is None
-            and not (retries or priority or pure or allow_other_workers)
-            and not (durable or keep or at_most_once)
+            and not (retries or priority or pure or allow_other_workers or durable or keep or at_most_once)
             and resources is None
             and idempotency_key is None
         ):
             return live[1].submit(function, args, kwargs)
         terms = Terms.of(durable, keep, at_most_once, idempotency_key)
-        if idempotency_key is not None:
-            if key is not None or pure:
-                raise ValueError("idempotency_key= names the result itself; leave key= and pure= out")
-            key = idempotent_key(name_of(function), idempotency_key)
+        key = result_key(key, pure, function, idempotency_key)
         options = task_options(workers, allow_other_workers, resources, retries, priority, terms)
         return live[1].submit_with(function, args, kwargs, options, key, pure)
 

@@ -116,31 +116,39 @@ class Connection(Ledger):
         self._replies = Replies()
         self._io = LoopThread(f"futurebroker-client-{name}", loop)
         self._loop = self._io.loop
-        self._member = Member(
+        self._member = self._make_member(cluster, about or {})
+        self.outbox = Outbox(self, self._member, self._io)
+        self._bulk = self._make_bulk(cluster)
+        #: what is scattered and asked for in parts
+        self.givings: dict[Key, Giving] = {}
+        #: who waits to be told where parts of results can be sent to
+        self._inbox_wanted: list[Callable[[str], None]] = []
+
+    def _make_member(self, cluster: str, about: dict[str, Any]) -> Member:
+        """Our conversation with the scheduler."""
+        return Member(
             Role.CLIENT,
-            name,
-            url=url,
+            self.name,
+            url=self.url,
             cluster=cluster,
-            secret=secret,
+            secret=self.secret,
             events=self,
             loop=self._loop,
-            info=lambda: {**introduce(), **(about or {}), "topics": list(self.topics)},
+            info=lambda: {**introduce(), **about, "topics": list(self.topics)},
             on_blocked=self.intake.block,
         )
-        self.outbox = Outbox(self, self._member, self._io)
-        self._bulk = Bulk(
-            name,
+
+    def _make_bulk(self, cluster: str) -> Bulk:
+        """What data moves by that would hold up the rest."""
+        return Bulk(
+            self.name,
             cluster=cluster,
-            secret=secret,
+            secret=self.secret,
             loop=self._loop,
             where=lambda: self._member.bulk_url if BULK in self.ways else "",
             take=self.answered,
             moved=self._found_inbox,
         )
-        #: what is scattered and asked for in parts
-        self.givings: dict[Key, Giving] = {}
-        #: who waits to be told where parts of results can be sent to
-        self._inbox_wanted: list[Callable[[str], None]] = []
 
     # -- opening and closing ----------------------------------------------------------------------------------------
 

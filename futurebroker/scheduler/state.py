@@ -129,36 +129,39 @@ class SchedulerState:
         self.detachers: dict[TaskRecord, dict[ClientRecord, None]] = {}
         #: who wants keys on behalf of what isn't a client, by what that is: "task:" and a key, and others
         self.holders: dict[str, ClientRecord] = {}
-        #: wants what is kept for whoever asks; see `keeping`
-        self.kept = ClientRecord("", {}, KEPT)
         #: by the key of a task, the holder of what it submitted, as long as it is unfinished; see `families`
         self.families: dict[Key, ClientRecord] = {}
-        #: tasks that submitted others and have ended in this event: from which state to which
-        self.ended_parents: list[tuple[TaskRecord, TaskState, TaskState]] = []
-        #: seconds to keep -> keys with the time at which they ended, oldest first; see `keeping`
-        self.ended: dict[float, Line] = {}
-        #: kept tasks that nobody else wants any more, and since when; see `shelving`
-        self.leaving: deque[tuple[float, TaskRecord]] = deque()
-        #: when to look at these next
-        self.leave_at = 0.0
-        #: the shelf that takes them, and how far that is; None without a database
-        self.shelf: Shelf | None = None
         #: keys that clients want and nobody has submitted
         self.expected: dict[Key, dict[ClientRecord, None]] = {}
-        #: keys that must not be run, and since when; see `revoking`
-        self.revoked: dict[Key, float] = {}
         #: what executors told of their apps, by worker
         self.apps: dict[WorkerId, dict[str, Any]] = {}
         #: schedules, by name; see `beat`
         self.beat: dict[str, Any] = {}
+        #: what must be added to `now` for seconds since 1970
+        self.clock_offset = 0.0
+        #: what clients and tasks share by name; see `leases` and `mailboxes`
+        self.shared = Shared()
+        self.metadata = Metadata()
+        #: bytes a second between hosts, as measured by workers lately
+        self.bandwidth = policy.bandwidth
+        #: for who looks after the cluster
+        self.operations = Operations(self.send)
+        self.sequence = FIRST_PLACE
+        #: attempts begun so far; their numbers rise through all tasks, so that a key that comes again reuses none
+        self.attempts = 0
+        #: what was ignored and why (stale completions, unknown keys, ...), and what was stolen
+        self.counters: Counter[str] = Counter()
+        self._begin_work()
+        self._begin_lasting()
+
+    def _begin_work(self) -> None:
+        """What is to be done: in this event, when a peer has answered, or at a later time."""
+        #: tasks that submitted others and have ended in this event: from which state to which
+        self.ended_parents: list[tuple[TaskRecord, TaskState, TaskState]] = []
         #: what the scheduler has to say to itself before this event ends
         self.internal: list[Any] = []
         #: whether workers have changed what they take
         self.requeued = False
-        #: ids of results that belong together, by the id they were saved under
-        self.groups: dict[str, Any] = {}
-        #: what must be added to `now` for seconds since 1970
-        self.clock_offset = 0.0
         #: encoded options -> the pool of all tasks with these options; see `placement.pool_for`
         self.pools: dict[bytes, Pool] = {}
         #: pools whose queue may hold tasks
@@ -171,27 +174,51 @@ class SchedulerState:
         self.requests: dict[WorkerRecord, StealRequest] = {}
         #: workers whose pipeline should be looked at before this event ends
         self.touched: dict[WorkerRecord, None] = {}
-        #: what clients and tasks share by name; see `leases` and `mailboxes`
-        self.shared = Shared()
-        #: published datasets; see `datasets`
-        self.published = Published()
-        self.metadata = Metadata()
-        #: finished durable tasks that nobody is told of before their result is stored; see `storing`
-        self.untold: dict[TaskRecord, None] = {}
-        #: holders of results in this process that run nothing, by name; see `storing`
-        self.archives: dict[str, WorkerRecord] = {}
         #: tasks that may have become unneeded; looked at by `transitions.settle`
         self.check: list[TaskRecord] = []
         #: (key, worker that is to have a copy) -> who asked for that
         self.copying: dict[tuple[Key, WorkerId], list[Copying]] = {}
-        #: bytes a second between hosts, as measured by workers lately
-        self.bandwidth = policy.bandwidth
-        #: tasks that must not run twice, and were begun: they run again only when somebody retries them
-        self.spent: dict[TaskRecord, None] = {}
         #: new tasks that are to be computed before this event ends
         self.begun: list[TaskRecord] = []
         #: scattered data on its way to one worker, to be copied to all others from there
         self.broadcasts: dict[TaskRecord, None] = {}
+        #: what is to happen at a later time
+        self.timers = Timers()
+        #: results on their way in parts, by who asked and its number for that, and the bytes of them all together
+        self.relayed: dict[tuple[str, int], Relayed] = {}
+        self.relayed_bytes = 0
+        #: requests for parts that wait for others to arrive, by who asked, its number for the transfer, and the offset
+        self.relays_waiting: dict[tuple[str, int, int], DataWanted] = {}
+        self.commands: list[Command] = []
+        self.frees: dict[WorkerRecord, list[Key]] = {}
+        self.calls: dict[int, PendingCall] = {}
+        self.counts_awaited: list[PendingCount] = []
+        self.call_number = 0
+
+    def _begin_lasting(self) -> None:
+        """What has to do with the past: what is kept after its end, and what a former scheduler left."""
+        #: wants what is kept for whoever asks; see `keeping`
+        self.kept = ClientRecord("", {}, KEPT)
+        #: seconds to keep -> keys with the time at which they ended, oldest first; see `keeping`
+        self.ended: dict[float, Line] = {}
+        #: kept tasks that nobody else wants any more, and since when; see `shelving`
+        self.leaving: deque[tuple[float, TaskRecord]] = deque()
+        #: when to look at these next
+        self.leave_at = 0.0
+        #: the shelf that takes them, and how far that is; None without a database
+        self.shelf: Shelf | None = None
+        #: keys that must not be run, and since when; see `revoking`
+        self.revoked: dict[Key, float] = {}
+        #: tasks that must not run twice, and were begun: they run again only when somebody retries them
+        self.spent: dict[TaskRecord, None] = {}
+        #: ids of results that belong together, by the id they were saved under
+        self.groups: dict[str, Any] = {}
+        #: published datasets; see `datasets`
+        self.published = Published()
+        #: finished durable tasks that nobody is told of before their result is stored; see `storing`
+        self.untold: dict[TaskRecord, None] = {}
+        #: holders of results in this process that run nothing, by name; see `storing`
+        self.archives: dict[str, WorkerRecord] = {}
         #: results that workers kept of their time with a former scheduler; see `claims`
         self.claims: dict[Key, Claim] = {}
         #: NO_WORKER records of keys that only such a worker can have, and since when they wait
@@ -200,8 +227,6 @@ class SchedulerState:
         self.adopted: dict[TaskRecord, None] = {}
         #: looks for claims and records that have waited for too long
         self.claims_timer: Timer | None = None
-        #: what is to happen at a later time
-        self.timers = Timers()
         #: notes what people will look up; None without a history
         self.chronicle: Chronicle | None = None
         #: what must survive and has not been taken by the journal; None without one
@@ -214,33 +239,16 @@ class SchedulerState:
         self.nowhere: WorkerRecord | None = None
         #: who asked for data that the stand-in holds, and for which
         self.asked_of_nowhere: list[tuple[str, DataWanted]] = []
-        #: results on their way in parts, by who asked and its number for that, and the bytes of them all together
-        self.relayed: dict[tuple[str, int], Relayed] = {}
-        self.relayed_bytes = 0
-        #: requests for parts that wait for others to arrive, by who asked, its number for the transfer, and the offset
-        self.relays_waiting: dict[tuple[str, int, int], DataWanted] = {}
         #: facts of a journal are applied; what follows from them has been said already
         self.replaying = False
         #: nothing is sent to workers yet, because some of them may run it already
         self.holding = False
-        #: for who looks after the cluster
-        self.operations = Operations(self.send)
-        self.commands: list[Command] = []
-        self.frees: dict[WorkerRecord, list[Key]] = {}
-        self.calls: dict[int, PendingCall] = {}
-        self.counts_awaited: list[PendingCount] = []
-        self.call_number = 0
-        self.sequence = FIRST_PLACE
         #: when tasks were submitted
         self.moments = Moments()
         #: runs that have just ended, while somebody looks
         self.recent = Recent()
         #: what executors noted of tasks
         self.notes = Notes()
-        #: attempts begun so far; their numbers rise through all tasks, so that a key that comes again reuses none
-        self.attempts = 0
-        #: what was ignored and why (stale completions, unknown keys, ...), and what was stolen
-        self.counters: Counter[str] = Counter()
 
     def look_at(self, task: TaskRecord) -> None:
         """One fewer wants the task or depends on it: it may be unneeded, or leave for the shelf."""

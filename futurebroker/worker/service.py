@@ -31,11 +31,12 @@ from futurebroker.worker.commands import Event
 from futurebroker.worker.executors import Executor
 from futurebroker.worker.figures import task_counts
 from futurebroker.worker.filework import FileWork
+from futurebroker.worker.hearing import ExecutorWords
 from futurebroker.worker.importing import handed_down_path
 from futurebroker.worker.link import LinkFactory
 from futurebroker.worker.machine import WorkerMachine
 from futurebroker.worker.monitor import Monitor
-from futurebroker.worker.packets import Call, Called, LinkWanted, Look, Result, ReturnRest, Saying, Seen, Setup
+from futurebroker.worker.packets import Call, Look, ReturnRest, Setup
 from futurebroker.worker.relaying import Relay
 from futurebroker.worker.renewing import Renewal
 from futurebroker.worker.software import Software
@@ -54,11 +55,8 @@ EXECUTORS_TIMEOUT = 30.0
 RESTART_FIRST = 0.2
 RESTART_MAX = 30.0
 
-#: tasks at executors below which a report goes on at once; with more of them, others may join it
-FEW = 8
 
-
-class WorkerService:
+class WorkerService(ExecutorWords):
     """See the top of this file.
 
     Args:
@@ -270,35 +268,6 @@ class WorkerService:
         if self._all_ready is not None and not self._all_ready.done():
             if sum(other.is_ready for other in self._running.values()) == self.executors:
                 self._all_ready.set_result(None)
-
-    def reported(self, executor: Executor, results: list[Result]) -> None:
-        """See `ExecutorEvents`."""
-        self.feed(commands.Reported(executor.number, results), len(self._machine.dispatcher.sent) - len(results) < FEW)
-
-    def rest_returned(self, executor: Executor, numbers: list[int]) -> None:
-        """See `ExecutorEvents`."""
-        self.feed(commands.RestReturned(executor.number, numbers))
-
-    def away(self, executor: Executor, task: int, is_away: bool) -> None:
-        """See `ExecutorEvents`."""
-        event = commands.TaskLeft if is_away else commands.TaskBack
-        self.feed(event(executor.number, task), True)
-
-    def link_wanted(self, executor: Executor, wanted: LinkWanted, sock: socket.socket) -> None:
-        """See `ExecutorEvents`."""
-        self._relay.admit(executor.number, wanted, sock)
-
-    def called(self, executor: Executor, called: Called) -> None:
-        """See `ExecutorEvents`."""
-        self.feed(commands.CallEnded(called.number, called.value, called.failure, executor.number), True)
-
-    def seen(self, executor: Executor, seen: Seen) -> None:
-        """See `ExecutorEvents`."""
-        self.feed(commands.Inspected(executor.number, seen.number, seen.view), True)
-
-    def said(self, saying: Saying) -> None:
-        """See `ExecutorEvents`."""
-        self._app.said(saying)
 
     def ended(self, executor: Executor, how: str) -> None:
         """See `ExecutorEvents`."""
