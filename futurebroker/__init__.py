@@ -37,6 +37,8 @@ _HOMES = {
     "SchedulerPlugin": "futurebroker.client.tending",
     "WorkerPlugin": "futurebroker.client.tending",
     "pack_environment": "futurebroker.data.environments",
+    "print": "futurebroker.client.printing",
+    "warn": "futurebroker.client.printing",
     # inside a task
     "get_client": "futurebroker.client.inside",
     "get_worker": "futurebroker.worker.context",
@@ -80,10 +82,12 @@ __all__ = [
     "local_client",
     "pack_environment",
     "performance_report",
+    "print",
     "progress",
     "rejoin",
     "secede",
     "wait",
+    "warn",
     "worker_client",
 ]
 

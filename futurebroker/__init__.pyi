@@ -15,6 +15,8 @@ from futurebroker.client.inside import secede as secede
 from futurebroker.client.inside import worker_client as worker_client
 from futurebroker.client.mailboxes import Queue as Queue
 from futurebroker.client.mailboxes import Variable as Variable
+from futurebroker.client.printing import print as print
+from futurebroker.client.printing import warn as warn
 from futurebroker.client.progress import progress as progress
 from futurebroker.client.tending import SchedulerPlugin as SchedulerPlugin
 from futurebroker.client.tending import WorkerPlugin as WorkerPlugin

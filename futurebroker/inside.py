@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -47,6 +47,8 @@ class Host:
     worker: WorkerId
     #: the clients of this executor, made when a task asks for one: by whether they are asynchronous
     clients: dict[bool, Any] = field(default_factory=dict)
+    #: tells the scheduler something of a task: topic, key, what
+    say: Callable[[str, Key, Any], None] | None = None
     making: threading.Lock = field(default_factory=threading.Lock)
     #: how often tasks have failed here, by key: what they began then isn't what the next run of them begins
     failures: dict[Key, int] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from futurebroker.client.dashboards import Dashboards
 from futurebroker.client.datasets import Datasets
 from futurebroker.client.ending import Ending
 from futurebroker.client.executor import ClientExecutor
+from futurebroker.client.forwarding import Forwarding
 from futurebroker.client.futures import Future
 from futurebroker.client.gathering import gather
 from futurebroker.client.holdings import Holdings
@@ -20,8 +21,6 @@ from futurebroker.client.ipython import IPython
 from futurebroker.client.options import Options
 from futurebroker.client.replies import opened
 from futurebroker.client.submitting import checked_key
-from futurebroker.client.tending import Tending
-from futurebroker.client.topics import Topics
 from futurebroker.client.waiters import run_blocking
 from futurebroker.exceptions import MessageTooLargeError
 from futurebroker.protocol.messages import RunOnWorkers
@@ -29,7 +28,7 @@ from futurebroker.protocol.serialize import dumps, name_of
 from futurebroker.types import Key
 
 
-class Client(Datasets, Collections, Inquiries, Insight, Topics, Tending, Ending, IPython, Holdings, Dashboards):
+class Client(Datasets, Collections, Inquiries, Insight, Forwarding, Ending, IPython, Holdings, Dashboards):
     """A program's connection to a cluster: it submits calls and holds their futures.
 
     Without an address it starts a `LocalCluster`, unless a broker is set in the environment or the settings file, and

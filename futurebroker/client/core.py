@@ -167,6 +167,7 @@ class ClientCore:
             elif self._address is not None and not isinstance(self._address, str):
                 self.cluster = self._address
             connection = self._connection_to(self.cluster, self._settings)
+            self._before_opening(connection)
             await connection.open(self._settings.connect_timeout, blocking)
         except BaseException:
             self.status = "closed"
@@ -182,6 +183,9 @@ class ClientCore:
             _defaults.append(weakref.ref(self))
             daskdefault.become(self)
         return self
+
+    def _before_opening(self, connection: Connection) -> None:
+        """What topics have to say before the scheduler is met."""
 
     def _start_cluster(self) -> Cluster:
         factory = type(self).local_cluster_factory

@@ -30,7 +30,7 @@ class _Unset:
 UNSET = _Unset()
 
 
-class _InExecutor:
+class InExecutor:
     """A function that only executors have; it is found there by its name."""
 
     def __init__(self, name: str) -> None:
@@ -107,7 +107,7 @@ class Tending(ClientCore):
         data = path.read_bytes()
         if len(data) > FUNCTION_LIMIT:
             raise MessageTooLargeError(f"the file {path.name}", len(data), FUNCTION_LIMIT)
-        return self._everywhere(_InExecutor("receive_file"), (path.name, data, load), keep=f"file {path.name}")
+        return self._everywhere(InExecutor("receive_file"), (path.name, data, load), keep=f"file {path.name}")
 
     def register_plugin(self, plugin: Any, name: str | None = None) -> Any:
         """Have ``plugin`` in every executor, or in the scheduler if it is a `SchedulerPlugin`; see `WorkerPlugin`.
@@ -118,7 +118,7 @@ class Tending(ClientCore):
         name = name or getattr(plugin, "name", None) or type(plugin).__name__
         if isinstance(plugin, SchedulerPlugin):
             return self._on_scheduler(_InScheduler("register"), (name, plugin), {}, True)
-        return self._everywhere(_InExecutor("set_up"), (name, plugin), keep=f"plugin {name}")
+        return self._everywhere(InExecutor("set_up"), (name, plugin), keep=f"plugin {name}")
 
     #: names of `register_plugin` in dask.distributed
     register_worker_plugin = register_plugin
@@ -126,7 +126,7 @@ class Tending(ClientCore):
 
     def unregister_worker_plugin(self, name: str) -> Any:
         """Take a plugin away from every executor; ValueError if there is none of that name."""
-        return self._everywhere(_InExecutor("tear_down"), (name,), drop=f"plugin {name}", found=f"plugin {name!r}")
+        return self._everywhere(InExecutor("tear_down"), (name,), drop=f"plugin {name}", found=f"plugin {name!r}")
 
     def unregister_scheduler_plugin(self, name: str) -> Any:
         """Take a plugin away from the scheduler; ValueError if there is none of that name."""
@@ -134,7 +134,7 @@ class Tending(ClientCore):
 
     def register_worker_callbacks(self, setup: Callable[..., Any]) -> Any:
         """Have every executor call ``setup()``, also those that come later; with ``dask_worker=`` if it takes that."""
-        return self._everywhere(_InExecutor("call_back"), (setup,), keep=f"callback {name_of(setup)} {id(setup)}")
+        return self._everywhere(InExecutor("call_back"), (setup,), keep=f"callback {name_of(setup)} {id(setup)}")
 
     def import_ahead(self, modules: list[str]) -> None:
         """Have every executor import these modules between its tasks, so that the first that needs them needn't.
@@ -142,7 +142,7 @@ class Tending(ClientCore):
         What can't be imported there is left to the task that tries. Returns at once.
         """
         connection, what = self._connection, "names of modules"
-        code, packed = dumps(_InExecutor("import_ahead"), what), dumps(((modules,), {}), what)
+        code, packed = dumps(InExecutor("import_ahead"), what), dumps(((modules,), {}), what)
         connection.put(RunOnExecutors(connection.number(), code, packed))
         connection.flush()
 
@@ -316,7 +316,7 @@ class Tending(ClientCore):
         return self._ask("list_environments")
 
 
-class _InScheduler(_InExecutor):
+class _InScheduler(InExecutor):
     """A function that only the scheduler's console has."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler.records import ClientRecord
+from futurebroker.protocol.messages import Answer, Ask, Published, Said
+from futurebroker.scheduler import terms
+from futurebroker.scheduler.records import ClientRecord, WorkerRecord
 from futurebroker.scheduler.state import SchedulerState
+from futurebroker.scheduler.stories import wall
 from futurebroker.types import ClientId
 
 #: topics that a client may subscribe to, and characters of a topic
@@ -55,6 +57,17 @@ def _subscribe(state: SchedulerState, client: ClientId, topic: str) -> None:
     state.operations.subscribers.setdefault(topic, {})[client] = None
 
 
+def told(state: SchedulerState, worker: WorkerRecord, message: Said) -> None:
+    """An executor has an event for who subscribed; it isn't kept."""
+    about = message.about
+    topic = about.get("topic") if isinstance(about, dict) else None
+    if not isinstance(topic, str):
+        state.counters["unexpected"] += 1
+        return
+    for client in state.operations.subscribers.get(topic, ()):
+        state.send(client, Published(topic, wall(state, state.now), about.get("event")))
+
+
 def _request(act: Callable[[SchedulerState, ClientId, str], None]) -> Callable[..., None]:
     def request(state: SchedulerState, client: ClientRecord, message: Ask) -> None:
         try:
@@ -72,3 +85,4 @@ REQUESTS: dict[str, Callable[[SchedulerState, ClientRecord, Ask], None]] = {
     "subscribe_topic": _request(_subscribe),
     "unsubscribe_topic": _request(lambda state, client, topic: _leave(state, client, [topic])),
 }
+terms.SAYINGS["event"] = told

@@ -105,7 +105,8 @@ class Executor:
         self._setup = setup
         self._owns_process = owns_process
         near = "127.0.0.1" if setup.broker_is_local else "elsewhere"
-        self._host = Host(f"executor://{near}/{next(_numbers)}", setup.cluster, EXECUTOR_SECRET, setup.worker_id)
+        address = f"executor://{near}/{next(_numbers)}"
+        self._host = Host(address, setup.cluster, EXECUTOR_SECRET, setup.worker_id, say=self.say)
         self._place = Place(setup.worker, setup.worker_id, setup.resources, self._host)
         self._writer = ResultWriter(setup)
         self._opener = Opener(self._writer.read_function)

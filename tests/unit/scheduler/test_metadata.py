@@ -167,3 +167,15 @@ def test_topics_of_a_client_are_bounded() -> None:
     play = Play()
     assert not [number for number in range(MOST) if answer(play, "subscribe_topic", f"t{number}").error]
     assert "100 topics" in answer(play, "subscribe_topic", "one more").error
+
+
+def test_what_an_executor_has_for_subscribers_is_passed_on_and_not_kept() -> None:
+    """As prints of tasks are; what isn't such is counted."""
+    play = Play("w")
+    answer(play, "subscribe_topic", "print")
+    said = m.Said("event", "k", {"topic": "print", "event": {"args": ["x"]}})
+    assert play.worker("w", said) == [Send("ann", m.Published("print", 0.0, {"args": ["x"]}))]
+    assert play.worker("w", m.Said("event", "k", {"topic": "another", "event": 1})) == []
+    assert play.worker("w", m.Said("event", "k", [1]), m.Said("event", "k", {"topic": 1})) == []
+    assert play.state.counters["unexpected"] == 2
+    assert "print" not in play.state.operations.events
