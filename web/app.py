@@ -18,7 +18,7 @@ from flask import Blueprint, Flask, Request, Response, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from futurebroker.config import Settings, history_of, load_settings
+from futurebroker.config import Settings, database_of, history_of, load_settings
 from futurebroker.secret import find_secret, is_loopback, normalize_address
 from futurebroker.web import actions, api, contents, exporting, live, metrics, pages
 from futurebroker.web.auth import OPERATOR, Guard, RefusedRequestError, door_for
@@ -92,19 +92,25 @@ def make_site(
     token_set = settings.web_token is not None
     collector = Collector(address, settings.cluster, secret, link=link, token_set=token_set, loop=loop)
     history = History(history_url or history_url_for(settings, address), settings.cluster)
+    # A cluster in this process keeps no journal.
+    published = History(database_of(_named_by(settings, address)), settings.cluster) if loop is None else None
     probe = BrokerProbe(address, settings.cluster, secret)
-    return Site(collector, guard, history, settings.cluster, streams, probes={"broker": probe.figures})
+    probes = {"broker": probe.figures}
+    return Site(collector, guard, history, settings.cluster, streams, published=published, probes=probes)
 
 
 def history_url_for(settings: Settings, address: str) -> str | None:
     """Where the scheduler at ``address`` keeps its history, as far as settings tell; None: it keeps none."""
-    if settings.history is False:
-        return None
+    return None if settings.history is False else history_of(_named_by(settings, address))
+
+
+def _named_by(settings: Settings, address: str) -> Settings:
+    """The settings by which the scheduler at ``address`` names its files."""
     place = urlsplit(address)
     if settings.database_url is None and is_loopback(address) and place.port and place.scheme == "amqp":
         # One that listens itself, on this machine: its file is named after its port.
-        settings = dataclasses.replace(settings, broker_url=None, port=place.port)
-    return history_of(settings)
+        return dataclasses.replace(settings, broker_url=None, port=place.port)
+    return settings
 
 
 def create_blueprint(

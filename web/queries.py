@@ -21,6 +21,8 @@ PATIENCE = 2.0
 SETTLED = 300.0
 #: windows of the stream that are kept
 WINDOWS = 8
+#: graphs of a run that are shown, the newest
+GRAPHS = 50
 #: seconds after which a scheduler that wrote nothing is taken for dead
 SILENCE = 120.0
 
@@ -177,12 +179,17 @@ class History:
             **found,
             "types": self._ask("types", number),
             "clients": self._ask("clients", number),
+            "graphs": self._ask("graphs", GRAPHS, number),
             "throughput": {
                 "time": [1000 * part["at"] for part in pace],
                 "rate": [round((part["finished"] + part["failed"]) / step, 3) for part in pace],
             },
             **_over_time(self._ask("figures", found["started"], end + 1.0)),
         }
+
+    def datasets(self) -> list[dict[str, Any]]:
+        """What was published when a scheduler last wrote, by name."""
+        return self._ask("datasets") if self.available else []
 
     def about(self) -> dict[str, Any]:
         """How much there is, for the page about the system."""

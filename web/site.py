@@ -75,6 +75,8 @@ class Site:
     history: History
     cluster: str
     streams: int = 26
+    #: the database with the journal, for what is published while nobody answers
+    published: History | None = None
     actions: deque[Action] = field(default_factory=lambda: deque(maxlen=ACTIONS))
     #: extra facts for the page about the system, asked for when it is drawn
     probes: dict[str, Callable[[], Any]] = field(default_factory=dict)
@@ -129,3 +131,5 @@ class Site:
         """End what the site holds."""
         self.collector.close()
         self.history.close()
+        if self.published is not None:
+            self.published.close()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
 from futurebroker.amounts import show_bytes
 from futurebroker.client.client import Client
-from futurebroker.config import load_settings
+from futurebroker.config import database_of, load_settings
+from futurebroker.exceptions import ClusterConnectionError, DatabaseError, UnknownDatasetError
+from futurebroker.persistence.database import open_engine, parse_url
+from futurebroker.persistence.datasets import listed
 from futurebroker.secret import normalize_address
 
 _options: list[Callable[[Any], Any]] = [
@@ -27,6 +31,28 @@ def cluster_options(command: Any) -> Any:
     for option in reversed(_options):
         command = option(command)
     return command
+
+
+def _kept_rows(address: str | None, cluster: str | None, error: ClusterConnectionError) -> list[dict[str, Any]]:
+    """What the scheduler's database has of its datasets, when it doesn't answer.
+
+    Raises:
+        ClusterConnectionError: there is no such database.
+        ClickException: it can't be read.
+    """
+    settings = load_settings(broker_url=address, cluster=cluster)
+    url = database_of(settings)
+    if url.startswith("sqlite") and not Path(str(parse_url(url).database)).exists():
+        raise error
+    engine = open_engine(url)
+    try:
+        rows = listed(engine, settings.cluster)
+    except DatabaseError as trouble:
+        raise click.ClickException(f"{error}; {trouble}") from trouble
+    finally:
+        engine.dispose()
+    click.echo(f"{error}; its database has:", err=True)
+    return rows
 
 
 def _client(address: str | None, cluster: str | None, timeout: str | None) -> Client:
@@ -57,7 +83,7 @@ def _place(ctx: click.Context, *given: str | None) -> tuple[str | None, ...]:
 @json_option
 @click.pass_context
 def list_(ctx: click.Context, address: str | None, cluster: str | None, timeout: str | None, as_json: bool) -> None:
-    """List all datasets."""
+    """List all datasets; those of a scheduler that doesn't run as its database has them."""
     _print_list(_place(ctx, address, cluster, timeout), as_json)
 
 
@@ -70,8 +96,15 @@ def show(
     ctx: click.Context, name: str, address: str | None, cluster: str | None, timeout: str | None, as_json: bool
 ) -> None:
     """Tell what is known of NAME."""
-    with _client(*_place(ctx, address, cluster, timeout)) as client:
-        info = client.dataset_info(name)
+    place = _place(ctx, address, cluster, timeout)
+    try:
+        with _client(*place) as client:
+            info = client.dataset_info(name)
+    except ClusterConnectionError as error:
+        found = [row for row in _kept_rows(place[0], place[1], error) if row["name"] == name]
+        if not found:
+            raise UnknownDatasetError(name) from error
+        info = found[0]
     click.echo(json.dumps(info) if as_json else "\n".join(lines_of(info)))
 
 
@@ -90,8 +123,11 @@ def rm(
 
 
 def _print_list(place: tuple[str | None, ...], as_json: bool) -> None:
-    with _client(*place) as client:
-        rows = list(client.dataset_info().values())
+    try:
+        with _client(*place) as client:
+            rows = list(client.dataset_info().values())
+    except ClusterConnectionError as error:
+        rows = _kept_rows(place[0], place[1], error)
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -104,7 +140,7 @@ def _print_list(place: tuple[str | None, ...], as_json: bool) -> None:
 
 
 def _row(info: dict[str, Any]) -> tuple[str, ...]:
-    ready = f"{info['ready']:,} of {info['parts']:,}" if info["parts"] else "-"
+    ready = f"{info['ready']:,} of {info['parts']:,}" if info["parts"] and "ready" in info else "-"
     return info["name"], info["type"], show_bytes(info["size"]), ready, kept(info), info["who"], moment(info["when"])
 
 
@@ -112,7 +148,7 @@ def kept(info: dict[str, Any]) -> str:
     """Where a dataset lies, in words."""
     if not info["persist"]:
         return "workers"
-    if info["stored"]:
+    if info.get("stored", True):
         return str(info["persist"])
     return f"{info['persist']}, not stored" if info["trouble"] else f"{info['persist']}, soon"
 
@@ -127,8 +163,11 @@ def lines_of(info: dict[str, Any]) -> Iterator[str]:
     yield f"name         {info['name']}"
     yield f"type         {info['type']}"
     yield f"size         {show_bytes(info['size'])} ({info['size']:,} bytes)"
-    yield f"results      {info['ready']:,} of {info['parts']:,} ready, {info['failed']:,} failed"
-    yield f"kept         {kept(info)}" + (f": {info['trouble']}" if info["trouble"] else "")
+    if "ready" in info:
+        yield f"results      {info['ready']:,} of {info['parts']:,} ready, {info['failed']:,} failed"
+    else:
+        yield f"results      {info['parts']:,}"
+    yield f"kept         {kept(info)}" + (f": {info['trouble']}" if info.get("trouble") else "")
     yield f"published    {moment(info['when'])} by {info['who']}, {info['program']}, client {info['client']}"
     if info["graph"]:
         yield f"graph        {info['graph']} of {info['graph_tasks']:,} tasks"

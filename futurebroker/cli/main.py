@@ -23,6 +23,7 @@ _COMMANDS = {
     "tasks": ("futurebroker.cli.tasks:tasks", "Find tasks that ended, of all runs."),
     "task": ("futurebroker.cli.tasks:task", "Tell the story of one task."),
     "runs": ("futurebroker.cli.tasks:runs", "List the runs of a cluster's schedulers."),
+    "graphs": ("futurebroker.cli.tasks:graphs", "List what clients submitted together, and what it came to."),
     "workers": ("futurebroker.cli.tasks:workers", "List the workers that a cluster has and had."),
     "retry": ("futurebroker.cli.bulk:retry", "Run the failed tasks again that a query finds."),
     "cancel": ("futurebroker.cli.bulk:cancel", "Cancel the unfinished tasks that a query finds."),

@@ -184,6 +184,31 @@ def workers(most: int, as_json: bool, **place: Any) -> None:
         )
 
 
+@click.command()
+@click.option("-n", "--most", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Graphs to list.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a graph.")
+@with_history
+def graphs(most: int, as_json: bool, **place: Any) -> None:
+    """List what clients submitted together, the newest first: how many tasks of what, and what they came to."""
+    with history(**place) as lookup:
+        found = lookup.graphs(most)
+    for row in found:
+        click.echo(json.dumps(row) if as_json else harmless(_graph_line(row)))
+
+
+def _graph_line(row: dict[str, Any]) -> str:
+    types = sorted(row["types"].items(), key=lambda entry: -entry[1])
+    parts = [f"{count:,} {name}" for name, count in types[:5]]
+    others = row["tasks"] - sum(count for _, count in types[:5])
+    parts += [f"{others:,} others"] * bool(others)
+    lasted = f" in {_seconds(row['ended_at'] - row['submitted_at'])}" if row["ended_at"] is not None else ""
+    ends = [f"{row[name]:,} {name}" for name in ("finished", "failed", "cancelled") if row[name]]
+    return (
+        f"{row['graph'][:12]}  {_when(row['submitted_at'])}  {row['state']:10}  {', '.join(ends) or 'none ended'} of "
+        f"{row['tasks']:,}{lasted}  {', '.join(parts)}  by {row['client']}"
+    )
+
+
 def _when(moment: float) -> str:
     return datetime.datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 

@@ -19,15 +19,25 @@ from struct import Struct
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Engine, delete, func, insert, update
+from sqlalchemy import ColumnElement, Connection, Double, Engine, bindparam, case, cast, delete, func, insert, update
 from sqlalchemy import select as select_rows
 
 from futurebroker.exceptions import DatabaseError
 from futurebroker.persistence import revisions
 from futurebroker.persistence.database import is_sqlite, open_engine, reading, writing
-from futurebroker.persistence.history_tables import events, notes, runs, snapshots, task_types, tasks
+from futurebroker.persistence.history_tables import events, graphs, notes, runs, snapshots, task_types, tasks
 from futurebroker.persistence.models import workers
-from futurebroker.protocol.history import Batch, Came, Ended, HistoryOrders, TypeTotals, add_finished
+from futurebroker.protocol.history import (
+    Batch,
+    Came,
+    Ended,
+    GraphEnds,
+    HistoryOrders,
+    Submitted,
+    TypeTotals,
+    add_finished,
+    add_graphs,
+)
 
 logger = logging.getLogger("futurebroker.history")
 
@@ -44,6 +54,38 @@ SWEPT_AT_ONCE = 20_000
 _COLUMNS = [column.name for column in tasks.columns if column.name != "id"]
 #: characters of a type's name that are kept
 NAME_MOST = 200
+
+#: types that are told of a graph, those of which it has most
+TYPES_MOST = 100
+
+
+def _moment(name: str) -> ColumnElement[Any]:
+    # PostgreSQL doesn't guess what a parameter is that is only compared.
+    return cast(bindparam(name, type_=Double), Double)
+
+
+def _earlier(known: ColumnElement[Any], name: str) -> ColumnElement[Any]:
+    """The first of two moments, either of which may be missing."""
+    told = _moment(name)
+    return case((known.is_(None), told), (told.is_(None), known), (told < known, told), else_=known)
+
+
+#: adds what tasks came to; of a graph that is too old to be known nothing is kept
+_ADD_ENDS = (
+    update(graphs)
+    .where(graphs.c.cluster == bindparam("of"), graphs.c.graph == bindparam("which"))
+    .values(
+        finished=graphs.c.finished + bindparam("more_finished"),
+        failed=graphs.c.failed + bindparam("more_failed"),
+        cancelled=graphs.c.cancelled + bindparam("more_cancelled"),
+        started_at=_earlier(graphs.c.started_at, "more_started"),
+        failed_at=_earlier(graphs.c.failed_at, "more_failed_at"),
+        ended_at=case(
+            (graphs.c.ended_at > _moment("more_ended"), graphs.c.ended_at),
+            else_=_moment("more_ended"),
+        ),
+    )
+)
 
 _Frame = TypeVar("_Frame")
 
@@ -117,6 +159,7 @@ class Writer:
                     insert(notes), noted if is_sqlite(self._engine) else [_storable(row) for row in noted]
                 )
             self._add_totals(connection, batches)
+            self._write_graphs(connection, batches)
             for came in [one for batch in batches for one in batch.workers]:
                 self._write_worker(connection, came)
             dropped = sum(batch.dropped for batch in batches)
@@ -152,6 +195,39 @@ class Writer:
                 row = {"run": self._run, "type": name, **figures, "first_at": now, "last_at": now}
                 connection.execute(insert(task_types).values(row))
 
+    def _write_graphs(self, connection: Connection, batches: list[Batch]) -> None:
+        grown = {one.graph: one for batch in batches for one in batch.graphs}
+        for one in grown.values():
+            self._write_graph(connection, one)
+        ends: dict[str, GraphEnds] = {}
+        for batch in batches:
+            add_graphs(ends, batch.rows, batch.spans)
+            for graph, more in batch.ends.items():
+                ends.setdefault(graph, GraphEnds()).add(more)
+        if ends:
+            connection.execute(
+                _ADD_ENDS,
+                [
+                    {
+                        "of": self._orders.cluster,
+                        "which": graph,
+                        **{f"more_{name}": value for name, value in msgspec.structs.asdict(one).items()},
+                    }
+                    for graph, one in ends.items()
+                ],
+            )
+
+    def _write_graph(self, connection: Connection, one: Submitted) -> None:
+        common = sorted(one.types.items(), key=lambda entry: -entry[1])[:TYPES_MOST]
+        about = {
+            "client": one.client.replace("\0", "")[:NAME_MOST], "extended_at": one.extended_at,
+            "tasks": sum(one.types.values()), "types": json.dumps(dict(common)),
+        }  # fmt: skip
+        mine = (graphs.c.cluster == self._orders.cluster) & (graphs.c.graph == one.graph)
+        if not connection.execute(update(graphs).where(mine).values(about)).rowcount:
+            row = {"cluster": self._orders.cluster, "graph": one.graph, "run": self._run, "submitted_at": one.at}
+            connection.execute(insert(graphs).values({**row, **about}))
+
     def _write_worker(self, connection: Connection, came: Came) -> None:
         key = {"cluster": self._orders.cluster, "worker": came.worker[:NAME_MOST]}
         about = {
@@ -173,7 +249,10 @@ class Writer:
         self._swept_at = time.monotonic()
         keep_seconds, keep_rows = self._orders.keep_seconds, self._orders.keep_rows
         before = time.time() - keep_seconds if keep_seconds else 0.0
-        aging = ((tasks, tasks.c.ended_at), (events, events.c.at), (snapshots, snapshots.c.at), (notes, notes.c.at))
+        aging = (
+            (tasks, tasks.c.ended_at), (events, events.c.at), (snapshots, snapshots.c.at), (notes, notes.c.at),
+            (graphs, graphs.c.submitted_at),
+        )  # fmt: skip
         for table, at in aging:
             with reading(self._engine) as connection:
                 last = connection.execute(select_rows(func.max(table.c.id))).scalar() or 0

@@ -125,5 +125,29 @@ notes = Table(
     Index("ix_task_notes_at", "at"),
 )
 
+#: what clients submitted together, and how far it came; in ``run`` or before
+graphs = Table(
+    "graphs",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("cluster", String(64), nullable=False),
+    Column("graph", String(32), nullable=False),  #: digest of who submitted it, and as which
+    Column("run", BigInteger, nullable=False),
+    Column("client", String(200), nullable=False),
+    Column("submitted_at", Double, nullable=False),
+    Column("extended_at", Double, nullable=False),  #: when the last of its tasks was submitted
+    Column("tasks", BigInteger, nullable=False),
+    Column("types", Text, nullable=False),  #: JSON: type -> tasks
+    #: ends, those of tasks that ran again counted again
+    Column("finished", BigInteger, nullable=False, server_default=text("0")),
+    Column("failed", BigInteger, nullable=False, server_default=text("0")),
+    Column("cancelled", BigInteger, nullable=False, server_default=text("0")),
+    Column("started_at", Double, nullable=True),  #: when the first of its tasks that ended had begun
+    Column("failed_at", Double, nullable=True),  #: when the first failed
+    Column("ended_at", Double, nullable=True),  #: when the last ended so far
+    Index("ix_graphs_graph", "cluster", "graph", unique=True),
+    Index("ix_graphs_submitted", "submitted_at"),
+)
+
 #: all of them, for who sweeps or counts
-TABLES = (tasks, events, snapshots, notes, task_types, runs)
+TABLES = (tasks, events, snapshots, notes, graphs, task_types, runs)

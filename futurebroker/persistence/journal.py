@@ -6,7 +6,7 @@ who was thought dead and isn't can write nothing any more. Rows carry signatures
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from sqlalchemy import (
     Connection,
@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from futurebroker.exceptions import LeadershipLostError
+from futurebroker.persistence import datasets
 from futurebroker.persistence.database import clock, explain, is_sqlite, reading, shown, writing
 from futurebroker.persistence.models import checkpoints, journal, lease
 from futurebroker.protocol.wire import Seal
@@ -59,8 +60,11 @@ class Journal:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def append(self, sequence: int, body: bytes) -> None:
+    def append(self, sequence: int, body: bytes, published: Mapping[str, datasets.Row | None] | None = None) -> None:
         """Write a row; it survives this process, and with PostgreSQL the machine, once this returns.
+
+        Args:
+            published: datasets that the row changes, written with it or not at all.
 
         Raises:
             LeadershipLostError: somebody else leads.
@@ -71,6 +75,8 @@ class Journal:
             connection = self._connected()
             with connection.begin():
                 done = connection.execute(self._append, {"sequence": sequence, "body": blob})
+                if published and done.rowcount == 1:
+                    self._publish(connection, published)
         except IntegrityError as error:
             self.disconnect()
             raise self._lost() from error
@@ -79,6 +85,12 @@ class Journal:
             raise explain(self.engine, error) from error
         if done.rowcount != 1:
             raise self._lost()
+
+    def _publish(self, connection: Connection, published: Mapping[str, datasets.Row | None]) -> None:
+        try:
+            datasets.change(connection, self.cluster, published)
+        except IntegrityError as error:  # which of the row itself would mean that somebody else leads
+            raise explain(self.engine, error) from error
 
     def has(self, sequence: int, body: bytes) -> bool:
         """Whether this row was written by us, although `append` did not return.

@@ -27,7 +27,8 @@ from sqlalchemy import (
 
 from futurebroker.exceptions import QueryError
 from futurebroker.persistence.database import is_sqlite, open_engine, reading
-from futurebroker.persistence.history_tables import events, notes, runs, snapshots, task_types, tasks
+from futurebroker.persistence.datasets import listed
+from futurebroker.persistence.history_tables import events, graphs, notes, runs, snapshots, task_types, tasks
 from futurebroker.persistence.models import workers
 from futurebroker.persistence.search import Condition, conditions
 
@@ -310,6 +311,23 @@ class Lookup:
             rows = [dict(row) for row in connection.execute(found.limit(most)).mappings()]
         return [{**row, "about": json.loads(row["about"])} for row in rows]
 
+    def datasets(self) -> list[dict[str, Any]]:
+        """What is published, by name; in the database that has the journal."""
+        return listed(self._engine, self.cluster)
+
+    def graphs(self, most: int = 100, run: int | None = None) -> list[dict[str, Any]]:
+        """What clients submitted together, newest first, also that of one run alone.
+
+        Beside the table's columns, ``state`` says whether it is ``unfinished``, or ``finished``, ``failed`` or
+        ``cancelled`` because one of its tasks is. Of a scheduler that was killed the last ends may be missing.
+        """
+        found = select(graphs).where(graphs.c.cluster == self.cluster).order_by(graphs.c.id.desc()).limit(most)
+        if run is not None:
+            found = found.where(graphs.c.run == run)
+        with reading(self._engine) as connection:
+            rows = [dict(row) for row in connection.execute(found).mappings()]
+        return [{**row, "types": json.loads(row["types"]), "state": _state(row)} for row in rows]
+
     # -- runs -------------------------------------------------------------------------------------------------------
 
     def runs(self, most: int = 100) -> list[dict[str, Any]]:
@@ -384,6 +402,12 @@ class Lookup:
             return {}
         found = connection.execute(text(_ROOM)).mappings().one()
         return {name: int(value) for name, value in found.items()}
+
+
+def _state(graph: dict[str, Any]) -> str:
+    if graph["finished"] + graph["failed"] + graph["cancelled"] < graph["tasks"]:
+        return "unfinished"
+    return "failed" if graph["failed"] else "cancelled" if graph["cancelled"] else "finished"
 
 
 def _kind(kind: str) -> Condition:

@@ -84,3 +84,22 @@ workers = Table(
     Column("left_at", Double, nullable=True),
     Index("ix_workers_joined", "cluster", "joined_at"),
 )
+
+#: what is published, kept by the journal's writer in the transactions of its rows; what must survive is the journal's
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("cluster", String(64), primary_key=True),
+    Column("name", String(200), primary_key=True),
+    Column("type", String(200), nullable=False),  #: name of the value's type
+    Column("size", BigInteger, nullable=False),  #: bytes, with the results behind it that are there
+    Column("parts", Integer, nullable=False),  #: results behind it
+    Column("persist", String(20), nullable=False),  #: database, store, or empty
+    Column("who", String(200), nullable=False),  #: user and host
+    Column("client", String(200), nullable=False),
+    Column("program", String(500), nullable=False),
+    Column("published_at", Double, nullable=False),  #: by the publisher's clock
+    Column("graph", String(64), nullable=False),  #: digest of how it is computed; empty if that is not known
+    Column("graph_tasks", Integer, nullable=False),
+    Column("environment", Text, nullable=False),  #: JSON
+)

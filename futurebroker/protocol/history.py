@@ -93,6 +93,54 @@ class TypeTotals(msgspec.Struct, array_like=True):
         self.nbytes += other.nbytes
 
 
+class Submitted(msgspec.Struct, array_like=True, gc=False):
+    """A graph, as far as it was submitted."""
+
+    graph: str  #: its digest
+    client: str
+    at: float
+    extended_at: float
+    types: dict[str, int]  #: by type, how many tasks it has
+
+
+class GraphEnds(msgspec.Struct, array_like=True, gc=False):
+    """What tasks of a graph came to, and when: the first began, the first failed, the last ended."""
+
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    started: float | None = None
+    failed_at: float | None = None
+    ended: float = 0.0
+
+    def count(self, outcome: str, started: float | None, ended: float) -> None:
+        """One more task has ended."""
+        if outcome == FINISHED:
+            self.finished += 1
+        elif outcome == FAILED:
+            self.failed += 1
+            self.failed_at = _first(self.failed_at, ended)
+        else:
+            self.cancelled += 1
+        self.started = _first(self.started, started)
+        self.ended = max(self.ended, ended)
+
+    def add(self, other: GraphEnds) -> None:
+        """Both together."""
+        self.finished += other.finished
+        self.failed += other.failed
+        self.cancelled += other.cancelled
+        self.started = _first(self.started, other.started)
+        self.failed_at = _first(self.failed_at, other.failed_at)
+        self.ended = max(self.ended, other.ended)
+
+
+def _first(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
 class Batch(msgspec.Struct, array_like=True):
     """What was noted in a fraction of a second."""
 
@@ -103,6 +151,21 @@ class Batch(msgspec.Struct, array_like=True):
     snapshots: list[Stood] = []
     notes: list[Noted] = []
     workers: list[Came] = []
+    graphs: list[Submitted] = []
+    #: from which of `rows` on they are of which graph; empty: of none that is known
+    spans: list[tuple[int, str]] = []
+    ends: dict[str, GraphEnds] = {}  #: by graph, without what `rows` say
+
+
+def add_graphs(ends: dict[str, GraphEnds], rows: list[Ended], spans: list[tuple[int, str]]) -> None:
+    """Count ``rows`` for their graphs."""
+    stops = [*(first for first, _ in spans[1:]), len(rows)]
+    for (first, graph), stop in zip(spans, stops, strict=False):
+        if not graph or first >= stop:
+            continue
+        of_graph = ends.setdefault(graph, GraphEnds())
+        for row in rows[first:stop]:
+            of_graph.count(row.outcome, None if row.started is None else row.started * 1e-6, row.ended)
 
 
 def add_finished(totals: dict[str, TypeTotals], rows: Iterable[Ended]) -> None:

@@ -10,8 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from futurebroker.protocol.history import CANCELLED, FAILED, FINISHED, Batch, Came, Ended, Happened, Noted, TypeTotals
+from futurebroker.protocol.history import (
+    CANCELLED,
+    FAILED,
+    FINISHED,
+    Batch,
+    Came,
+    Ended,
+    GraphEnds,
+    Happened,
+    Noted,
+    Submitted,
+    TypeTotals,
+)
 from futurebroker.protocol.messages import Erred, Failure, Finished
+from futurebroker.scheduler.graphs import Graph, Graphs
 from futurebroker.scheduler.notes import Note
 from futurebroker.scheduler.records import ORDER_MASK, ClientRecord, TaskRecord, WorkerRecord
 from futurebroker.types import Key
@@ -37,14 +50,19 @@ class Chronicle:
 
     Args:
         when: the machine's time at which a running number was submitted; None when nobody knows.
+        graphs: which of them were submitted together.
     """
 
-    __slots__ = ("_batch", "_erred", "_noted", "_numbers", "_submitted", "_when", "offset")
+    __slots__ = ("_batch", "_erred", "_graph", "_graphs", "_noted", "_numbers", "_submitted", "_when", "offset")
 
-    def __init__(self, when: Callable[[int], float | None]) -> None:
+    def __init__(self, when: Callable[[int], float | None], graphs: Graphs) -> None:
         self.offset = 0.0  #: seconds from the machine's time to that since 1970; kept right by whoever drives it
         self._when = when
+        self._graphs = graphs
+        graphs.look_at_all()
         self._batch = Batch()
+        #: the graph of the newest row
+        self._graph: Graph | None = None
         self._noted = 0
         #: the last range of running numbers that was asked for, and when it was submitted
         self._numbers = range(0)
@@ -58,7 +76,7 @@ class Chronicle:
         """A task's result is there; its record still tells of the run."""
         rows = self._batch.rows
         if len(rows) >= ROWS_MOST:
-            self._batch.dropped += 1
+            self._leave_out(now, task, FINISHED)
             totals = self._totals(task.kind.name)
             totals.finished += 1
             totals.micros += report.duration
@@ -108,7 +126,7 @@ class Chronicle:
 
     def _unfinished(self, now: float, task: TaskRecord, outcome: str) -> Ended | None:
         if len(self._batch.rows) >= ROWS_MOST:
-            self._batch.dropped += 1
+            self._leave_out(now, task, outcome)
             return None
         worker = task.worker.name if task.worker is not None else ""
         attempts = (1 if task.attempt else 0) + task.retried + task.deaths
@@ -119,6 +137,12 @@ class Chronicle:
         row.inputs = tuple([one.key for one in task.dependencies[:INPUTS_MOST]])
         self._batch.rows.append(row)
         return row
+
+    def _leave_out(self, now: float, task: TaskRecord, outcome: str) -> None:
+        self._batch.dropped += 1
+        graph, _, _ = self._graphs.around(task.order & ORDER_MASK)
+        if graph is not None:
+            self._batch.ends.setdefault(graph.digest, GraphEnds()).count(outcome, None, now + self.offset)
 
     def _totals(self, kind: str) -> TypeTotals:
         totals = self._batch.totals.get(kind)
@@ -134,7 +158,11 @@ class Chronicle:
 
     def _look_up(self, number: int) -> None:
         first = number - number % _TOGETHER
-        self._numbers = range(first, first + _TOGETHER)
+        graph, start, stop = self._graphs.around(number)
+        self._numbers = range(max(first, start), min(first + _TOGETHER, stop))
+        if graph is not self._graph or not self._batch.spans:
+            self._graph = graph
+            self._batch.spans.append((len(self._batch.rows), graph.digest if graph is not None else ""))
         when = self._when(number)
         self._submitted = None if when is None else when + self.offset
 
@@ -172,10 +200,18 @@ class Chronicle:
     def take(self) -> Batch | None:
         """All that was noted since the last call; None when nothing was."""
         batch = self._batch
-        if not (batch.rows or batch.events or batch.totals or batch.notes or batch.workers):
+        if self._graphs.changed:
+            grown, self._graphs.changed = self._graphs.changed, {}
+            offset = self.offset
+            batch.graphs = [
+                Submitted(one.digest, one.client, one.at + offset, one.extended_at + offset, dict(one.types))
+                for one in grown
+            ]
+        if not (batch.rows or batch.events or batch.totals or batch.notes or batch.workers or batch.graphs):
             return None
         self._batch = Batch()
         self._noted = 0
+        self._numbers = range(0)
         return batch
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from futurebroker.protocol.messages import Answer, Ask
-from futurebroker.scheduler import recording, sharing, storing
+from futurebroker.scheduler import catalog, recording, sharing, storing
 from futurebroker.scheduler.published import ARCHIVE, Asker, Dataset, Entry
 from futurebroker.scheduler.records import ClientRecord, TaskRecord
 from futurebroker.scheduler.shared import Request
@@ -115,6 +115,7 @@ def _put(state: SchedulerState, client: ClientRecord, entry: Entry, op: str) -> 
     if former is not None:
         _withdraw(state, former)
     state.published.datasets[entry.name] = dataset
+    catalog.published(state, entry.name, dataset)
     storing.begin(state, entry.name, dataset)
 
 
@@ -131,6 +132,7 @@ def _answer_when_stored(state: SchedulerState, client: ClientRecord, number: int
 def _withdraw(state: SchedulerState, dataset: Dataset) -> None:
     """A dataset is there no more; who has just been given it may still take what is in it."""
     name = dataset.entry.name
+    catalog.removed(state, name, dataset)
     storing.drop(state, name, dataset)
     storing.tell(state, name, "it was unpublished or replaced before it was stored")
     let_go(state, dataset.place, dataset.keys)
@@ -185,7 +187,7 @@ def _describe(state: SchedulerState, name: str, dataset: Dataset) -> dict[str, A
     return {
         "name": name,
         "type": entry.about.type,
-        "size": dataset.size + sum(task.nbytes for task in tasks if task.state is MEMORY),
+        "size": catalog.size_of(state, dataset),
         "parts": len(dataset.keys),
         "ready": sum(task.state is MEMORY for task in tasks),
         "failed": sum(task.state is ERRED for task in tasks),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,7 @@ from futurebroker.protocol.messages import (
     Store,
     StorePart,
 )
+from futurebroker.scheduler import catalog
 from futurebroker.scheduler.commands import Command, Forget, Send
 from futurebroker.scheduler.state import SchedulerState
 
@@ -64,6 +65,7 @@ class _Written:
     arrived: list[tuple[str, int]]
     delivery: Delivery | None
     began: float
+    published: Mapping[str, Any]  #: datasets that have changed with it, see `catalog.take`
     uncertain: bool = False  #: an attempt failed, and may have been carried out all the same
 
 
@@ -235,7 +237,13 @@ class Durability:
         self._arrived.clear()
         self._freed.clear()
         self._batch = _Written(
-            self.sequence + 1, encode_batch(batch), later, arrived, self._endpoint.take_delivery(), now
+            self.sequence + 1,
+            encode_batch(batch),
+            later,
+            arrived,
+            self._endpoint.take_delivery(),
+            now,
+            catalog.take(self._state) if self._state.published.changed else {},
         )
         self._write()
 
@@ -268,7 +276,7 @@ class Durability:
         try:
             if not batch.uncertain or not self.journal.has(batch.sequence, batch.body):
                 batch.uncertain = True
-                self.journal.append(batch.sequence, batch.body)
+                self.journal.append(batch.sequence, batch.body, batch.published)
         except DatabaseError:
             raise
         except Exception as error:  # whatever a driver raises, the batch isn't given up

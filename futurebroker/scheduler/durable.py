@@ -19,13 +19,14 @@ from futurebroker.config import hide_password
 from futurebroker.exceptions import DatabaseError, DatabaseInUseError
 from futurebroker.persistence import lease, revisions
 from futurebroker.persistence.database import open_engine, parse_url
+from futurebroker.persistence.datasets import outdated
 from futurebroker.persistence.journal import Journal
 from futurebroker.processes import apart, has_ended, process_mark
 from futurebroker.protocol.durable import DurableEndpoint
 from futurebroker.protocol.facts import VERSION, Batch, Cursor, encode_batch
 from futurebroker.protocol.messages import Hello, Inventory, MeetAgain, Welcome
 from futurebroker.protocol.wire import Seal
-from futurebroker.scheduler import resuming
+from futurebroker.scheduler import catalog, resuming
 from futurebroker.scheduler.archives import Archives, default_folder, folder_of
 from futurebroker.scheduler.commands import Command, WorkersBack
 from futurebroker.scheduler.durability import Durability
@@ -113,7 +114,9 @@ class DurableScheduler(SchedulerService):
         state.facts = []
         # The first row says how this epoch's clock goes, and takes the number that a former leader would write next.
         now = self._loop.time()
-        await asyncio.to_thread(journal.append, restored.sequence + 1, encode_batch(Batch(VERSION, now, time.time())))
+        first = encode_batch(Batch(VERSION, now, time.time()))
+        published = await asyncio.to_thread(outdated, journal.engine, self.cluster, catalog.begin(state))
+        await asyncio.to_thread(journal.append, restored.sequence + 1, first, published)
         self._durability = Durability(
             journal,
             restored.sequence + 1,

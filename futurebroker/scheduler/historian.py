@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from futurebroker.processes import apart, without_secret
-from futurebroker.protocol.history import Batch, Ended, HistoryOrders, Stood, add_finished
+from futurebroker.protocol.history import Batch, Ended, HistoryOrders, Stood, add_finished, add_graphs
 from futurebroker.scheduler import observe
 from futurebroker.scheduler.chronicle import Chronicle
 from futurebroker.scheduler.state import SchedulerState
@@ -70,7 +70,7 @@ class Historian:
         #: rows left out because the writer was too slow or away
         self.dropped = 0
         when = state.moments.when
-        self._chronicle = state.chronicle = Chronicle(when)
+        self._chronicle = state.chronicle = Chronicle(when, state.graphs)
         self._set_clock()
         self._start()
 
@@ -147,8 +147,10 @@ class Historian:
     def _add(self, batch: Batch) -> None:
         if self._bytes > WAITING_MOST:
             batch.dropped += len(batch.rows)
-            add_finished(batch.totals, msgspec.convert(batch.rows, list[Ended]))
-            batch.rows, batch.notes = [], []
+            rows = msgspec.convert(batch.rows, list[Ended])
+            add_finished(batch.totals, rows)
+            add_graphs(batch.ends, rows, batch.spans)
+            batch.rows, batch.notes, batch.spans = [], [], []
         self.dropped += batch.dropped
         if batch.dropped and not self._said_dropped:
             self._said_dropped = True

@@ -46,7 +46,7 @@ from futurebroker.scheduler import (
     transitions,
 )
 from futurebroker.scheduler.admission import KEY_LENGTH, KEYS_PER_MESSAGE, NAME_LENGTH, bad_key, bad_options
-from futurebroker.scheduler.records import ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
+from futurebroker.scheduler.records import ORDER_MASK, ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     DATA,
     ERRED,
@@ -84,6 +84,10 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
         return
     rows: Sequence[tuple[Key, ...]] = message.dependencies or ((),) * len(message.keys)
     state.moments.note(state.sequence, state.now)
+    if not message.parent:
+        state.sequence = state.graphs.enter(client.client_id, message.graph, state.sequence, state.now)
+    first = state.sequence + 1
+    joined = 0
     parent = families.unfinished(state, message.parent) if message.parent else None
     # What a graph consists of is wanted on its behalf, and its client hears nothing of it.
     wanter = state.holder(families.graph_holder(client, message.graph)) if message.graph else client
@@ -117,6 +121,9 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
                 continue
             dependencies = found
         task = state.add_task(key, function.kind, function, args, dependencies, pool, parent)
+        if (dependencies or parent is not None) and task.order & ORDER_MASK < first:
+            joined += 1
+            state.graphs.join(task.order & ORDER_MASK, function.kind.name)
         task.add_client(wanter)
         if keeps:
             keeping.keep(state, task)
@@ -130,6 +137,7 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             transitions.compute(state, task)
         else:
             transitions.released_queued(state, task)
+    state.graphs.add(function.kind.name, state.sequence + 1 - first - joined)
     if not pool.tasks:
         state.pools.pop(pool.token, None)
 

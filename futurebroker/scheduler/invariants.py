@@ -372,6 +372,11 @@ def _check_published(state: SchedulerState) -> None:
     unstored = {(key, name) for name, dataset in published.datasets.items() for key in dataset.unstored}
     if unstored != {(key, name) for key, names in waiting.items() for name in names} or not all(waiting.values()):
         _broken(state, "I11", f"{unstored} are to be stored, believed are {waiting}")
+    unready = Counter(name for names in published.unready.values() for name in names)
+    if unready != Counter({name: one.unready for name, one in published.datasets.items() if one.unready}):
+        _broken(state, "I22", f"{unready} are said to lack results, as counted")
+    if any(key in state.tasks and state.tasks[key].state is MEMORY for key in published.unready):
+        _broken(state, "I22", "a result of a dataset has come, and its size is taken not to be known")
     if any(not set(asker.names) <= set(published.datasets) for asker in published.askers):
         _broken(state, "I11", "somebody waits for a dataset that is gone")
     for archive in state.archives.values():

@@ -100,6 +100,10 @@ def read_spent(state: SchedulerState, rows: Any) -> None:
     state.spent.update((state.tasks[key], None) for key in rows if key in state.tasks)
 
 
+checkpoint.EXTRAS["graphs"] = (
+    lambda state: state.graphs.dump(state.clock_offset),
+    lambda state, rows: state.graphs.load(rows, state.clock_offset),
+)
 checkpoint.EXTRAS["spent"] = (write_spent, read_spent)
 checkpoint.EXTRAS["expected"] = (write_expected, read_expected)
 checkpoint.EXTRAS["beat"] = (write_beat, read_beat)

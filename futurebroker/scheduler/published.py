@@ -52,6 +52,7 @@ class Dataset(msgspec.Struct):
     size: int = 0  #: bytes of the value without what is behind its futures
     graph: str = ""  #: digest of how it is computed; see `datasets.digest_of`
     graph_tasks: int = 0  #: tasks that went into the digest
+    unready: int = 0  #: of its keys that have no result yet, as far as `catalog` asks
     #: keys that its archive doesn't hold yet
     unstored: dict[Key, None] = msgspec.field(default_factory=dict)
     #: why the last attempt to store one of them failed
@@ -87,3 +88,7 @@ class Published:
         #: keys of these that came to an end in this event; looked at before it is over
         self.ended: list[Key] = []
         self.askers: list[Asker] = []
+        #: names of datasets that have changed since the database was told; see `catalog`
+        self.changed: dict[str, None] = {}
+        #: keys without a result yet, and the names of the datasets whose size isn't known before
+        self.unready: dict[Key, dict[str, None]] = {}

@@ -13,6 +13,7 @@ from futurebroker.protocol.messages import DataWanted, Free, Message
 from futurebroker.scheduler.calls import PendingCall, PendingCount
 from futurebroker.scheduler.chronicle import Chronicle
 from futurebroker.scheduler.commands import Command, Send
+from futurebroker.scheduler.graphs import Graphs
 from futurebroker.scheduler.lines import Line
 from futurebroker.scheduler.moments import Moments
 from futurebroker.scheduler.notes import Notes
@@ -245,6 +246,8 @@ class SchedulerState:
         self.holding = False
         #: when tasks were submitted
         self.moments = Moments()
+        #: which of them were submitted together
+        self.graphs = Graphs()
         #: runs that have just ended, while somebody looks
         self.recent = Recent()
         #: what executors noted of tasks

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from futurebroker.protocol import messages as m
-from futurebroker.scheduler import claims, relay, reports
+from futurebroker.scheduler import catalog, claims, relay, reports
 from futurebroker.scheduler.commands import WorkerSaid
 from futurebroker.scheduler.published import ARCHIVE, DURABLE, Dataset
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
@@ -79,6 +79,8 @@ def look(state: SchedulerState) -> None:
     for key in ended:
         task = state.tasks.get(key)
         takers: dict[str, None] = {}
+        if task is not None and task.state is MEMORY and key in state.published.unready:
+            catalog.has_come(state, task)
         if task is not None and must_be_stored(state, task):
             takers[DURABLE] = None
         elif task is not None and task in state.untold:

@@ -46,7 +46,7 @@ def tell_end(state: SchedulerState, task: TaskRecord, message: Message | None) -
             keeping.ended(state, task)
         elif client.client_id and message is not None:
             state.send(client.client_id, message)
-    if task.key in state.published.unstored:
+    if task.key in state.published.unstored or task.key in state.published.unready:
         state.published.ended.append(task.key)
 
 

@@ -230,6 +230,7 @@ def _make(
         return
     options = msgspec.convert(call.options, TaskOptions) if call.options is not None else None
     pool = placement.pool_for(state, options)
+    state.sequence = state.graphs.leave(state.sequence)
     task = state.add_task(call.key, function.kind, function, call.args, tuple(known), pool)  # type: ignore[arg-type]
     made[call.key] = task
     keeping.keep(state, task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -12,12 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from futurebroker import Client
+from futurebroker.cli.datasets import datasets
+from futurebroker.config import Settings
 from futurebroker.exceptions import DatasetNotStoredError, UnknownDatasetError
+from futurebroker.web.app import create_app
+from futurebroker.web.site import EXTENSION
 from tests.chaos.ledger import Ledger
 from tests.integration.gate import Gate, pass_gate
-from tests.integration.killable import PATIENCE, Cluster
+from tests.integration.killable import PATIENCE, SECRET, Cluster
 from tests.integration.programs import FUTUREBROKER, ROOT, run
 
 LARGE = 3_000_000
@@ -95,6 +101,39 @@ def test_a_killed_scheduler_comes_back_with_them(cluster: Cluster) -> None:
         assert other.get_dataset("small").result(PATIENCE) == 1024
         assert other.dataset_info("arrays")["ready"] == 2
     assert marks.read_text() == "xx"
+
+
+def test_what_is_published_is_told_while_no_scheduler_runs(cluster: Cluster) -> None:
+    """The command and the site read the database: it has what was acknowledged, with all that is known of it."""
+    with cluster.client() as client:
+        parts = [client.submit(bytes, LARGE), client.submit(bytes, LARGE + 1)]
+        client.publish_dataset(parts=parts, gone=1, small=client.submit(pow, 2, 10))
+        assert [len(part) for part in client.gather(parts)] == [LARGE, LARGE + 1]
+        client.unpublish_dataset("gone")
+        cluster.kill(cluster.scheduler)
+
+    def told(*words: str) -> Any:
+        place = ["--address", cluster.address, "--timeout", "0.5s"]
+        return CliRunner().invoke(datasets, [*place, *words], env=cluster.variables)
+
+    listed = told("list", "--json")
+    assert "its database has:" in listed.stderr
+    large, small = json.loads(listed.stdout)
+    assert (large["name"], small["name"]) == ("parts", "small")
+    assert 2 * LARGE < large["size"] < 2 * LARGE + 20_000
+    assert (large["parts"], large["graph_tasks"], large["persist"]) == (2, 2, None)
+    shown = told("show", "parts").stdout
+    assert f"graph        {large['graph']} of 2 tasks" in shown
+    assert f"fingerprint  {large['environment']['fingerprint']}" in shown
+    assert isinstance(told("show", "gone").exception, UnknownDatasetError)
+    host, _, port = cluster.address.rpartition(":")
+    database = cluster.variables["FUTUREBROKER_DATABASE_URL"]
+    settings = Settings(host=host, port=int(port), database_url=database, secret=SECRET, web_token="t", history=False)
+    app = create_app(settings)
+    answer = app.test_client().get("/api/v1/datasets", headers={"Authorization": "Bearer t"})
+    assert answer.get_json()["rows"] == [large, small]
+    assert "The database has these." in answer.get_json()["trouble"]
+    app.extensions[EXTENSION].close()
 
 
 @pytest.mark.parametrize("persist", ["database", "store"])

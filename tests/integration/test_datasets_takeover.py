@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from futurebroker import Client
+from futurebroker.persistence.lookup import Lookup
 from tests.integration.killable import PATIENCE, Cluster
 from tests.integration.programs import lines_until
 from tests.integration.test_datasets import LARGE, counted, total
@@ -23,6 +24,14 @@ def fold(client: Client, database: str, at: float) -> None:
     """Run tasks until the journal was folded after ``at``; each answer is an event."""
     while not checkpoints_after(database, at):
         assert sum(client.gather(client.map(abs, range(500)))) == sum(range(500))
+
+
+def in_the_table(cluster: Cluster, database: str) -> list[tuple[str, str]]:
+    """What the database's table has, and where it is kept."""
+    lookup = Lookup(database, cluster.variables.get("FUTUREBROKER_CLUSTER", "default"))
+    rows = [(row["name"], row["persist"]) for row in lookup.datasets()]
+    lookup.close()
+    return rows
 
 
 def outlive_everybody(cluster: Cluster, database: str, persist: str) -> None:
@@ -42,6 +51,7 @@ def outlive_everybody(cluster: Cluster, database: str, persist: str) -> None:
         cluster.kill(cluster.scheduler)
         lines_until(standby, "stop with")
         assert client.list_datasets() == ("kept", "late")
+        assert in_the_table(cluster, database) == [("kept", persist), ("late", persist)]
         assert len(durable.result(PATIENCE)) == LARGE
     with cluster.client() as other:
         kept = other.get_dataset("kept")
@@ -55,6 +65,7 @@ def outlive_everybody(cluster: Cluster, database: str, persist: str) -> None:
         for name in other.list_datasets():
             other.unpublish_dataset(name)
         assert other.list_datasets() == ()
+        assert in_the_table(cluster, database) == []
         cluster.kill(standby)
     assert marks.read_text() == "xxx"
 

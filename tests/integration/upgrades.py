@@ -31,7 +31,10 @@ down_revision = "{newest}"
 branch_labels = None
 depends_on = None
 
-ADDED = ("lease", "journal", "checkpoints", "stored_values", "tasks", "runs", "events", "snapshots", "task_types")
+ADDED = (
+    "lease", "journal", "checkpoints", "stored_values", "tasks", "runs", "events", "snapshots", "task_types",
+    "datasets", "graphs",
+)
 
 
 def upgrade() -> None:
@@ -85,6 +88,7 @@ def survive_an_upgrade(folder: Path, database: str, history: str) -> None:
             at = time.time()
             work_until_folded(client, database, at)
             look_up(client, history)
+            client.publish_dataset(late=1)
             after = client.submit(bytes, LARGE + 1, durable=True)
             assert after.exception(PATIENCE) is None
             cluster.kill(cluster.worker)

@@ -11,7 +11,7 @@ from futurebroker.persistence.history import Writer
 from futurebroker.persistence.lookup import Lookup
 from futurebroker.protocol.history import Batch
 from tests.services.databases import new_database
-from tests.unit.persistence.histories import BEGIN, ended, orders, sample
+from tests.unit.persistence.histories import BEGIN, ended, graphs_of, orders, sample
 
 pytestmark = pytest.mark.service("postgres")
 
@@ -48,4 +48,7 @@ def test_what_is_written_at_postgresql_is_found_there() -> None:
         assert 0 < about["connections"] <= about["connections_most"]
         assert lookup.worker("w2") is not None
         assert lookup.figures(BEGIN, BEGIN + 9)
+        again = Writer(orders(url))
+        graphs_of(again, lookup)
+        again.end()
         lookup.close()

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from futurebroker.protocol.history import Batch, Ended, Happened, HistoryOrders, Noted, Stood, TypeTotals
+from futurebroker.persistence.history import Writer
+from futurebroker.persistence.lookup import Lookup
+from futurebroker.protocol.history import (
+    Batch,
+    Ended,
+    GraphEnds,
+    Happened,
+    HistoryOrders,
+    Noted,
+    Stood,
+    Submitted,
+    TypeTotals,
+)
 
 #: when it begins
 BEGIN = 1_700_000_000.0
@@ -21,6 +33,33 @@ def ended(
     begun = BEGIN if started is None else started
     at, took = (None if seconds is None else round(seconds * 1e6) for seconds in (started, duration))
     return Ended(key, kind, outcome, worker, 1, "ann", 1, BEGIN, at, begun + (duration or 0.0), took, 5, "int")
+
+
+def graphs_of(writer: Writer, lookup: Lookup) -> None:
+    """Write graphs and their ends piece by piece, and find what they come to."""
+    first = Submitted("aa", "ann\0", BEGIN, BEGIN, {"load": 1, "train": 1})
+    rows = [ended("a", started=BEGIN + 2), ended("z"), ended("b", outcome="failed", started=None, duration=None)]
+    writer.write([Batch(rows, graphs=[first], spans=[(0, "aa"), (1, ""), (2, "aa")])])
+    grown = Submitted("aa", "ann\0", BEGIN, BEGIN + 1, {"load": 2, "train": 3})
+    other = Submitted("bb", "bob", BEGIN + 2, BEGIN + 2, {f"t{number}": number + 1 for number in range(200)})
+    more = GraphEnds(1, 0, 1, BEGIN + 0.5, None, BEGIN + 9)
+    late = [ended("c", started=BEGIN + 1), ended("d", outcome="cancelled", started=None, duration=None)]
+    writer.write([
+        Batch(late[:1], graphs=[first, grown], spans=[(0, "aa")], ends={"aa": more, "gone": GraphEnds(5)}),
+        Batch(late[1:], graphs=[other], spans=[(0, "bb")]),
+    ])  # fmt: skip
+    two, one = lookup.graphs()
+    assert {name: one[name] for name in ("graph", "client", "tasks", "types", "finished", "failed", "cancelled")} == {
+        "graph": "aa", "client": "ann", "tasks": 5, "types": {"load": 2, "train": 3}, "finished": 3, "failed": 1,
+        "cancelled": 1,
+    }  # fmt: skip
+    assert (one["submitted_at"], one["extended_at"]) == (BEGIN, BEGIN + 1)
+    assert (one["started_at"], one["failed_at"], one["ended_at"]) == (BEGIN + 0.5, BEGIN, BEGIN + 9)
+    assert (two["tasks"], two["cancelled"], two["started_at"], two["failed_at"]) == (20_100, 1, None, None)
+    assert (len(two["types"]), two["types"]["t199"]) == (100, 200)
+    assert [row["state"] for row in (two, one)] == ["unfinished", "failed"]
+    assert [row["graph"] for row in lookup.graphs(1)] == ["bb"]
+    assert lookup.graphs(run=one["run"] + 1) == []
 
 
 def sample() -> list[Batch]:

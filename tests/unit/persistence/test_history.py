@@ -16,7 +16,7 @@ from futurebroker.persistence.history import Writer
 from futurebroker.persistence.lookup import SEVERAL, Lookup
 from futurebroker.persistence.search import conditions
 from futurebroker.protocol.history import Batch, Came, Happened, Stood, TypeTotals
-from tests.unit.persistence.histories import BEGIN, ended, orders, sample
+from tests.unit.persistence.histories import BEGIN, ended, graphs_of, orders, sample
 
 
 @pytest.fixture
@@ -262,3 +262,23 @@ def test_workers_are_listed_with_when_they_came_and_went(url: str) -> None:
         writer.end()
     for one in (lookup, other):
         one.close()
+
+
+def test_graphs_are_listed_with_what_they_came_to(url: str) -> None:
+    """Told again they are the same; ends add up, and moments are the first and the last."""
+    writer = Writer(orders(url))
+    lookup = Lookup(url, "c")
+    graphs_of(writer, lookup)
+    assert Lookup(url, "other").graphs() == []
+    writer.end()
+    again = Writer(msgspec.structs.replace(orders(url), started_at=BEGIN + 100))  # the next scheduler goes on with them
+    again.write([Batch([ended("e", started=BEGIN + 101)], spans=[(0, "bb")])])
+    assert [row["finished"] for row in lookup.graphs()] == [1, 3]
+    assert len({row["run"] for row in lookup.graphs()}) == 1
+    again.end()
+    swept = Writer(orders(url, keep_rows=1))
+    swept.prepare()
+    swept.sweep(now=True)
+    assert [row["graph"] for row in lookup.graphs()] == ["bb"]
+    swept.end()
+    lookup.close()

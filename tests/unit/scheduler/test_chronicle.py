@@ -22,7 +22,7 @@ OFFSET = 1_000_000.0
 def play() -> Play:
     """A machine with one worker and a chronicle."""
     play = Play("w")
-    play.state.chronicle = Chronicle(play.state.moments.when)
+    play.state.chronicle = Chronicle(play.state.moments.when, play.state.graphs)
     play.state.chronicle.offset = OFFSET
     return play
 

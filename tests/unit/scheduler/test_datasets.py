@@ -9,10 +9,10 @@ import pytest
 
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.facts import AnyFact
-from futurebroker.scheduler import checkpoint, datasets, storing
+from futurebroker.scheduler import catalog, checkpoint, datasets, storing
 from futurebroker.scheduler.commands import ClientGone, Send, Tick, WorkerLost, WorkerSaid, WorkersBack
 from futurebroker.scheduler.state import SchedulerState
-from tests.unit.scheduler.play import BIG, LARGE, Play, finished, submit, tell
+from tests.unit.scheduler.play import BIG, CODE, LARGE, Play, finished, submit, tell
 from tests.unit.scheduler.projection import projection, replayed
 from tests.unit.scheduler.test_leases import answers
 
@@ -325,3 +325,73 @@ def test_metadata_tells_how_it_stands(play: Play) -> None:
     }  # fmt: skip
     assert answers(play.bob(m.Ask(1, "dataset_names"))) == [("bob", 1, ["d"])]
     assert "takes a list" in play.bob(m.Ask(2, "datasets", "d"))[0].message.error
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noting(play: Play) -> Play:
+    """With a journal, whose writer is told of the table of datasets."""
+    play.state.facts = []
+    return play
+
+
+def sizes(play: Play) -> dict[str, int | None]:
+    """What has changed since it was looked at last: the size; None for what is gone."""
+    return {name: None if row is None else row["size"] for name, row in catalog.take(play.state).items()}
+
+
+def test_the_table_is_told_what_was_published_and_what_is_gone(noting: Play) -> None:
+    """Also by another name for the same, and of what was replaced before anybody looked."""
+    about = {"type": "dict", "who": "ann@h", "program": "p", "when": 5.0, "environment": {"python": "3"}}
+    noting.ann(submit("x"), publish(1, "d", "x", about=about, persist="database"))
+    assert catalog.take(noting.state) == {
+        "d": {
+            "type": "dict", "size": 1, "parts": 1, "persist": "database", "who": "ann@h", "client": "ann",
+            "program": "p", "published_at": 5.0, "graph": info(noting.state, "d")["graph"], "graph_tasks": 1,
+            "environment": {"python": "3"},
+        }
+    }  # fmt: skip
+    assert sizes(noting) == {}
+    noting.ann(publish(2, "d", item=b"four", override=True), publish(3, "e", "x"), unpublish(4, "e", "o"))
+    assert sizes(noting) == {"d": 4, "e": None}
+
+
+def test_the_table_is_told_a_size_once_all_results_are_there(noting: Play) -> None:
+    """Not at each of a thousand."""
+    noting.ann(submit("x"), submit("y"), publish(1, "d", "x", "y"), publish(2, "e", "y"))
+    assert sizes(noting) == {"d": 1, "e": 1}
+    noting.worker("w", finished("x", 1, None))
+    assert sizes(noting) == {}
+    noting.worker("w", finished("y", 2, None))
+    assert sizes(noting) == {"d": 1 + 2 * LARGE, "e": 1 + LARGE}
+
+
+def test_a_dataset_that_goes_before_its_results_come_is_not_told_of_again(noting: Play) -> None:
+    """And a task that fails makes no size known; one that is tried again does."""
+    noting.ann(submit("x"), submit("y"), publish(1, "d", "x"), publish(2, "e", "y"))
+    noting.ann(unpublish(3, "d", "o"))
+    noting.worker("w", m.Erred("y", 2, m.Failure("ValueError", "no", "", "y", "w")))
+    assert sizes(noting) == {"d": None, "e": 1}
+    noting.ann(m.Retry(["y"]))
+    noting.worker("w", finished("x", 1, None), finished("y", 3, None))
+    assert sizes(noting) == {"e": 1 + LARGE}
+
+
+def test_after_a_replay_the_table_is_told_all_there_is(noting: Play) -> None:
+    """What was published while a scheduler led that didn't know the table is in it from then on."""
+    noting.ann(CODE, submit("x"), submit("y"), publish(1, "d", "x", "y"), publish(2, "gone"), unpublish(3, "gone", "o"))
+    noting.worker("w", finished("x", 1, None))
+    assert noting.state.facts is not None
+    state = replayed(noting.state.facts, noting.state.policy)
+    assert {name: row["size"] for name, row in catalog.begin(state).items()} == {"d": 1 + LARGE}
+    assert state.published.unready == {"y": {"d": None}}
+
+
+def test_moments_that_no_database_takes_are_left_out(noting: Play) -> None:
+    """A publisher may say anything."""
+    noting.ann(publish(1, "d", about={"when": float("nan")}))
+    row = catalog.take(noting.state)["d"]
+    assert row is not None
+    assert row["published_at"] == 0.0

@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from futurebroker import Client, LocalCluster
 from futurebroker.config import Settings
 from futurebroker.persistence.history import Writer
-from futurebroker.protocol.history import Batch, Happened, HistoryOrders, Noted, Stood
+from futurebroker.protocol.history import Batch, Happened, HistoryOrders, Noted, Stood, Submitted
 from futurebroker.web import queries
 from futurebroker.web.app import create_app
 from futurebroker.web.contents import DETAILS
@@ -106,7 +106,9 @@ def kept(cluster: LocalCluster, tmp_path: Path) -> Iterator[tuple[Flask, Path]]:
     happened = [Happened(BEGIN, HOSTILE[:30], HOSTILE, bad.key, HOSTILE, long[:1000])]
     stood = [Stood(BEGIN + at, "", {"tasks": {"processing": at, "memory": 7}}) for at in (1, 2)]
     stood += [Stood(BEGIN + 2, HOSTILE + name, {"managed": 5, "unmanaged": 7, "cpu": 1.5}) for name in "ab"]
-    writer.write([Batch([bad, ended("good-1")], happened, {}, 0, stood, notes)])
+    graph = Submitted("aa", HOSTILE, BEGIN, BEGIN, {HOSTILE: 2})
+    rows = [bad, ended("good-1")]
+    writer.write([Batch(rows, happened, {}, 0, stood, notes, graphs=[graph], spans=[(0, "aa")])])
     writer.end()
     settings = Settings(cluster=cluster.name, web_token=TOKEN)
     app = create_app(settings, url=cluster.scheduler_address, secret=cluster.secret, loop=cluster.loop, history_url=url)
@@ -128,6 +130,15 @@ def test_a_past_run_shows_its_memory_and_backlog(kept: tuple[Flask, Path], work:
     assert found["memory"] == {"time": [at], "managed": [10], "unmanaged": [14], "spilled": [0]}
     assert found["backlog"]["time"] == [1000 * (BEGIN + 1), at]
     assert found["backlog"]["processing"] == [1, 2]
+
+
+def test_a_past_run_shows_its_graphs(kept: tuple[Flask, Path], work: Client) -> None:
+    """What programs submitted, and what it came to."""
+    app, _ = kept
+    operator = Visitor(app.test_client(), "operator")
+    (graph,) = operator.json("/api/v1/run?id=1")["run"]["graphs"]
+    assert (graph["client"], graph["tasks"], graph["state"]) == (HOSTILE.replace("\0", ""), 2, "failed")
+    assert "What programs submitted together" in operator.get("/run?id=1")[1]
 
 
 def test_while_the_database_is_away_the_scheduler_answers(
