@@ -23,6 +23,7 @@ from futurebroker.protocol.messages import (
     Detach,
     DetachedEnded,
     Failure,
+    GiveFailure,
     KeyCancelled,
     KeyErred,
     KeyFinished,
@@ -238,9 +239,9 @@ class Ledger(ABC):
     def start_over(self, remembered: Remembered) -> list[PreparedCall | PreparedColumn | Message]:
         """The scheduler is a new one: what to tell it, in order; the lock is held.
 
-        Results that are here and small are given to it, for calls that need them later; what is not settled is
-        submitted again, with all that it depends on, and so is what lies on workers: they tell that they have it. What
-        nobody knows how to compute is waited for.
+        Results that are here and small are given to it, for calls that need them later, and so are failures. What is
+        not settled is submitted again, with all that it depends on, and so is what lies on workers: they tell that they
+        have it. What nobody knows how to compute is waited for.
         """
         states = self.states
         messages: list[PreparedCall | PreparedColumn | Message] = []
@@ -250,6 +251,9 @@ class Ledger(ABC):
             if value is not None:
                 given.add(key)
                 messages.append(PutValue(key, value, given=True))
+            elif state.status is ERROR and isinstance(state.cause, Failure):
+                given.add(key)
+                messages.append(GiveFailure(key, state.cause))
         again = remembered.take(given)
         wanted: list[Key] = []
         for key, state in list(states.items()):

@@ -9,9 +9,19 @@ another client can know: its record waits for as long, and then counts as lost.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from futurebroker.protocol.messages import KEEP_LIMIT, Inventory, KeyFinished, KeyLost, TaskOptions
+from futurebroker.protocol.messages import (
+    KEEP_LIMIT,
+    GiveFailure,
+    Inventory,
+    KeyCancelled,
+    KeyFinished,
+    KeyLost,
+    TaskOptions,
+)
 from futurebroker.scheduler import adoption, holding, placement, recording, transitions
+from futurebroker.scheduler.admission import bad_key
 from futurebroker.scheduler.records import ORDER_MASK, ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
@@ -145,6 +155,30 @@ def take_given(state: SchedulerState, client: ClientRecord, key: Key, value: byt
             state.free(worker, key)
         task.value, task.nbytes = value, len(value)
     state.send(client.client_id, KeyFinished(key, value))
+
+
+def give_failure(state: SchedulerState, client: ClientRecord, message: GiveFailure, want: Any) -> None:
+    """A client tells how a task of a former scheduler's ended; what is known otherwise it wants, by ``want``."""
+    key = message.key
+    fault = bad_key(key)
+    if fault:
+        state.counters["rejected"] += 1
+        state.send(client.client_id, KeyCancelled(key, fault, "rejected"))
+        return
+    task = state.tasks.get(key)
+    if task is None:
+        claim = state.claims.pop(key, None)
+        for worker in claim.holders if claim is not None else ():
+            state.free(worker, key)
+        task = state.add_task(key, state.kind(FORMER), None, b"", (), placement.pool_for(state, None))
+    elif task in state.awaited:
+        del state.awaited[task]
+        transitions.unfinished_released(state, task)
+    else:
+        want(state, client, task)
+        return
+    task.add_client(client)
+    transitions.fail_unasked(state, task, message.failure)
 
 
 def is_former(task: TaskRecord) -> bool:

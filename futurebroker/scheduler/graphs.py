@@ -61,9 +61,10 @@ class Graphs:
     def enter(self, client: ClientId, name: str, number: int, now: float) -> int:
         """A client is about to submit; ``number`` is the last that was given, returned is the one to go on after."""
         graph = self.current
-        if graph is not None and graph.client == client and graph.name == name and _goes_on(graph, now):
-            graph.extended_at = now
-            return number
+        if graph is not None and graph.client == client and graph.name == name:
+            if name or now - graph.extended_at < PAUSE:  # as of `_goes_on`; this is done for each message
+                graph.extended_at = now
+                return number
         place = (client, name)
         graph = self._open.get(place)
         first = number + 1
@@ -94,18 +95,17 @@ class Graphs:
 
     def add(self, name: str, count: int) -> None:
         """``count`` calls of the function ``name`` were submitted with the graph at hand."""
-        if count and self.current is not None:
-            self._grow(self.current, name, count)
+        graph = self.current
+        if count and graph is not None:
+            graph.types[name] = graph.types.get(name, 0) + count
+            self.changed[graph] = None
 
     def join(self, number: int, name: str) -> None:
         """A call of the function ``name`` goes back to the running number ``number``."""
         graph, _, _ = self.around(number)
         if graph is not None:
-            self._grow(graph, name, 1)
-
-    def _grow(self, graph: Graph, name: str, count: int) -> None:
-        graph.types[name] = graph.types.get(name, 0) + count
-        self.changed[graph] = None
+            graph.types[name] = graph.types.get(name, 0) + 1
+            self.changed[graph] = None
 
     def around(self, number: int) -> tuple[Graph | None, int, int]:
         """The graph of a running number, None if that isn't known, and the range around it of which that is true."""

@@ -345,9 +345,13 @@ def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None
 def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
     """Run failed tasks again: the one that failed first, and everything that failed because of it."""
     for key in message.keys:
-        if key not in state.tasks:
+        task = state.tasks.get(key)
+        if task is None or (task.state is ERRED and claims.is_former(task)):
             reason = "its task is not known here, perhaps because the scheduler was restarted; submit it again"
             state.send(client.client_id, KeyCancelled(key, reason, "lost"))
+            if task is not None:
+                task.discard_client(client)
+                state.check.append(task)
     roots: dict[TaskRecord, None] = {}
     meant: dict[TaskRecord, None] = {}
     looking = [task for key in message.keys if (task := state.tasks.get(key)) is not None]

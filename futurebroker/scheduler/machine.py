@@ -320,6 +320,7 @@ _FROM_CLIENT: dict[type[Any], Callable[[SchedulerState, ClientRecord, Any], None
     m.AddFunction: intake.add_function,
     m.Submit: intake.submit,
     m.EndGraph: intake.end_graph,
+    m.GiveFailure: lambda state, client, message: claims.give_failure(state, client, message, intake.want),
     m.Release: intake.release,
     m.Want: intake.want_keys,
     m.Cancel: intake.cancel,

@@ -29,7 +29,19 @@ from futurebroker.scheduler.state import SchedulerState
 
 #: what clients say that must survive; `said_data` sees to scattered data
 _KEPT_OF_CLIENTS = frozenset(
-    (m.AddFunction, m.Submit, m.EndGraph, m.Release, m.Want, m.Cancel, m.Retry, m.Detach, m.OnFailure, m.Await)
+    (
+        m.AddFunction,
+        m.Submit,
+        m.EndGraph,
+        m.Release,
+        m.Want,
+        m.Cancel,
+        m.Retry,
+        m.Detach,
+        m.OnFailure,
+        m.Await,
+        m.GiveFailure,
+    )
 )
 #: topics of Ask that change what must survive; who answers such a topic adds it here
 KEPT_TOPICS: set[str] = set()

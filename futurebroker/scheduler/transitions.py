@@ -398,7 +398,11 @@ def lose(state: SchedulerState, task: TaskRecord, again: bool | None = None, how
 
 def released_erred(state: SchedulerState, task: TaskRecord, reason: str) -> None:
     """Scattered data is gone, or a result that must not be made again: what waits for it fails."""
-    failure = Failure("DataLostError", reason, "", task.key, "", None, [reason])
+    fail_unasked(state, task, Failure("DataLostError", reason, "", task.key, "", None, [reason]))
+
+
+def fail_unasked(state: SchedulerState, task: TaskRecord, failure: Failure) -> None:
+    """A RELEASED task has failed without being tried."""
     state.move(task, ERRED)
     task.failure = failure
     tell_end(state, task, KeyErred(task.key, failure))

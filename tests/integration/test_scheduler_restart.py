@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -110,3 +111,31 @@ def test_what_runs_is_run_once_and_what_was_forgotten_runs(tmp_path: Path) -> No
                     assert client.submit(sum, opened).result(30) == 7
                     assert late.gone()
         assert sorted(key for key, _, _ in ledger.rows()) == ["forgotten", "later", "slow"]
+
+
+def breaks(number: int) -> int:
+    raise ValueError(f"no {number} today")
+
+
+def test_a_failed_future_fails_what_needs_it_by_its_cause_also_after_a_restart(tmp_path: Path) -> None:
+    """Without a journal the new scheduler knows of the failure from its client; it is not run again."""
+    command = [*FUTUREBROKER, "scheduler", "--port", str(free_port()), "--journal", "none"]
+    address, secret = f"127.0.0.1:{command[-3]}", SECRET["FUTUREBROKER_SECRET"]
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(running(command, tmp_path, **SECRET))
+        lines_until(first, "stop with")
+        worker = [*FUTUREBROKER, "worker", address, "--executors", "1"]
+        lines_until(stack.enter_context(running(worker, tmp_path, **SECRET)), "serves")
+        client = stack.enter_context(Client(address, secret=secret))
+        bad = client.submit(breaks, 7)
+        before = client.submit(step, bad)
+        assert isinstance(bad.exception(30), ValueError)
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait(10)
+        lines_until(stack.enter_context(running(command, tmp_path, **SECRET)), "stop with")
+        after = client.submit(step, bad)
+        for future in (after, client.submit(step, after), before, bad):
+            with pytest.raises(ValueError, match="no 7 today"):
+                future.result(30)
+        other = stack.enter_context(Client(address, secret=secret))
+        assert isinstance(other.future(bad.key).exception(30), ValueError)

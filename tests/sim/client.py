@@ -49,7 +49,6 @@ class SimClient:
         self.cancelled: set[str] = set()
         self.released: set[str] = set()
         self._submitted: list[Node] = []
-        self._failed: set[str] = set()
         #: all keys that it ever had a future of
         self._had: set[str] = set()
         #: what it was released of and shall run all the same
@@ -246,16 +245,17 @@ class SimClient:
         mine = {node.key for node in self._submitted}
         self._held.clear()
         given = {key: end for key, end in self.futures.items() if isinstance(end, int)}
+        failures = {key: end for key, end in self.futures.items() if isinstance(end, m.Failure)}
         needed = {*self.open, *self._detached}
         for node in reversed(self._submitted):
             if node.key in needed:
-                needed.update(name for name in node.needs if name not in given)
+                needed.update(name for name in node.needs if name not in given and name not in failures)
         again = [node for node in self._submitted if node.key in needed]
         keys = [node.key for node in again]
-        self._failed.update(key for key, end in self.futures.items() if isinstance(end, m.Failure))
         self.line.near.send([
             *self._functions(),
             *(m.PutValue(key, str(end).encode(), given=True) for key, end in given.items()),
+            *(m.GiveFailure(key, end) for key, end in failures.items()),
             m.Want([key for key in self.futures if key in self.open and key not in mine], patient=True),
             *self._calls(again),
             m.Detach(list(self._detached)),
@@ -327,7 +327,7 @@ class SimClient:
         kept = self._kept.get(message.key, 0.0) if message.key not in given_up else 0.0
         assert self.world.now > kept, f"{message.key} was to be kept until {kept}, and is not known: {message}"
         if message.kind == "rejected":
-            given_up |= self.released | self._failed
+            given_up |= self.released
         keys, ancestors = [message.key], {message.key}
         while keys:
             for name in self.oracle.nodes[keys.pop()].needs:

@@ -131,7 +131,7 @@ class CommandLedger:
             self._named.update(keys)
             for key in keys:
                 self._due.pop(key, None)
-                if isinstance(message, (m.Submit, m.Want, m.Await, m.PutValue, m.PutFile, m.PutPart)):
+                if isinstance(message, (m.Submit, m.Want, m.Await, m.PutValue, m.PutFile, m.PutPart, m.GiveFailure)):
                     if getattr(message, "offset", 0) == 0:
                         told[key] = False
                 elif isinstance(message, m.Release):

@@ -19,6 +19,7 @@ from futurebroker.protocol.messages.from_client import (
     Cancel,
     Detach,
     EndGraph,
+    GiveFailure,
     PutFile,
     PutPart,
     PutValue,
@@ -140,6 +141,7 @@ __all__ = [
     "DetachedEnded",
     "Drop",
     "EndGraph",
+    "GiveFailure",
     "Erred",
     "ExecutorDied",
     "ExecutorsAnswered",
@@ -223,8 +225,8 @@ __all__ = [
 ]
 
 FromClient = (
-    AddFunction | Submit | EndGraph | Release | Want | Cancel | Retry | Detach | PutValue | PutFile | PutPart | Ask
-    | RunOnWorkers | DataWanted | DataPart | DataEnough | Hello | Heartbeat | Goodbye
+    AddFunction | Submit | EndGraph | GiveFailure | Release | Want | Cancel | Retry | Detach | PutValue | PutFile
+    | PutPart | Ask | RunOnWorkers | DataWanted | DataPart | DataEnough | Hello | Heartbeat | Goodbye
     | RunOnExecutors | RunOnScheduler | ParcelPart | ToPeer
     | OnFailure | Await
 )  # fmt: skip

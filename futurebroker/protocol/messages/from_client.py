@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from futurebroker.protocol.messages.parts import Message, TaskOptions
+from futurebroker.protocol.messages.parts import Failure, Message, TaskOptions
 from futurebroker.protocol.messages.terms import Conditions
 from futurebroker.types import Digest, Key, WorkerId
 
@@ -79,6 +79,13 @@ class PutValue(Message, tag=17):
     workers: tuple[str, ...] = ()
     broadcast: bool = False
     given: bool = False  #: the result of a task, given back to a scheduler that knows nothing of it
+
+
+class GiveFailure(Message, tag=199):
+    """How a task ended, given back to a scheduler that knows nothing of it: what needs its result fails by it."""
+
+    key: Key
+    failure: Failure
 
 
 class PutFile(Message, tag=18):

@@ -6,7 +6,7 @@ import pytest
 
 from futurebroker.protocol import messages as m
 from futurebroker.scheduler.commands import Send, WorkerBeat, WorkerLost
-from tests.unit.scheduler.play import BIG, Play, finished, runs, submit, tell
+from tests.unit.scheduler.play import BIG, LARGE, Play, failure, finished, runs, submit, tell
 
 BEAT = WorkerBeat("w", "running", {})
 HELD = m.Inventory([("x", 70_000, "/x")], [("small", b"1")])
@@ -224,3 +224,37 @@ def test_what_nobody_wants_is_let_go_of_though_it_had_ended_before_it_was_known(
     play.ann(m.Release(["x"]))
     play.bob(m.Release(["x"]))
     assert play.states() == {}
+
+
+def test_what_needs_a_task_that_had_failed_fails_by_its_cause() -> None:
+    """Its client tells a scheduler that knows nothing; also if another client waits for it, or a worker has it."""
+    play = Play("w")
+    play.worker("w", m.Inventory([("x", LARGE, "/x")], [], [], True))
+    play.bob(m.Want(["y"], patient=True))
+    for key in ("x", "y"):
+        assert tell("ann", m.KeyErred(key, failure(key))) in play.ann(m.GiveFailure(key, failure(key)))
+        play.ann(submit(f"after-{key}", key))
+    assert play.states() == dict.fromkeys(("x", "y", "after-x", "after-y"), "erred")
+    assert play.task("after-y").failure == failure("y")
+    assert tell("bob", m.KeyErred("x", failure("x"))) in play.bob(m.Want(["x"]))
+
+
+def test_a_failure_that_is_given_is_no_end_of_what_is_known() -> None:
+    """Another client has submitted it meanwhile, and it runs."""
+    play = Play("w")
+    play.bob(submit("x"))
+    assert play.ann(m.GiveFailure("x", failure("x"))) == []
+    play.worker("w", finished("x", 1))
+    assert play.states() == {"x": "memory"}
+
+
+def test_a_failure_that_was_given_can_not_be_retried_and_says_so() -> None:
+    """Nobody knows what it was; who submits it again has it run."""
+    play = Play("w")
+    play.ann(m.GiveFailure("x", failure("x")))
+    (told,) = play.ann(m.Retry(["x"]))
+    assert (told.message.key, told.message.kind) == ("x", "lost")
+    assert "submit it again" in told.message.reason
+    assert play.states() == {}
+    play.ann(m.GiveFailure("y", failure("y")))
+    assert runs(play.bob(submit("y"))) == [("w", "y")]

@@ -136,7 +136,8 @@ def test_a_past_run_shows_its_graphs(kept: tuple[Flask, Path], work: Client) -> 
     """What programs submitted, and what it came to."""
     app, _ = kept
     operator = Visitor(app.test_client(), "operator")
-    (graph,) = operator.json("/api/v1/run?id=1")["run"]["graphs"]
+    found: Any = operator.json("/api/v1/run?id=1")["run"]
+    (graph,) = found["graphs"]
     assert (graph["client"], graph["tasks"], graph["state"]) == (HOSTILE.replace("\0", ""), 2, "failed")
     assert "What programs submitted together" in operator.get("/run?id=1")[1]
 
