@@ -28,11 +28,13 @@ NAME_LIMIT = 80
 class Call:
     """A function with the options of its calls; calls that share this object travel in one message."""
 
-    __slots__ = ("code", "digest", "name", "options", "parent", "prefix")
+    __slots__ = ("code", "digest", "is_named", "name", "options", "parent", "prefix")
 
     def __init__(self, digest: Digest, code: bytes, name: str, options: TaskOptions | None, salt: str) -> None:
         #: the task that makes the calls, if one does
         self.parent: Key = ""
+        #: whether users chose the keys of the calls, which may have meant other work before
+        self.is_named = False
         self.digest = digest
         self.code = code
         self.name = name
@@ -201,6 +203,13 @@ class Coalescer:
         self._send = send
         self._remember = remember
         self._known: set[Digest] = set()
+        self._again = False
+
+    def send_again(self, outbox: deque[PreparedCall | PreparedColumn | Message]) -> None:
+        """Send what was sent before, to another scheduler."""
+        self._again = True
+        self.send(outbox)
+        self._again = False
 
     def forget(self) -> None:
         """The scheduler is a new one and knows no function."""
@@ -257,7 +266,8 @@ class Coalescer:
         self._introduce(call)
         calls = (column.keys, column.arguments, column.dependencies)
         agreed = column.conditions
-        self._send(Submit(call.digest, *calls, call.options, call.parent, agreed, graph=column.graph))
+        is_new = call.is_named and not self._again
+        self._send(Submit(call.digest, *calls, call.options, call.parent, agreed, graph=column.graph, is_new=is_new))
         self._remember(column)
 
     def _introduce(self, call: Call) -> None:

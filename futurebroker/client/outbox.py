@@ -110,7 +110,7 @@ class Outbox:
         ledger = self._ledger
         with ledger.lock:
             self._coalescer.forget()
-            self._coalescer.send(deque(ledger.start_over(self._remembered)))
+            self._coalescer.send_again(deque(ledger.start_over(self._remembered)))
         self._member.flush()
 
     def go_on(self) -> None:

@@ -85,6 +85,7 @@ class Submitter:
         if key is None and not pure:
             options = leaving(options)
         call = self._call(function, options)
+        call.is_named = key is not None and not (options is not None and options.idempotent)
         return self._start_named(call, args, kwargs, checked_key(key), pure)
 
     def _start_named(
@@ -132,6 +133,7 @@ class Submitter:
             return self._map_columns(call, rows, kwargs)
         if keys is None:
             return [self._start_named(call, row, kwargs, None, pure) for row in rows]
+        call.is_named = True
         all_rows = list(rows)
         if len(keys) != len(all_rows):
             raise ValueError(f"key= has {len(keys)} keys for {len(all_rows)} calls")

@@ -21,6 +21,8 @@ def offer(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, functio
     """
     if task.function is None or task.function.digest != function or task in state.adopted:
         return False
+    if task in state.renounced:
+        return False  # who submitted it means a new run, perhaps of other arguments
     if task.state is PROCESSING and task.worker is worker:
         return False  # the Run is on its way, and is answered with what runs
     if not task.needed or (task.state not in UNFINISHED and task.state is not RELEASED):

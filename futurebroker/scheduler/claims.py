@@ -66,6 +66,9 @@ def _offer(state: SchedulerState, worker: WorkerRecord, key: Key, nbytes: int, p
         claim.value = value
         claim.holders[worker] = path
         claim.runners.pop(worker, None)
+    elif task in state.renounced:
+        if not (task.worker is worker or worker in task.holder_paths()):  # else a Free would take what is ours
+            state.free(worker, key)
     elif task.state is MEMORY and task.value is None:
         task.add_holder(worker, path)
     elif task.state is PROCESSING and task.worker is worker:
@@ -87,6 +90,14 @@ def _claim(state: SchedulerState, key: Key, nbytes: int) -> Claim:
         look_after(state, state.now)
     claim.nbytes = nbytes or claim.nbytes
     return claim
+
+
+def renounce(state: SchedulerState, task: TaskRecord) -> None:
+    """A new record has a key that may have meant other work before: what workers have of it is no result of this."""
+    state.renounced[task] = None
+    claim = state.claims.pop(task.key, None)
+    for worker in claim.holders if claim is not None else ():
+        state.free(worker, task.key)
 
 
 def claimed(state: SchedulerState, task: TaskRecord) -> bool:

@@ -129,7 +129,9 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             keeping.keep(state, task)
         if parent is not None and not message.graph:
             families.adopt(state, parent, task)
-        if state.claims and claims.claimed(state, task):
+        if message.is_new and state.facts is None:
+            claims.renounce(state, task)
+        elif state.claims and claims.claimed(state, task):
             continue
         if (agreed is not None or revoked) and revoking.admitted(state, task, agreed):
             continue

@@ -401,8 +401,8 @@ def _check_idle(state: SchedulerState) -> None:
         _broken(state, "I26", "a task that is gone still keeps what it submitted")
     if any(state.tasks.get(task.key) is not task for task in state.awaited):
         _broken(state, "I26", "a record that is gone waits for a claim")
-    if any(state.tasks.get(task.key) is not task for task in state.spent):
-        _broken(state, "I26", "a record that is gone is said not to run again")
+    if any(state.tasks.get(task.key) is not task for task in (*state.spent, *state.renounced)):
+        _broken(state, "I26", "a record that is gone is said not to run again, or to take nothing from workers")
     if any(state.tasks.get(task.key) is not task for task in state.adopted):
         _broken(state, "I26", "a record that is gone is adopted")
     if any(state.detached not in task.each_client() for task in state.detachers):

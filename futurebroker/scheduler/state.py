@@ -222,6 +222,8 @@ class SchedulerState:
         self.archives: dict[str, WorkerRecord] = {}
         #: results that workers kept of their time with a former scheduler; see `claims`
         self.claims: dict[Key, Claim] = {}
+        #: tasks whose key may have meant other work in a former scheduler's time, so that nothing of it is theirs
+        self.renounced: dict[TaskRecord, None] = {}
         #: NO_WORKER records of keys that only such a worker can have, and since when they wait
         self.awaited: dict[TaskRecord, float] = {}
         #: PROCESSING tasks that were begun for a former scheduler: they need no inputs of ours; see `adoption`
@@ -363,6 +365,8 @@ class SchedulerState:
         else:
             if self.spent:
                 self.spent.pop(task, None)
+            if self.renounced:
+                self.renounced.pop(task, None)
             function.tasks -= 1
             if not function.tasks:
                 self.drop_function_if_unused(function)

@@ -18,6 +18,7 @@ from futurebroker.protocol.messages import (
     Drop,
     Failure,
     Finished,
+    Free,
     GaveBack,
     KeyErred,
     KeyFinished,
@@ -138,6 +139,8 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
         state.send(worker.worker_id, AddFunction(function.digest, function.kind.name, function.code))
     if task.pool.at_most_once:
         recording.begun(state, task, worker)
+    if state.renounced and task in state.renounced:
+        state.send(worker.worker_id, Free([task.key]))  # or it would answer with what it may still have of this key
     state.send(worker.worker_id, run_message(task, worker, function))
     if task.dependents is not None:
         for dependent in task.each_dependent():

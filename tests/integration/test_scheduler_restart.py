@@ -139,3 +139,24 @@ def test_a_failed_future_fails_what_needs_it_by_its_cause_also_after_a_restart(t
                 future.result(30)
         other = stack.enter_context(Client(address, secret=secret))
         assert isinstance(other.future(bad.key).exception(30), ValueError)
+
+
+def test_other_work_under_a_chosen_key_gets_its_own_result_after_a_restart(tmp_path: Path) -> None:
+    """Workers still have the result of what had this key, and whoever asked for that is gone."""
+    command = [*FUTUREBROKER, "scheduler", "--port", str(free_port()), "--journal", "none"]
+    address, secret = f"127.0.0.1:{command[-3]}", SECRET["FUTUREBROKER_SECRET"]
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(running(command, tmp_path, **SECRET))
+        lines_until(first, "stop with")
+        worker = [*FUTUREBROKER, "worker", address, "--executors", "1"]
+        lines_until(stack.enter_context(running(worker, tmp_path, **SECRET)), "serves")
+        with Client(address, secret=secret) as before:
+            future = before.submit(bytes, MEBIBYTE, key="today")
+            assert before.submit(len, future).result(30) == MEBIBYTE
+            os.kill(first.pid, signal.SIGKILL)
+            first.wait(10)
+        # It could not say that it needs the result no more, so the worker still has it.
+        lines_until(stack.enter_context(running(command, tmp_path, **SECRET)), "stop with")
+        client = stack.enter_context(Client(address, secret=secret))
+        client.wait_for_workers(1, timeout=30)
+        assert client.submit(bytes, 3, key="today").result(30) == bytes(3)

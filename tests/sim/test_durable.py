@@ -74,6 +74,7 @@ def take_back_without_a_word(state: SchedulerState, message: shelving.Sought) ->
 _ROW = shelving._row
 
 
+@pytest.mark.timeout(180)  # some are rare
 @pytest.mark.parametrize(
     ("place", "name", "bug"),
     [

@@ -28,6 +28,8 @@ class Submit(Message, tag=11):
     parent: Key = ""  #: the task that makes these calls; they end with it if it is cancelled
     conditions: list[Conditions | None] | None = None  #: one a call; None when no call has any
     graph: str = ""  #: the client wants none of them for itself, but the whole graph of this name, until EndGraph
+    #: its user chose the keys and makes these calls now: what a worker still has of the same key is other work's
+    is_new: bool = False
 
 
 class EndGraph(Message, tag=173):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from futurebroker.protocol import messages as m
 from futurebroker.scheduler.commands import Send, WorkerBeat, WorkerLost
-from tests.unit.scheduler.play import BIG, LARGE, Play, failure, finished, runs, submit, tell
+from tests.unit.scheduler.play import BIG, FUNCTION, LARGE, Play, failure, finished, runs, submit, tell
 
 BEAT = WorkerBeat("w", "running", {})
 HELD = m.Inventory([("x", 70_000, "/x")], [("small", b"1")])
@@ -258,3 +261,37 @@ def test_a_failure_that_was_given_can_not_be_retried_and_says_so() -> None:
     assert play.states() == {}
     play.ann(m.GiveFailure("y", failure("y")))
     assert runs(play.bob(submit("y"))) == [("w", "y")]
+
+
+def new(key: str, **more: Any) -> m.Submit:
+    """A call whose user chose its key, and makes it now."""
+    return msgspec.structs.replace(submit(key, **more), is_new=True)
+
+
+def test_a_new_call_under_a_chosen_key_takes_nothing_that_was_made_before() -> None:
+    """The key may have meant other work; what workers have of it, or run, goes, whenever they come."""
+    play = Play()
+    play.join("w")
+    play.worker("w", m.Inventory([("x", LARGE, "/x")], [("y", b"1")], [("z", FUNCTION)], True))
+    sent = play.ann(new("x", args=b"other"), new("y"), new("z"))
+    assert [(type(one.message), getattr(one.message, "key", "")) for one in sent[:6]] == [
+        (m.Free, ""), (m.Run, "x"), (m.Free, ""), (m.Run, "y"), (m.Free, ""), (m.Run, "z"),
+    ]  # fmt: skip
+    assert [one.message.keys for one in sent[:6:2]] == [["x"], ["y"], ["z"]]
+    play.join("v")
+    late = play.worker("v", m.Inventory([("x", LARGE, "/x")], [("y", b"1")], [("z", FUNCTION)], True))
+    assert late == [Send("v", m.Free(["y", "x"]))]
+    play.worker("w", *(finished(key, play.task(key).attempt, None) for key in ("x", "y", "z")))
+    assert play.task("x").holder_paths() == {play.state.workers["w"]: "/x"}
+    play.join("u")
+    assert play.worker("u", m.Inventory([("x", LARGE, "/x")], [], [], True)) == [Send("u", m.Free(["x"]))]
+    play.ann(m.Release(["x", "y", "z"]))
+    assert not play.state.renounced
+
+
+def test_a_call_that_is_sent_again_takes_what_was_made_of_it() -> None:
+    """Its client knows that it is the same."""
+    play = Play("w")
+    play.worker("w", m.Inventory([("x", LARGE, "/x")], [], [], True))
+    assert not runs(play.ann(submit("x")))
+    assert play.states() == {"x": "memory"}
