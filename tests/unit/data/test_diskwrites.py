@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from futurebroker.data import diskwrites
-from futurebroker.data.diskwrites import CHUNK_BYTES, DiskWriter
+from futurebroker.data.diskwrites import CHUNK_BYTES, DiskWriter, waited_for_a_core
 
 DATA = os.urandom(1_000_003) * 13
 
@@ -123,3 +125,24 @@ def test_a_full_disk_is_an_error() -> None:
             writer.write(memoryview(DATA))
     finally:
         os.close(number)
+
+
+_BUSY = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])}); print(flush=True)\nwhile True: pass"
+
+
+def test_waiting_for_a_core_is_told_from_waiting_for_the_disk() -> None:
+    """Or a disk is taken to be slow because others compute, and is written by the cache, which takes more of both."""
+    cores = os.sched_getaffinity(0)
+    core = min(cores)
+    with subprocess.Popen([sys.executable, "-c", _BUSY, str(core)], stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None
+            other.stdout.readline()
+            os.sched_setaffinity(0, {core})
+            before, ended = waited_for_a_core(), time.thread_time() + 0.2
+            while time.thread_time() < ended:
+                pass
+            assert waited_for_a_core() - before > 0.05
+        finally:
+            os.sched_setaffinity(0, cores)
+            other.kill()
