@@ -59,11 +59,6 @@ def asking(number: int) -> Iterator[bool | None]:
             fcntl.fcntl(number, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
-def set_apart(number: int) -> None:
-    """Say of an open file that it is never to be written again: the kernel sends its pages on after it is closed."""
-    os.fchmod(number, stat.S_IRUSR)
-
-
 class FreedFiles:
     """See the top of this file."""
 
@@ -178,7 +173,7 @@ def begin_file(path: str, nbytes: int, freed: FreedFiles | None) -> int:
 
 
 def _is_reusable(status: os.stat_result) -> bool:
-    """Whether it is a plain file with one name, and wasn't set apart."""
+    """Whether it is a plain file of one name, as the files of values are."""
     return stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and stat.S_IMODE(status.st_mode) == _MODE
 
 

@@ -162,7 +162,8 @@ class DataServer:
             try:
                 contents = Contents.of(number, path)
                 channel.send(Found(contents.nbytes, source.attempt))
-                # By a buffer: `sendfile` sends page by page, which costs who receives it more than it saves here.
+                # By a buffer: `sendfile` sends page by page, which costs who receives it more than it saves here, and
+                # sends pages after the file is closed, when it may be written again.
                 channel.send_data(contents.pieces(request.offset))
             except DamagedFileError as error:
                 self._damaged(request.key, source.path, str(error))
