@@ -11,6 +11,7 @@ from typing import Any
 
 from futurebroker.exceptions import ProtocolError
 from futurebroker.persistence.results import KeptResults
+from futurebroker.processes import apart
 from futurebroker.scheduler.shelving import Drop, Seek, Shelve, Sought, Written
 
 logger = logging.getLogger("futurebroker.scheduler")
@@ -102,5 +103,5 @@ class ResultShelf:
         if not self._closed:
             self._closed = True
             self._timer.cancel()
-            await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
+            await apart(partial(self._thread.shutdown, wait=True, cancel_futures=True))
             self._results.close()
