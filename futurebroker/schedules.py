@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
@@ -73,7 +74,26 @@ def _number(text: str, low: int, names: tuple[str, ...]) -> int:
     raise ParseException(f"Invalid weekday literal {text!r}.")
 
 
-class Interval:
+class _Recurring(ABC):
+    """What `following` says, in Celery's words."""
+
+    @abstractmethod
+    def following(self, last: float) -> float:
+        """The first moment after ``last`` at which it is due; both in seconds since 1970."""
+
+    def is_due(self, last_run_at: datetime) -> tuple[bool, float]:
+        """Whether it is due now, and in how many seconds to look again."""
+        now = datetime.now(UTC).timestamp()
+        due = self.following(_aware(last_run_at).timestamp())
+        return (True, self.following(now) - now) if due <= now else (False, due - now)
+
+    def remaining_estimate(self, last_run_at: datetime) -> timedelta:
+        """Until it is due."""
+        due = self.following(_aware(last_run_at).timestamp())
+        return timedelta(seconds=due - datetime.now(UTC).timestamp())
+
+
+class Interval(_Recurring):
     """Every so many seconds.
 
     Args:
@@ -96,17 +116,6 @@ class Interval:
         every = self.run_every.total_seconds()
         return (floor(last / every + NEAR) + 1) * every if self.relative else last + every
 
-    def is_due(self, last_run_at: datetime) -> tuple[bool, float]:
-        """Whether it is due now, and in how many seconds to look again."""
-        now = datetime.now(UTC).timestamp()
-        due = self.following(_aware(last_run_at).timestamp())
-        return (True, self.following(now) - now) if due <= now else (False, due - now)
-
-    def remaining_estimate(self, last_run_at: datetime) -> timedelta:
-        """Until it is due."""
-        due = self.following(_aware(last_run_at).timestamp())
-        return timedelta(seconds=due - datetime.now(UTC).timestamp())
-
     def data(self) -> list[Any]:
         """What `schedule_of` makes it of again."""
         return ["interval", self.run_every.total_seconds(), self.relative]
@@ -125,7 +134,7 @@ class Interval:
         return f"<freq: {self.human_seconds}>"
 
 
-class Crontab:
+class Crontab(_Recurring):
     """At minutes that fit all fields, as cron has them: ``Crontab(minute=0, hour="*/3", day_of_week="mon-fri")``.
 
     Unlike in cron, a day has to fit ``day_of_month`` and ``day_of_week`` both (as in Celery). In the hour that a change
@@ -197,17 +206,6 @@ class Crontab:
             and day.day in self.day_of_month
             and day.isoweekday() % 7 in self.day_of_week
         )
-
-    def is_due(self, last_run_at: datetime) -> tuple[bool, float]:
-        """Whether it is due now, and in how many seconds to look again."""
-        now = datetime.now(UTC).timestamp()
-        due = self.following(_aware(last_run_at).timestamp())
-        return (True, self.following(now) - now) if due <= now else (False, due - now)
-
-    def remaining_estimate(self, last_run_at: datetime) -> timedelta:
-        """Until it is due."""
-        due = self.following(_aware(last_run_at).timestamp())
-        return timedelta(seconds=due - datetime.now(UTC).timestamp())
 
     def data(self) -> list[Any]:
         """What `schedule_of` makes it of again."""

@@ -170,16 +170,24 @@ def pack(
             if len(data) <= INLINE_LIMIT:
                 return Packed(data, None, ())
     references = References(keeper, split)
+    data, new_args, new_kwargs = _dump(references, name, args, kwargs)
+    if len(data) > INLINE_LIMIT:
+        data = _pack_large(references, name, args, kwargs, new_args, new_kwargs, move)
+    dependencies = tuple(references.found) if references.found else None
+    return Packed(data, dependencies, tuple(references.inputs))
+
+
+def _dump(
+    references: References, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[bytes, tuple[Any, ...], dict[str, Any]]:
+    """The arguments pickled, and themselves, with a reference in the place of each future."""
     new_args = tuple([references.replace(value) for value in args])
     new_kwargs = {key: references.replace(value) for key, value in kwargs.items()}
     try:
         data = dumps((new_args, new_kwargs))
     except SerializationError as error:
         raise _guilty(name, new_args, new_kwargs, error) from error
-    if len(data) > INLINE_LIMIT:
-        data = _pack_large(references, name, args, kwargs, new_args, new_kwargs, move)
-    dependencies = tuple(references.found) if references.found else None
-    return Packed(data, dependencies, tuple(references.inputs))
+    return data, new_args, new_kwargs
 
 
 class PlannedReferences(References):
@@ -192,12 +200,7 @@ class PlannedReferences(References):
 def pack_planned(keeper: Keeper, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], split: Splitter) -> Packed:
     """As `pack`, of a call that is sent beside others of its graph and may never be made; nothing is moved as data."""
     references = PlannedReferences(keeper, split)
-    new_args = tuple([references.replace(value) for value in args])
-    new_kwargs = {key: references.replace(value) for key, value in kwargs.items()}
-    try:
-        data = dumps((new_args, new_kwargs))
-    except SerializationError as error:
-        raise _guilty(name, new_args, new_kwargs, error) from error
+    data, _, _ = _dump(references, name, args, kwargs)
     if len(data) > CALL_LIMIT:
         raise MessageTooLargeError(f"a call of {name}", len(data), CALL_LIMIT)
     return Packed(data, tuple(references.found), ())

@@ -11,13 +11,12 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 from futurebroker.exceptions import DatabaseError, ProtocolError
 from futurebroker.persistence.blobs import PART, Blobs
-from futurebroker.processes import apart
 from futurebroker.protocol.messages import (
     DataEnough,
     DataLost,
@@ -30,6 +29,7 @@ from futurebroker.protocol.messages import (
     Replicate,
     Stored,
 )
+from futurebroker.scheduler.aside import Aside
 from futurebroker.types import Key
 
 logger = logging.getLogger("futurebroker.scheduler")
@@ -62,7 +62,7 @@ class _Fetch:
         self.timer: asyncio.TimerHandle | None = None
 
 
-class Archive:
+class Archive(Aside):
     """One archive; see the top of this file. Belongs to the loop that it is made on.
 
     Args:
@@ -70,17 +70,15 @@ class Archive:
     """
 
     def __init__(self, name: str, blobs: Blobs, say: Callable[[list[Message]], None]) -> None:
+        super().__init__(name)
         self.name = name
         self._blobs = blobs
         self._say = say
-        self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, f"futurebroker-{name}")
         self._numbers = itertools.count(1)
         self._waiting: deque[Key] = deque()
         self._fetches: dict[int, _Fetch] = {}
         #: the part that was read last; only for the thread
         self._last: tuple[Key, int, tuple[int, bytes]] | None = None
-        self._closed = False
 
     async def inventory(self) -> Inventory:
         """What is there.
@@ -114,24 +112,10 @@ class Archive:
             self._closed = True
             for fetch in list(self._fetches.values()):
                 self._end(fetch)
-            await apart(partial(self._thread.shutdown, wait=True, cancel_futures=True))
+            await self._finish()
             self._blobs.close()
 
     # -- work for the thread -----------------------------------------------------------------------------------------
-
-    def _run(self, work: Callable[[], Any], done: Callable[[Future[Any]], None]) -> None:
-        """Have ``work`` done in the thread after all before it, then call ``done`` on the loop."""
-
-        def came_back(future: Future[Any]) -> None:
-            if not future.cancelled():
-                self._loop.call_soon_threadsafe(self._came_back, done, future)
-
-        if not self._closed:
-            self._thread.submit(work).add_done_callback(came_back)
-
-    def _came_back(self, done: Callable[[Future[Any]], None], future: Future[Any]) -> None:
-        if not self._closed:
-            done(future)
 
     def _spoken(self, future: Future[Any]) -> None:
         self._say(future.result())

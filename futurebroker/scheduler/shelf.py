@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 from futurebroker.exceptions import ProtocolError
 from futurebroker.persistence.results import KeptResults
-from futurebroker.processes import apart
+from futurebroker.scheduler.aside import Aside
 from futurebroker.scheduler.shelving import Drop, Seek, Shelve, Sought, Written
 
 logger = logging.getLogger("futurebroker.scheduler")
@@ -23,7 +22,7 @@ SWEEP_EVERY = 60.0
 SWEEP_ON = 0.5
 
 
-class ResultShelf:
+class ResultShelf(Aside):
     """See the top of this file. Belongs to the loop that it is made on.
 
     Args:
@@ -31,11 +30,9 @@ class ResultShelf:
     """
 
     def __init__(self, results: KeptResults, say: Callable[[list[Any]], None]) -> None:
+        super().__init__("results")
         self._results = results
         self._say = say
-        self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, "futurebroker-results")
-        self._closed = False
         self._sweep_later(SWEEP_ON)
 
     def tell(self, messages: Sequence[Any]) -> None:
@@ -49,18 +46,6 @@ class ResultShelf:
                 self._seek(message)
             elif kind is Drop:
                 self._run(partial(self._results.delete, message.keys), partial(self._dropped, message))
-
-    def _run(self, work: Callable[[], Any], done: Callable[[Future[Any]], None]) -> None:
-        def came_back(future: Future[Any]) -> None:
-            if not future.cancelled():
-                self._loop.call_soon_threadsafe(self._came_back, done, future)
-
-        if not self._closed:
-            self._thread.submit(work).add_done_callback(came_back)
-
-    def _came_back(self, done: Callable[[Future[Any]], None], future: Future[Any]) -> None:
-        if not self._closed:
-            done(future)
 
     def _wrote(self, keys: list[str], done: Future[None]) -> None:
         error = done.exception()
@@ -103,5 +88,5 @@ class ResultShelf:
         if not self._closed:
             self._closed = True
             self._timer.cancel()
-            await apart(partial(self._thread.shutdown, wait=True, cancel_futures=True))
+            await self._finish()
             self._results.close()
