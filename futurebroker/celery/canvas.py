@@ -10,10 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial, reduce
 from typing import Any, Self
 
+from futurebroker.celery import stamping
 from futurebroker.celery.signature import Signature, maybe_list, maybe_signature, signature, subtask, uuid
+from futurebroker.celery.stamping import StampingVisitor
 
 __all__ = [
     "Signature",
+    "StampingVisitor",
     "chain",
     "chord",
     "chunks",
@@ -107,6 +110,14 @@ class chain(_Composed):  # noqa: N801 - Celery's name
     @tasks.setter
     def tasks(self, tasks: list[Any]) -> None:
         self["kwargs"]["tasks"] = tasks
+
+    def _stamp(self, visitor: Any, append: bool, headers: dict[str, Any]) -> None:
+        given = visitor.on_chain_start(self, **headers) if visitor is not None else None
+        inner = stamping.merged(headers, given, append)
+        for task in self.tasks:
+            task.stamp(visitor, append, **inner)
+        if visitor is not None:
+            visitor.on_chain_end(self, **inner)
 
     def parts(self) -> list[Signature]:
         return self.tasks
@@ -206,6 +217,14 @@ class group(_Composed):  # noqa: N801 - Celery's name
     @tasks.setter
     def tasks(self, tasks: list[Any]) -> None:
         self["kwargs"]["tasks"] = tasks
+
+    def _stamp(self, visitor: Any, append: bool, headers: dict[str, Any]) -> None:
+        given = visitor.on_group_start(self, **headers) if visitor is not None else None
+        inner = stamping.merged(headers, given, append)
+        for task in self.tasks:
+            task.stamp(visitor, append, **inner)
+        if visitor is not None:
+            visitor.on_group_end(self, **inner)
 
     def parts(self) -> list[Signature]:
         return self.tasks
@@ -320,6 +339,17 @@ class chord(_Composed):  # noqa: N801 - Celery's name
     @body.setter
     def body(self, body: Any) -> None:
         self["kwargs"]["body"] = body
+
+    def _stamp(self, visitor: Any, append: bool, headers: dict[str, Any]) -> None:
+        given = visitor.on_chord_header_start(self, **headers) if visitor is not None else None
+        inner = stamping.merged(headers, given, append)
+        for task in self.header.tasks:
+            task.stamp(visitor, append, **inner)
+        if visitor is not None:
+            visitor.on_chord_header_end(self, **inner)
+        if self.body is not None:
+            given = visitor.on_chord_body(self, **headers) if visitor is not None else None
+            self.body.stamp(visitor, append, **stamping.merged(headers, given, append))
 
     def parts(self) -> list[Signature]:
         return [*self.header.tasks, *([self.body] if self.body is not None else [])]

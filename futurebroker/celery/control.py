@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from futurebroker.celery.sending import rate
+from futurebroker.celery.stamping import stamps_of
 
 
 def _names(destination: Any) -> list[str] | None:
@@ -112,6 +113,17 @@ class Control:
         ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id]
         known = self.app.sender.ask("revoke", [ids, terminate])
         return [{"scheduler": {"ok": f"tasks {', '.join(known or ids)} flagged as revoked"}}] if reply else None
+
+    def revoke_by_stamped_headers(
+        self, headers: Mapping[str, Any], destination: Any = None, terminate: bool = False, signal: Any = None,
+        **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        """As `revoke`, of all tasks that have one of these stamps, also of those that come later; returns their ids."""
+        stamps = {
+            str(name): [str(one) for one in values]
+            for name, values in stamps_of({"stamped_headers": list(headers), **headers}).items()
+        }
+        return self.app.sender.ask("revoke_stamped", [stamps, terminate])
 
     def terminate(self, task_id: Any, destination: Any = None, signal: Any = None, **kwargs: Any) -> Any:
         """`revoke` with ``terminate``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -297,6 +297,13 @@ class AsyncResult:
     ) -> None:  # fmt: skip
         """Don't run it, nor what depends on it; with ``terminate`` it is also ended where it runs."""
         self.app.control.revoke(self.id, terminate=terminate, signal=signal)
+
+    def revoke_by_stamped_headers(
+        self, headers: Mapping[str, Any], connection: Any = None, terminate: bool = False, signal: Any = None,
+        wait: bool = False, timeout: float | None = None,
+    ) -> None:  # fmt: skip
+        """Don't run tasks that have one of these stamps."""
+        self.app.control.revoke_by_stamped_headers(headers, terminate=terminate)
 
     def forget(self) -> None:
         """Don't keep the result, nor those before it."""

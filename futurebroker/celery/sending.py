@@ -13,6 +13,7 @@ import msgspec
 from futurebroker.celery import local
 from futurebroker.celery.compiler import COLLECT
 from futurebroker.celery.exceptions import EncodeError
+from futurebroker.celery.stamping import stamps_of
 from futurebroker.client.calls import Call
 from futurebroker.client.client import Client
 from futurebroker.client.futures import Future
@@ -219,6 +220,9 @@ class Sender:
         for given, name in (("group_id", "group"),):
             if given in fields:
                 fields[name] = fields.pop(given)
+        stamps = stamps_of(options)
+        if stamps:
+            fields["stamps"] = stamps
         eta, expires = options.get("eta"), options.get("expires")
         if options.get("countdown") is not None:
             eta = options["countdown"]
@@ -234,7 +238,8 @@ class Sender:
         if not fields and not spec.joins and not more:
             return None
         request = pickle.dumps({**fields, **(more or {})}, 5) if fields or more else b""
-        return Conditions(due, end, parent, spec.joins, request)
+        shown = {name: [str(value) for value in values] for name, values in stamps.items()} or None
+        return Conditions(due, end, parent, spec.joins, request, shown)
 
 
 def _lasting(expires: Any) -> float:

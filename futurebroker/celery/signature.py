@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any, ClassVar, Self
 
+from futurebroker.celery import stamping
 from futurebroker.celery.local import current_app
 
 #: ids for which the system is asked at once
@@ -249,6 +251,21 @@ class Signature(dict[str, Any]):
     def set_immutable(self, immutable: bool) -> None:
         """Take no more arguments, or do again."""
         self["immutable"] = immutable
+
+    def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Self:
+        """Have its tasks, and what they link to, carry these headers as stamps; returns this signature.
+
+        Args:
+            visitor: a `StampingVisitor`, which says what each part is stamped with.
+            append_stamps: stamps that are there already stay beside those.
+        """
+        headers = stamping.begin(headers)
+        stamping.stamp_links(self, visitor, append_stamps, headers, partial(maybe_signature, app=self._app))
+        self._stamp(visitor, append_stamps, headers)
+        return self
+
+    def _stamp(self, visitor: Any, append: bool, headers: dict[str, Any]) -> None:
+        stamping.stamp_task(self, visitor, append, headers)
 
     # -- callbacks --------------------------------------------------------------------------------------------------
 

@@ -358,6 +358,9 @@ class Task:
         if isinstance(sig, (canvas.group, canvas.chunks)):
             inner = sig.group() if isinstance(sig, canvas.chunks) else sig
             sig = canvas.chord(inner, self.app.tasks["celery.accumulate"].s(), app=self.app)
+        if visitor is not None or self.request.stamps:
+            names = {"stamped_headers": self.request.stamped_headers or []}
+            sig.stamp(visitor, append_stamps=True, **names, **(self.request.stamps or {}))
         for callback in maybe_list(self.request.callbacks) if self.request.is_eager else []:
             sig.link(callback)
         if self.request.is_eager:

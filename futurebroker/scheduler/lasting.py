@@ -111,3 +111,9 @@ checkpoint.EXTRAS["terms"] = (write_terms, read_terms)
 checkpoint.EXTRAS["ended"] = (write_ended, read_ended)
 checkpoint.EXTRAS["groups"] = (lambda state: state.groups, lambda state, rows: state.groups.update(rows))
 checkpoint.EXTRAS["revoked"] = (write_revoked, read_revoked)
+checkpoint.EXTRAS["revoked_stamps"] = (
+    lambda state: [[*stamp, at + state.clock_offset] for stamp, at in state.revoked_stamps.items()],
+    lambda state, rows: state.revoked_stamps.update(
+        ((name, value), at - state.clock_offset) for name, value, at in rows
+    ),
+)

@@ -195,7 +195,7 @@ class Terms:
 
     __slots__ = (
         "children", "custom", "deals_with", "due", "expires", "failure", "first", "joins", "parent", "planned",
-        "request", "retries", "revoked", "timer",
+        "request", "retries", "revoked", "stamps", "timer",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -215,6 +215,7 @@ class Terms:
         self.revoked = ""  #: why it is given up if it has not begun; empty: it isn't
         #: of a task that goes on with other arguments, what it was submitted with: see `terms.call_of`
         self.first: bytes | None = None
+        self.stamps: dict[str, list[str]] | None = None  #: by which it can be revoked
 
 
 class Kind:

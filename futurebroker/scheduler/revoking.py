@@ -5,7 +5,7 @@ What is revoked has failed, and so has everything that depends on it. An id may 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,8 @@ def admitted(state: SchedulerState, task: TaskRecord, conditions: Conditions | N
         agree(state, task, conditions)
     terms = task.terms
     why = "revoked" if task.key in state.revoked else ""
+    if state.revoked_stamps and _is_stamped(task, state.revoked_stamps):
+        why = "revoked"
     if terms is not None and terms.expires:
         if terms.expires - state.clock_offset <= state.now:
             why = why or "expired"
@@ -78,6 +80,30 @@ def revoke(state: SchedulerState, keys: list[Key], terminate: bool) -> list[Key]
     return [task.key for task in known]
 
 
+def _is_stamped(task: TaskRecord, stamps: Container[tuple[str, str]]) -> bool:
+    """Whether the task has one of these stamps."""
+    own = task.terms.stamps if task.terms is not None else None
+    return own is not None and any((name, value) in stamps for name, values in own.items() for value in values)
+
+
+def revoke_stamped(state: SchedulerState, about: Any) -> list[Key]:
+    """Topic ``revoke_stamped``: ``[stamps, terminate]``: as `revoke`, of all with one of these, also later ones."""
+    headers, terminate = about
+    stamps = [(str(name), str(value)) for name, values in headers.items() for value in values]
+    for stamp in stamps:
+        state.revoked_stamps.pop(stamp, None)
+        state.revoked_stamps[stamp] = state.now
+    while len(state.revoked_stamps) > REVOKED_MOST:
+        del state.revoked_stamps[next(iter(state.revoked_stamps))]
+    for stamp, since in list(state.revoked_stamps.items()):
+        if since + REVOKED_FOR > state.now:
+            break
+        del state.revoked_stamps[stamp]
+    wanted = set(stamps)
+    known = [task.key for task in state.tasks.values() if _is_open(task) and _is_stamped(task, wanted)]
+    return revoke(state, known, bool(terminate))
+
+
 def purge_tasks(state: SchedulerState, _about: Any) -> int:
     """Give up the tasks of apps that have not begun; how many."""
     doomed = [
@@ -122,5 +148,7 @@ def request(state: SchedulerState, about: Any) -> list[Key]:
 
 
 #: questions that are answered at once
-TOPICS: dict[str, Callable[[SchedulerState, Any], Any]] = {"revoke": request, "purge_tasks": purge_tasks}
-recording.KEPT_TOPICS.add("revoke")
+TOPICS: dict[str, Callable[[SchedulerState, Any], Any]] = {
+    "revoke": request, "revoke_stamped": revoke_stamped, "purge_tasks": purge_tasks,
+}  # fmt: skip
+recording.KEPT_TOPICS.update(("revoke", "revoke_stamped"))

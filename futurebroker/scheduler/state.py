@@ -210,6 +210,8 @@ class SchedulerState:
         self.shelf: Shelf | None = None
         #: keys that must not be run, and since when; see `revoking`
         self.revoked: dict[Key, float] = {}
+        #: stamps (name and value) whose tasks must not be run, and since when
+        self.revoked_stamps: dict[tuple[str, str], float] = {}
         #: tasks that must not run twice, and were begun: they run again only when somebody retries them
         self.spent: dict[TaskRecord, None] = {}
         #: ids of results that belong together, by the id they were saved under

@@ -27,12 +27,13 @@ class TermsRow(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     planned: list[PlannedCall] | None = None
     revoked: str = ""
     first: bytes | None = None
+    stamps: dict[str, list[str]] | None = None
 
 
 #: fields that are the same in both
 _SAME = (
     "expires", "retries", "request", "parent", "children", "joins", "custom", "failure", "deals_with", "planned",
-    "revoked", "first",
+    "revoked", "first", "stamps",
 )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ def agree(state: SchedulerState, task: TaskRecord, conditions: Conditions) -> No
     terms.request = conditions.request
     terms.joins = conditions.joins
     terms.parent = conditions.parent
+    terms.stamps = conditions.stamps
     if conditions.eta:
         terms.due = conditions.eta - state.clock_offset
     if conditions.expires:

@@ -153,6 +153,16 @@ def request_of(self: Any) -> dict[str, Any]:
 
 
 @app.task(bind=True)
+def stamps_of_request(self: Any) -> Any:
+    return self.request.stamps, self.request.stamped_headers
+
+
+@app.task(bind=True)
+def replaced_by_stamped(self: Any) -> Any:
+    raise self.replace(stamps_of_request.si())
+
+
+@app.task(bind=True)
 def waits_for(self: Any, gate: str) -> str:
     GATES.setdefault(gate, threading.Event()).wait(20)
     return gate

@@ -170,13 +170,13 @@ def test_results_are_made_of_ids() -> None:
 
 @shows(
     "result",
-    "`AsyncResult.build_graph`, `graph`, `revoke_by_stamped_headers`",
+    "`AsyncResult.build_graph`, `graph`",
     "not",
-    "the dashboard draws the graph of a task; there are no stamps",
+    "the dashboard draws the graph of a task",
 )
 def test_what_results_have_not() -> None:
     result = app.AsyncResult("x")
-    for name in ("build_graph", "graph", "revoke_by_stamped_headers"):
+    for name in ("build_graph", "graph"):
         assert not hasattr(result, name)
 
 

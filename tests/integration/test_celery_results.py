@@ -152,7 +152,8 @@ def test_states_of_unknown_and_retried_tasks() -> None:
     "semantics",
     "23. a result never changes",
     "differs",
-    "an id that is taken is refused, in place of running the task a second time",
+    "an id that is taken is refused, in place of running the task a second time, as long as its result is in the scheduler's "
+    "memory; one whose result has left for the database runs again, as in Celery",
 )
 def test_a_result_never_changes() -> None:
     result = t.add.apply_async((1, 1), task_id="once")

@@ -53,10 +53,15 @@ class SimExecutor:
             return
         task = self.running = self.rest.popleft()
         call = Call.of(task.args)
-        self.worker.executions.begin(task.key, call, self.worker.world.now)
+        lacking = any(isinstance(source, int) and source not in self.values for source in task.inputs)
+        if not lacking:
+            self.worker.executions.begin(task.key, call, self.worker.world.now)
         if call.says:
             self.worker.line.near.send([m.Said("state", task.key, ["HALF", b"1"])])
         seconds = call.seconds * self.worker.world.random.uniform(0.5, 1.5)
+        if lacking:  # it is found out at once, and nothing is run
+            self._end(task, call, 0.0, self.values)
+            return
         if call.waits:
             self.worker.world.after(seconds / 2, lambda: self._leave(task, call, seconds))
         elif call.poison:

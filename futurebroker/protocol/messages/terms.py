@@ -16,6 +16,7 @@ class Conditions(Part, frozen=True):
     parent: Key = ""  #: the task that called this one, or whose result it follows
     joins: bool = False  #: whether it takes the results of a group
     request: bytes = b""  #: for the executor; opaque
+    stamps: dict[str, list[str]] | None = None  #: names and values by which it can be revoked
 
 
 class RunTerms(Part, frozen=True):

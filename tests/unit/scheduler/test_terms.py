@@ -412,6 +412,23 @@ def test_what_is_given_up_with_another_is_released_also_after_a_restart() -> Non
     assert projection(replayed(facts, play.state.policy))["tasks"] == projection(play.state)["tasks"]
 
 
+def test_tasks_are_revoked_by_their_stamps_also_after_a_restart() -> None:
+    """Those that are there, and those that come; the stamps are remembered as ids are."""
+    play, facts = recorded()
+    play.ann(agreed("x", stamps={"tenant": ["a", "b"]}), agreed("y", stamps={"tenant": ["c"]}), agreed("z", parent="p"))
+    answers = [
+        one for one in play.ann(m.Ask(1, "revoke_stamped", [{"tenant": ["b", "later"]}, False])) if one.peer == "ann"
+    ]
+    assert answers[-1].message.value == ["x"]
+    play.ann(agreed("w", stamps={"tenant": ["later"]}), agreed("v", stamps={"other": ["later"]}))
+    assert play.states() == {"x": "erred", "y": "no_worker", "z": "no_worker", "w": "erred", "v": "no_worker"}
+    again = replayed(facts, play.state.policy)
+    loaded = replayed([], play.state.policy, list(checkpoint.dump(again)))
+    for state in (again, loaded):
+        assert projection(state)["tasks"] == projection(play.state)["tasks"]
+        assert state.revoked_stamps.keys() == play.state.revoked_stamps.keys()
+
+
 @pytest.mark.parametrize("inputs", [[], ["y"]])
 def test_who_submits_a_task_again_gets_what_it_goes_on_with(inputs: list[str]) -> None:
     """A parent that is run again makes the calls that it made, and doesn't know that one was replaced since."""
