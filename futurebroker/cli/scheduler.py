@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
+from futurebroker import schedulerfile
 from futurebroker.cli.serving import scheduler_options, secret_for_listening, serve, start_logging, with_options
-from futurebroker.cli.text import scheduler_lines
+from futurebroker.cli.text import reachable_address, scheduler_lines
 from futurebroker.config import load_settings, scheduler_conduct, storage_orders
 from futurebroker.exceptions import ClusterShutDownError
 from futurebroker.processes import Service
 from futurebroker.scheduler.main import begin
+from futurebroker.schedulerfile import SchedulerFile
 from futurebroker.secret import normalize_address
 
 validate_option = click.option(
@@ -28,15 +30,21 @@ broker_option = click.option(
 )
 
 
+file_option = click.option(
+    "--scheduler-file", type=click.Path(dir_okay=False),
+    help="Write where it is to this file, with the secret, readable by its owner only; gone when it ends.",
+)  # fmt: skip
 standby_option = click.option("--standby", is_flag=True, help="Wait for the end of who leads, and go on in its place.")
 
 
 @click.command()
-@with_options(scheduler_options, broker_option, validate_option, run_option, shutdown_option, standby_option)
+@with_options(
+    scheduler_options, broker_option, validate_option, run_option, shutdown_option, standby_option, file_option
+)
 def scheduler(
     host: str | None, port: int | None, cluster: str | None, log_level: str | None, log_format: str | None,
     broker: str | None, validate: bool | None, allow_run_on_scheduler: bool | None, allow_shutdown: bool | None,
-    journal: str | None, standby: bool,
+    journal: str | None, standby: bool, scheduler_file: str | None,
 ) -> None:  # fmt: skip
     """Start a scheduler.
 
@@ -61,6 +69,8 @@ def scheduler(
         click.echo(f"waiting to lead cluster {settings.cluster}")
     start_logging(settings, secret)
 
+    written: list[SchedulerFile] = []
+
     async def start() -> Service:
         url = normalize_address(settings.broker_url, settings) if settings.broker_url else None
         service = await begin(
@@ -74,6 +84,11 @@ def scheduler(
                 **scheduler_conduct(settings, history=True),
             }
         )
+        if scheduler_file is not None:
+            own = f"amqp://{reachable_address(settings, service.url)}"
+            place = own if settings.broker_url is None else service.url
+            written.append(SchedulerFile(place, settings.cluster, secret.decode()))
+            schedulerfile.write(scheduler_file, written[0])
         for line in scheduler_lines(settings, service.url, storage):
             click.echo(line)
         return service
@@ -82,3 +97,6 @@ def scheduler(
         serve(start)
     except ClusterShutDownError as error:
         click.echo(str(error))
+    finally:
+        for told in written:
+            schedulerfile.remove(str(scheduler_file), told)

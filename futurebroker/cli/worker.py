@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from futurebroker import surroundings
+from futurebroker import schedulerfile, surroundings
 from futurebroker.cli.borrowed import adopt, borrowed_options
 from futurebroker.cli.serving import log_options, serve, start_logging, with_options, worker_options
 from futurebroker.cli.text import parse_resources
@@ -17,6 +17,7 @@ from futurebroker.exceptions import ConfigError
 from futurebroker.launch import cores
 from futurebroker.orders import worker_data
 from futurebroker.processes import Service
+from futurebroker.schedulerfile import SchedulerFile
 from futurebroker.secret import find_secret, normalize_address
 from futurebroker.worker.apps import AppPlan
 from futurebroker.worker.limits import detect_limit
@@ -32,6 +33,15 @@ def _suited(settings: Settings) -> Settings:
     limit = memory if isinstance(memory, int) else detect_limit().nbytes
     executors = settings.executors or surroundings.executors(os.environ, cores(), limit)
     return dataclasses.replace(settings, executors=executors, memory_limit=memory)
+
+
+def _told(path: str | None, url: str | None, timeout: str | None) -> SchedulerFile | None:
+    """What the scheduler file says, once it is there."""
+    if path is None:
+        return None
+    if url is not None:
+        raise ConfigError("URL and --scheduler-file both say where the scheduler is; give one of them")
+    return schedulerfile.read(path, load_settings(connect_timeout=timeout).connect_timeout)
 
 
 app_options = with_options(
@@ -53,6 +63,7 @@ app_options = with_options(
 @click.option("--resources", default="", help='Amounts that tasks with resources= take from: "GPU=2 MEM=1e9".')
 @click.option("--cluster", help="The name that keeps clusters on one broker apart. [default]")
 @click.option("--local-folder", type=click.Path(file_okay=False), help="Where results that go to disk are kept. [/tmp]")
+@click.option("--scheduler-file", type=click.Path(dir_okay=False), help="Read where the scheduler is from this file.")
 @click.option("--timeout", help="How long to wait for the scheduler. [10s]")
 @with_options(app_options)
 @with_options(borrowed_options)
@@ -61,7 +72,7 @@ def worker(
     url: str | None, executors: int | None, threads: int | None, memory_limit: str | None, name: str | None,
     resources: str, cluster: str | None, local_folder: str | None, timeout: str | None, log_level: str | None,
     log_format: str | None, app: str, queues: str | None, max_tasks_per_child: int, max_memory_per_child: int,
-    time_limit: float, soft_time_limit: float, **borrowed: Any,
+    time_limit: float, soft_time_limit: float, scheduler_file: str | None, **borrowed: Any,
 ) -> None:  # fmt: skip
     """Start a worker that serves the scheduler at URL.
 
@@ -70,8 +81,10 @@ def worker(
     """
     own = adopt({"name": name, "log_level": log_level, "executors": executors, "threads": threads}, borrowed)
     name = own["name"]
+    told = _told(scheduler_file, url, timeout)
     settings = load_settings(
-        broker_url=url, executors=own["executors"], nthreads=own["threads"], memory_limit=memory_limit, cluster=cluster,
+        broker_url=told.address if told else url, executors=own["executors"], nthreads=own["threads"],
+        memory_limit=memory_limit, cluster=told.cluster if told else cluster, secret=told.secret if told else None,
         local_folder=local_folder, connect_timeout=timeout, log_level=own["log_level"], log_format=log_format,
     )  # fmt: skip
     if name is not None and not name.strip():

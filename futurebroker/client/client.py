@@ -45,6 +45,8 @@ class Client(Datasets, Collections, Inquiries, Insight, Forwarding, Ending, IPyt
         set_as_default: whether `Client.current` gives this client.
         secret: the cluster's secret, if it isn't in the environment or the secret file.
         cluster: name of the cluster, where several share a broker.
+        scheduler_file: a file of `write_scheduler_file` or ``futurebroker scheduler --scheduler-file``, in place of an
+            address; waited for as long as for the scheduler.
         cluster_kwargs: arguments of the `LocalCluster` that is started.
 
     Raises:

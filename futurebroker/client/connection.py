@@ -86,6 +86,7 @@ class Connection(Ledger):
         super().__init__(name, patience)
         self.name = name
         self.url: str = url
+        self.cluster = cluster
         self.secret = secret
         self.asynchronous = asynchronous
         #: by channel, who takes the frames that come on it, on the I/O thread

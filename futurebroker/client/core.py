@@ -17,6 +17,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, cast
 
+from futurebroker import schedulerfile
 from futurebroker.client import daskdefault
 from futurebroker.client.connection import Connection
 from futurebroker.client.futures import INSIDE, Keeper, KeyState, find_keeper
@@ -27,6 +28,7 @@ from futurebroker.config import Settings, hide_password, load_settings
 from futurebroker.exceptions import ClientClosedError
 from futurebroker.inside import current_task
 from futurebroker.orders import data_transfer
+from futurebroker.schedulerfile import SchedulerFile
 from futurebroker.secret import find_secret, normalize_address, secret_origin
 
 _current: ContextVar[ClientCore | None] = ContextVar("futurebroker_client", default=None)
@@ -82,6 +84,7 @@ class ClientCore:
         set_as_default: bool = True,
         secret: str | None = None,
         cluster: str | None = None,
+        scheduler_file: str | os.PathLike[str] | None = None,
         **cluster_kwargs: Any,
     ) -> None:
         self._asynchronous = asynchronous
@@ -96,7 +99,10 @@ class ClientCore:
             connect_timeout=timeout,
         )
         self._cluster_kwargs = cluster_kwargs
-        self._owns_cluster = address is None and self._settings.broker_url is None
+        self._scheduler_file = scheduler_file
+        if scheduler_file is not None and address is not None:
+            raise TypeError("an address and scheduler_file= both say where the cluster is; give one of them")
+        self._owns_cluster = address is None and scheduler_file is None and self._settings.broker_url is None
         if cluster_kwargs and not self._owns_cluster:
             raise TypeError(f"{', '.join(cluster_kwargs)}: arguments of a cluster, but this client joins a running one")
         self._owner = os.getpid()
@@ -162,6 +168,8 @@ class ClientCore:
             return self
         self.status = "connecting"
         try:
+            if self._scheduler_file is not None:
+                self._settings = await self._read_scheduler_file(self._scheduler_file, blocking)
             if self._owns_cluster:
                 self.cluster = self._start_cluster() if blocking else await asyncio.to_thread(self._start_cluster)
             elif self._address is not None and not isinstance(self._address, str):
@@ -183,6 +191,33 @@ class ClientCore:
             _defaults.append(weakref.ref(self))
             daskdefault.become(self)
         return self
+
+    async def _read_scheduler_file(self, path: str | os.PathLike[str], blocking: bool) -> Settings:
+        wait = self._settings.connect_timeout
+        told = schedulerfile.read(path, wait) if blocking else await asyncio.to_thread(schedulerfile.read, path, wait)
+        given = load_settings(broker_url=told.address, cluster=told.cluster, secret=told.secret)
+        secret = self._settings.secret if told.secret is None else told.secret
+        return dataclasses.replace(
+            self._settings, broker_url=given.broker_url, cluster=given.cluster, secret=secret, sources=given.sources
+        )
+
+    def write_scheduler_file(self, scheduler_file: str | os.PathLike[str], *, secret: bool = True) -> None:
+        """Write where the cluster is to a file, for ``Client(scheduler_file=...)`` and ``worker --scheduler-file``.
+
+        The cluster's secret stands in it, with which one may run any code on the workers, so only its owner may read it
+        (mode 0600). What others can read already must not be given away by making it readable: readers refuse that.
+
+        Args:
+            secret: False leaves the secret out and lets all read it; who uses it must have the secret from elsewhere
+                (FUTUREBROKER_SECRET).
+
+        Raises:
+            ConfigError: ``secret=False``, but the broker's address has a password.
+            OSError: it can't be written.
+        """
+        connection = self._connection
+        known = connection.secret.decode() if secret else None
+        schedulerfile.write(scheduler_file, SchedulerFile(connection.url, connection.cluster, known))
 
     def _before_opening(self, connection: Connection) -> None:
         """What topics have to say before the scheduler is met."""
