@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
+import signal
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -370,3 +372,40 @@ def test_scattered_data_is_written_over_freed_files_as_well() -> None:
             del array, future
         assert all((array == block(number, 4 * MiB)).all() for number, array in enumerate(kept))
         assert len(set(files)) < len(files)
+
+
+def plus_one(array: Any) -> Any:
+    """Another result of the same size, from one that is mapped."""
+    return array + np.uint8(1)
+
+
+def test_no_array_changes_while_files_are_written_again_and_executors_are_killed() -> None:
+    """Arrays of the client, inputs of tasks and results that wait are all seen by somebody, whoever else is killed."""
+    chance = random.Random(3)
+    with (
+        LocalCluster(n_workers=2, executors_per_worker=1, memory_limit=700 * MiB) as cluster,
+        cluster.get_client() as client,
+    ):
+        arrays: list[tuple[int, Any]] = []
+        results: list[tuple[int, Any]] = []
+        files = []
+        for number in range(1, 121):
+            made = client.submit(block, number, chance.choice((1, 2, 3, 8)) * MiB)
+            results.append((number + 1, client.submit(plus_one, made)))
+            arrays.append((number, made.result(timeout=60)))
+            files.append(file_of(arrays[-1][1]))
+            if number % 40 == 20:
+                pids = [
+                    child.pid for worker in cluster.workers.values() for child in psutil.Process(worker.pid).children()
+                ]
+                os.kill(chance.choice(pids), signal.SIGKILL)
+            if len(arrays) > 8:
+                known, array = arrays.pop(chance.randrange(len(arrays)))
+                assert (array == known).all()
+                known, future = results.pop(chance.randrange(len(results)))
+                assert (future.result(timeout=60) == known).all()
+                del array, future
+            del made
+        assert all((array == known).all() for known, array in arrays)
+        assert all((future.result(timeout=60) == known).all() for known, future in results)
+        assert len(set(files)) < len(files) - 20
