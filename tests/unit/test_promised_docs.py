@@ -58,6 +58,18 @@ def test_every_name_of_dask_that_is_said_to_be_here_is_and_has_a_test(name: str,
     assert "::" in tests
 
 
+def test_what_is_said_not_to_be_here_is_not_and_what_is_instead_has_a_test() -> None:
+    """Or somebody built it, and the page still sends people elsewhere."""
+    page = (ROOT / "docs/from-dask.md").read_text("utf-8").partition("## What to use instead")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*`) \| .* \| (`.*`) \|$", page, re.MULTILINE)
+    assert len(rows) > 3
+    for names, tests in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            assert not hasattr(futurebroker, name)
+        for path, test in re.findall(r"`([\w/]+\.py)::(\w+)`", tests):
+            assert f"def {test}(" in (ROOT / "tests" / path).read_text("utf-8"), f"{path} has no {test}"
+
+
 @pytest.mark.parametrize(("label", "thing"), [(label, thing) for label in LABELLED for thing in LABELLED[label]])
 def test_what_may_change_says_so_in_its_docstring(label: str, thing: Any) -> None:
     """Datasets, nested tasks and environments; ``help()`` is where people look."""
