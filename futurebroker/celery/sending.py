@@ -187,7 +187,8 @@ class Sender:
             return conf[setting] if value is None and setting else value
 
         ignored = bool(option("ignore_result", "task_ignore_result")) and name != COLLECT
-        keep = 0.0 if ignored else _lasting(conf.result_expires)
+        stores_errors = bool(option("store_errors_even_if_ignored", "task_store_errors_even_if_ignored"))
+        keep = _lasting(conf.result_expires) if stores_errors or not ignored else 0.0
         late = bool(option("acks_late", "task_acks_late")) or name == COLLECT
         limit, soft = option("time_limit", "task_time_limit"), option("soft_time_limit", "task_soft_time_limit")
         if limit and soft and soft > limit:

@@ -6,7 +6,7 @@ from functools import partial
 
 from futurebroker.scheduler.lines import Line
 from futurebroker.scheduler.records import TaskRecord
-from futurebroker.scheduler.state import KEPT, UNFINISHED, SchedulerState
+from futurebroker.scheduler.state import KEPT, MEMORY, UNFINISHED, SchedulerState
 
 
 def keep(state: SchedulerState, task: TaskRecord) -> None:
@@ -32,7 +32,10 @@ def seconds_of(state: SchedulerState, task: TaskRecord) -> float:
 
 
 def ended(state: SchedulerState, task: TaskRecord) -> None:
-    """A kept task has a result or has failed: from now on its time runs."""
+    """A kept task has a result or has failed: from now on its time runs. A result that nobody wants goes at once."""
+    if task.pool.options.unwanted and task.state is MEMORY:
+        forget(state, task)
+        return
     seconds = task.pool.options.keep or state.policy.detached_keep
     line = state.ended.get(seconds)
     if line is None:

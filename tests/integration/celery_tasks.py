@@ -194,6 +194,14 @@ def rejects_once(self: Any) -> str:
     return "done"
 
 
+@app.task(ignore_result=True, store_errors_even_if_ignored=True)
+def unkept_but_for_errors(fails: bool) -> str:
+    LOG.append("unkept")
+    if fails:
+        raise MyError("no")
+    return "value"
+
+
 @app.task(ignore_result=True)
 def unkept() -> str:
     LOG.append("unkept")

@@ -112,7 +112,9 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     "app",
     "settings of tier A and B",
     "differs",
-    "broker, backend and event settings about transport are accepted and have no effect",
+    "settings about brokers, backends, events and log formats are accepted and have no effect; `worker_concurrency`, "
+    "`worker_max_tasks_per_child` and `worker_max_memory_per_child` are options of the worker's command instead, because "
+    "only executors import an app",
 )
 def test_known_settings() -> None:
     assert {"task_routes", "beat_schedule", "result_expires", "task_time_limit", "worker_concurrency"} <= set(DEFAULTS)

@@ -194,12 +194,20 @@ def test_values_arrive_as_they_were_sent() -> None:
         t.identity.apply_async(({1, 2},), serializer="json")
 
 
-@shows("semantics", "27. ignored results: `get` gives None at once, by call and by task; a chord still gets them")
+@shows(
+    "semantics",
+    "27. ignored results: `get` gives None at once, by call and by task; a chord still gets them; `store_errors_even_if_ignored`",
+)
 def test_ignored_results() -> None:
     assert t.unkept.delay().get() is None
     until(lambda: LOG)
     assert t.add.apply_async((1, 1), ignore_result=True).get() is None
     assert get(chord([t.unkept.s(), t.identity.s("x")], t.identity.s())()) == ["value", "x"]
+    failed, ended = t.unkept_but_for_errors.delay(True).id, t.unkept_but_for_errors.delay(False).id
+    until(lambda: app.AsyncResult(failed).state == FAILURE)
+    until(lambda: LOG.count("unkept") == 4)
+    until(lambda: not app.AsyncResult(ended).exists())
+    assert app.AsyncResult(ended).state == PENDING
 
 
 @shows(

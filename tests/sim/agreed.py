@@ -174,7 +174,7 @@ class Agreements:
         """Keys of results that may have left by then, and when somebody lets go of them or asks for them."""
         random = self._leaving
         leaving = [key for key in keys if (node := self._nodes.get(key)) is not None and node.options.leaves]
-        leaving = [key for key in leaving if key not in self.needed]
+        leaving = [key for key in leaving if key not in self.needed and not self._nodes[key].options.unwanted]
         return [(random.uniform(0.5, 14.0), random.choice(leaving)) for _ in range(2 * len(leaving))]
 
     def made_again(self, keys: list[str]) -> list[tuple[float, list[str]]]:

@@ -44,7 +44,7 @@ class TaskOptions(Part, frozen=True):
     rate_limit: float = 0.0  #: runs a second that are begun of tasks with its name, on each worker; 0: any number
     rate_for_all: bool = False  #: whether ``rate_limit`` counts all workers together
     tracked: bool = False  #: whether who asks is told that it has begun
-    unwanted: bool = False  #: run it to its end though nobody wants the result
+    unwanted: bool = False  #: run it to its end though nobody wants the result; with ``keep`` a failure is kept
     leaves: bool = False  #: the key never comes again, so that the kept result need not stay in the scheduler's memory
 
 

@@ -301,6 +301,18 @@ def test_what_is_kept_outlives_its_client_and_its_time_runs_from_the_end() -> No
     assert play.states() == {}
 
 
+def test_of_what_is_unwanted_failures_are_kept_if_it_says_so() -> None:
+    """`store_errors_even_if_ignored`: a result goes at once, a failure is there for who asks."""
+    play, facts = recorded("w")
+    play.ann(submit("x", unwanted=True, keep=60.0), submit("y", unwanted=True, keep=60.0), m.Release(["x", "y"]))
+    play.worker("w", finished("x", play.task("x").attempt), m.Erred("y", play.task("y").attempt, failure("y")))
+    assert play.states() == {"y": "erred"}
+    assert projection(replayed(facts, play.state.policy))["tasks"] == projection(play.state)["tasks"]
+    play.now = 61.0
+    play.handle(Tick())
+    assert play.states() == {}
+
+
 def test_what_is_unwanted_runs_to_its_end() -> None:
     """``ignore_result``: it runs, and nothing is kept."""
     play = Play("w")
