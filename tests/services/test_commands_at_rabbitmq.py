@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from futurebroker import Client
+from futurebroker.exceptions import RefusedError
 from tests.integration.programs import FUTUREBROKER, lines_until, running
 
 pytestmark = pytest.mark.service("rabbitmq")
@@ -43,3 +45,33 @@ def test_up_serves_at_rabbitmq(rabbitmq_url: str, tmp_path: Path) -> None:
             assert client.submit(abs, -1).result(timeout=30) == 1
         up.terminate()
         assert up.wait(30) == 0
+
+
+@pytest.mark.parametrize("journal", ["none", "process"])
+def test_a_cluster_at_rabbitmq_is_shut_down_by_a_client(rabbitmq_url: str, tmp_path: Path, journal: str) -> None:
+    """The broker stays: workers and the other client must be told, since no connection ends with the scheduler."""
+    secret, cluster, path = secrets.token_hex(16), f"test-{secrets.token_hex(4)}", tmp_path / "scheduler.json"
+    common = {
+        "FUTUREBROKER_SECRET": secret, "FUTUREBROKER_CLUSTER": cluster,
+        "FUTUREBROKER_DATABASE_URL": f"sqlite:///{tmp_path}/journal.db",
+    }  # fmt: skip
+    command = [*FUTUREBROKER, "scheduler", "--broker", rabbitmq_url, "--journal", journal]
+    with (
+        running([*command, "--scheduler-file", str(path)], tmp_path, **common) as scheduler,
+        running([*FUTUREBROKER, "worker", rabbitmq_url, "--executors", "1"], tmp_path, **common) as first,
+        running([*FUTUREBROKER, "worker", "--scheduler-file", str(path), "--executors", "1"], tmp_path) as second,
+    ):
+        lines_until(scheduler, "stop with")
+        lines_until(first, "serves the scheduler")
+        lines_until(second, "serves the scheduler")
+        with Client(scheduler_file=path) as other, Client(rabbitmq_url, secret=secret, cluster=cluster) as client:
+            held = other.submit(time.sleep, 600)
+            while not client.call_stack():
+                pass
+            client.shutdown()
+            with pytest.raises(RefusedError, match="was shut down by"):
+                held.result(timeout=30)
+        for program in (scheduler, first, second):
+            program.communicate(timeout=30)
+            assert program.returncode == 0
+    assert not path.exists()
