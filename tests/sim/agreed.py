@@ -41,6 +41,8 @@ class Executions:
         self.fired: set[str] = set()
         #: executors that ended with tasks in them that had nothing to do with it: another was revoked, or ended it
         self.kills = 0
+        #: how often each was one of several that waited in an executor that ended while nothing ran in it
+        self.suspected: Counter[str] = Counter()
         #: whether all schedulers so far knew what must not run twice
         self.strict = True
         self._raised: Counter[str] = Counter()

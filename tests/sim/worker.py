@@ -83,7 +83,9 @@ class SimExecutor:
         if not self.alive or task.number not in self.away:
             return
         if call.poison and self.running is None:
-            self.worker.executions.kills += len(self.away) > 1  # others wait there, and look as guilty
+            if len(self.away) > 1:  # others wait there, and look as guilty
+                self.worker.executions.kills += 1
+                self.worker.executions.suspected.update(waiting.key for waiting, _ in self.away.values())
             self.die("SIGSEGV")
             return
         self.worker.handle(w.TaskBack(self.number, task.number))
