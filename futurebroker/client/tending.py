@@ -113,11 +113,11 @@ class Tending(ClientCore):
         """Have ``plugin`` in every executor, or in the scheduler if it is a `SchedulerPlugin`; see `WorkerPlugin`.
 
         One of the same name is replaced. It is registered until `unregister_worker_plugin`, also over restarts of the
-        scheduler; a `SchedulerPlugin` until the scheduler ends.
+        scheduler; a `SchedulerPlugin` over those of a scheduler with a journal, which may run it.
         """
         name = name or getattr(plugin, "name", None) or type(plugin).__name__
         if isinstance(plugin, SchedulerPlugin):
-            return self._on_scheduler(_InScheduler("register"), (name, plugin), {}, True)
+            return self._on_scheduler(_InScheduler("register"), (name, plugin), {}, True, keep=f"plugin {name}")
         return self._everywhere(InExecutor("set_up"), (name, plugin), keep=f"plugin {name}")
 
     #: names of `register_plugin` in dask.distributed
@@ -130,7 +130,7 @@ class Tending(ClientCore):
 
     def unregister_scheduler_plugin(self, name: str) -> Any:
         """Take a plugin away from the scheduler; ValueError if there is none of that name."""
-        return self._on_scheduler(_InScheduler("unregister"), (name,), {}, True)
+        return self._on_scheduler(_InScheduler("unregister"), (name,), {}, True, drop=f"plugin {name}")
 
     def register_worker_callbacks(self, setup: Callable[..., Any]) -> Any:
         """Have every executor call ``setup()``, also those that come later; with ``dask_worker=`` if it takes that."""
@@ -183,11 +183,21 @@ class Tending(ClientCore):
         """
         return self._on_scheduler(function, args, kwargs, wait)
 
-    def _on_scheduler(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], wait: bool) -> Any:
+    def _on_scheduler(
+        self,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        wait: bool,
+        *,
+        keep: str = "",
+        drop: str = "",
+    ) -> Any:
         what = "the function for the scheduler"
         connection = self._connection
         number = connection.number()
-        message = RunOnScheduler(number, dumps(function, what), dumps((args, kwargs), f"the arguments of {what}"), wait)
+        packed = dumps((args, kwargs), f"the arguments of {what}")
+        message = RunOnScheduler(number, dumps(function, what), packed, wait, keep, drop)
 
         async def work(blocking: bool) -> Any:
             if not wait:

@@ -142,6 +142,7 @@ class DurableScheduler(SchedulerService):
         if folder:
             place = folder_of(folder, self.cluster, storage.database)
             self._errands.keep_in(place.with_suffix(".environments"))
+        self._errands.start_plugins()
         resuming.ready(state, journal.epoch, self._loop.time(), self.storage.come_back)
 
     async def _lead(self) -> Journal:

@@ -103,7 +103,7 @@ class Errands:
         self._allow_run = allow_run
         self._end = end
         self.console: Console | None = import_module(CONSOLE).Console(state) if allow_run else None
-        state.operations.is_watched = allow_run
+        state.operations.is_watched = state.operations.may_run = allow_run
         self._gate = channels.Gate(state, send, secret, is_local)
 
     def take(self, peer: str, message: Message | Noticed) -> None:
@@ -245,11 +245,25 @@ class Errands:
     def _run(self, peer: str, message: RunOnScheduler) -> None:
         if self.console is not None:
             answer = self.console.run(message)
+            if answer.failure is not None and message.keep:
+                tending.forget_plugin(self._state, peer, message.keep)
         else:
             failure = Failure("PermissionError", _REFUSED, _REFUSED, "", "", None, None)
             answer = RanOnScheduler(message.number, None, failure)
         if message.wait or self.console is None:
             self._send(peer, answer)
+
+    def start_plugins(self) -> None:
+        """Start the plugins that former schedulers of the same journal had, if that is allowed here."""
+        plugins = self._state.operations.plugins
+        if plugins and self.console is None:
+            logger.warning("plugins that were registered are not started (%s): %s", ", ".join(plugins), _REFUSED)
+            return
+        for name, message in list(plugins.items()):
+            failure = self.console.run(message).failure if self.console is not None else None
+            if failure is not None:
+                logger.error("%s can't be started again: %s: %s", name, failure.type, failure.message)
+                del plugins[name]
 
     def close(self) -> None:
         """Remove what was kept."""

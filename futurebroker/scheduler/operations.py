@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from futurebroker.protocol.messages import Failure, Parcel, Published, RunOnExecutors
+from futurebroker.protocol.messages import Failure, Parcel, Published, RunOnExecutors, RunOnScheduler
 from futurebroker.types import ClientId, Key, WorkerId
 
 #: what happened to tasks that isn't usual, and is kept for `Client.story`: so many entries in all
@@ -86,6 +86,8 @@ class Operations:
     standing: dict[str, RunOnExecutors] = field(default_factory=dict)
     #: by name, what took such a call away
     dropped: dict[str, RunOnExecutors] = field(default_factory=dict)
+    #: by name, calls that start the plugins of this scheduler, in the order they came
+    plugins: dict[str, RunOnScheduler] = field(default_factory=dict)
     #: the newest mark given out, see `standing`
     marked_at: float = 0.0
     environments: dict[str, Environment] = field(default_factory=dict)
@@ -96,6 +98,8 @@ class Operations:
     #: by topic, who is told of each event
     subscribers: dict[str, dict[ClientId, None]] = field(default_factory=dict)
     notes: deque[Note] = field(default_factory=lambda: deque(maxlen=STORIES))
+    #: whether functions of users may be called in this process
+    may_run: bool = False
     #: whether to say who joins and goes, by `Noticed`
     is_watched: bool = False
     #: by channel, the client that opened it and its other end

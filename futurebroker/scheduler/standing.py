@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from futurebroker.protocol.messages import CallExecutors, Parcel, RunOnExecutors, StandingGiven, StandingWanted
+from futurebroker.protocol.messages import (
+    CallExecutors,
+    Parcel,
+    RunOnExecutors,
+    RunOnScheduler,
+    StandingGiven,
+    StandingWanted,
+)
 from futurebroker.scheduler.operations import Environment
 from futurebroker.scheduler.records import WorkerRecord
 from futurebroker.scheduler.state import SchedulerState
@@ -148,6 +155,7 @@ def dump(state: SchedulerState) -> dict[str, Any]:
     return {
         "standing": [(name, one.code, one.args, one.mark) for name, one in operations.standing.items()],
         "dropped": [(name, one.code, one.args, one.mark) for name, one in operations.dropped.items()],
+        "plugins": [(name, one.code, one.args) for name, one in operations.plugins.items()],
         "environments": [
             (one.parcel.name, one.parcel.digest, one.parcel.nbytes, one.parcel.signature, one.python)
             for one in operations.environments.values()
@@ -164,6 +172,8 @@ def load(state: SchedulerState, rows: dict[str, Any]) -> None:
         operations.standing[name] = RunOnExecutors(0, code, args, keep=name, mark=at)
     for name, code, args, at in rows["dropped"]:
         operations.dropped[name] = RunOnExecutors(0, code, args, drop=name, mark=at)
+    for name, code, args in rows.get("plugins", ()):  # older checkpoints have none
+        operations.plugins[name] = RunOnScheduler(0, code, args, keep=name)
     for name, digest, nbytes, signature, python in rows["environments"]:
         operations.environments[name] = Environment(Parcel(name, digest, nbytes, signature), python)
     current = operations.environments.get(rows["environment"])

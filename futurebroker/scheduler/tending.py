@@ -284,8 +284,28 @@ def parcel_passed(state: SchedulerState, worker: WorkerRecord, message: ParcelWa
 
 
 def run_on_scheduler(state: SchedulerState, client: ClientRecord, message: RunOnScheduler) -> None:
-    """Call a function in the scheduler's process; refused unless that was allowed when it started."""
-    state.commands.append(PassOn(client.client_id, message))
+    """Call a function in the scheduler's process; refused unless that was allowed when it started.
+
+    A plugin is remembered, for the next scheduler of the same journal, unless this one may not have any.
+    """
+    if state.replaying or state.operations.may_run:
+        if message.drop:
+            state.operations.plugins.pop(message.drop, None)
+        if message.keep:
+            state.operations.plugins.pop(message.keep, None)
+            state.operations.plugins[message.keep] = message
+        if message.keep or message.drop:
+            recording.accepted(state, client, message)
+    if not state.replaying:
+        state.commands.append(PassOn(client.client_id, message))
+
+
+def forget_plugin(state: SchedulerState, client_id: str, name: str) -> None:
+    """A plugin could not be started, as its client is told: it isn't tried again in the next scheduler."""
+    state.operations.plugins.pop(name, None)
+    client = state.clients.get(client_id)
+    if client is not None:
+        recording.accepted(state, client, RunOnScheduler(0, b"", b"", drop=name))
 
 
 def to_peer(state: SchedulerState, client: ClientRecord, message: ToPeer) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from futurebroker import Client
+from futurebroker import Client, SchedulerPlugin
+from futurebroker.exceptions import TaskError
 from tests.integration.programs import FUTUREBROKER, lines_until, running
 from tests.integration.software import greet, packed_venv
 from tests.integration.test_scheduler_restart import SECRET, free_port
@@ -48,12 +49,12 @@ def traces() -> tuple[str | None, str | None, int, int]:
 class Ground:
     """A scheduler that can be killed and started again, and workers."""
 
-    def __init__(self, stack: contextlib.ExitStack, folder: Path, journal: str) -> None:
+    def __init__(self, stack: contextlib.ExitStack, folder: Path, journal: str, *more: str) -> None:
         self._stack = stack
         self._folder = folder
         port = free_port()
         self.address = f"127.0.0.1:{port}"
-        self._command = [*FUTUREBROKER, "scheduler", "--port", str(port), "--journal", journal]
+        self._command = [*FUTUREBROKER, "scheduler", "--port", str(port), "--journal", journal, *more]
         self.workers: dict[str, subprocess.Popen[str]] = {}
         self.scheduler = self._start()
 
@@ -62,9 +63,10 @@ class Ground:
         lines_until(program, "stop with")
         return program
 
-    def restart(self) -> None:
-        """SIGKILL, and another."""
+    def restart(self, without: str = "") -> None:
+        """SIGKILL, and another; ``without`` an option of the first."""
         self.kill(self.scheduler)
+        self._command = [word for word in self._command if word != without]
         self.scheduler = self._start()
 
     def kill(self, program: subprocess.Popen[str]) -> None:
@@ -141,6 +143,80 @@ def test_a_journal_keeps_standing_calls_when_the_workers_are_gone_as_well(
     ground.restart()
     ground.worker("w2")
     assert ground.client().submit(traces).result(60)[:3] == ("+", "yes", 3)
+
+
+class Telling(SchedulerPlugin):
+    """Leaves a trace in the scheduler's process."""
+
+    name = "telling"
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def start(self, scheduler: object) -> None:
+        if self.text == "fail":
+            raise ValueError("not today")
+        os.environ["TOLD"] = os.environ.get("TOLD", "") + self.text
+
+    def close(self) -> None:
+        os.environ["TOLD"] += "closed"
+
+
+def told() -> str | None:
+    return os.environ.get("TOLD")
+
+
+def test_plugins_of_the_scheduler_are_started_again_in_the_next(stack: contextlib.ExitStack, tmp_path: Path) -> None:
+    """Those that are registered, in their order; not one that was taken away, was replaced or could not start."""
+    ground = Ground(stack, tmp_path, "process", "--allow-run-on-scheduler")
+    client = ground.client()
+    client.register_plugin(Telling("old"))
+    client.register_plugin(Telling("a"), name="another")
+    client.register_plugin(Telling("b"))
+    client.register_plugin(Telling("c"), name="gone")
+    client.unregister_scheduler_plugin("gone")
+    with pytest.raises(ValueError, match="not today"):
+        client.register_plugin(Telling("fail"), name="failing")
+    client.close()
+    for _ in range(2):  # what was replayed is remembered as well
+        ground.restart()
+    client = ground.client()
+    assert client.run_on_scheduler(told) == "ab"
+    client.unregister_scheduler_plugin("another")
+    client.close()
+    ground.restart()
+    assert ground.client().run_on_scheduler(told) == "b"
+
+
+def test_a_scheduler_that_may_not_run_code_starts_no_plugin_of_a_former_one(
+    stack: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    """The permission is that of the process, whatever its journal says."""
+    trace = tmp_path / "started"
+    ground = Ground(stack, tmp_path, "process", "--allow-run-on-scheduler")
+    client = ground.client()
+    client.register_plugin(Touching(str(trace)))
+    assert trace.exists()
+    trace.unlink()
+    client.close()
+    ground.restart(without="--allow-run-on-scheduler")
+    client = ground.client()
+    assert any("plugin touching" in line for _, line in client.get_scheduler_logs())
+    with pytest.raises(TaskError, match="--allow-run-on-scheduler"):
+        client.run_on_scheduler(told)
+    assert not trace.exists()
+
+
+class Touching(SchedulerPlugin):
+    """Leaves a file when it is started."""
+
+    name = "touching"
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def start(self, scheduler: object) -> None:
+        Path(self.path).touch()
 
 
 @pytest.fixture(scope="module")

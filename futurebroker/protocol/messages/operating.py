@@ -126,6 +126,8 @@ class RunOnScheduler(Message, tag=195):
     code: bytes
     args: bytes
     wait: bool = True
+    keep: str = ""  #: the name under which a scheduler with a journal makes this call again when it is restarted
+    drop: str = ""  #: the name of such a call that is not to be made again
 
 
 class RanOnScheduler(Message, tag=196):
