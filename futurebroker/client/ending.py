@@ -10,6 +10,9 @@ from futurebroker.client.core import ClientCore
 from futurebroker.exceptions import FuturebrokerError, TaskError
 from futurebroker.inside import NO_TASK, current_task
 
+#: seconds until the scheduler must have answered; it gives workers ten to leave
+PATIENCE = 30.0
+
 
 class Ending(ClientCore):
     """`Client.shutdown`."""
@@ -25,6 +28,7 @@ class Ending(ClientCore):
         Raises:
             FuturebrokerError: the scheduler was started with ``--no-shutdown``; nothing has changed.
             TaskError: a task called it, which would end itself.
+            TimeoutError: the scheduler can't be reached, or does not answer in half a minute.
         """
         if current_task.get(NO_TASK)[2] is not None:
             raise TaskError("a task can't shut down the cluster that it runs in; do that in the program that submits")
@@ -35,8 +39,8 @@ class Ending(ClientCore):
             return
         cluster = self.cluster
         try:
-            await self._connection.ask("shutdown", None, blocking)
-        except FuturebrokerError:
+            await self._connection.ask("shutdown", None, blocking, PATIENCE)
+        except (FuturebrokerError, TimeoutError):
             # Who holds the cluster object may end it all the same; the others just aren't told.
             if cluster is None:
                 raise

@@ -12,14 +12,14 @@ from futurebroker.scheduler.state import SchedulerState
 from futurebroker.scheduler.stories import wall
 from futurebroker.types import ClientId
 
-#: topics that a client may subscribe to, and characters of a topic
+#: topics that a client may subscribe to, and bytes of a topic; all of them must find room in a hello
 MOST = 100
 LENGTH = 255
 
 
 def _checked(topic: Any) -> str:
-    if not isinstance(topic, str) or not 0 < len(topic) <= LENGTH:
-        raise ValueError(f"a topic is a text of 1 to {LENGTH} characters")
+    if not isinstance(topic, str) or not 0 < len(topic.encode()) <= LENGTH:
+        raise ValueError(f"a topic is a text of 1 to {LENGTH} characters, fewer if they aren't ASCII")
     return topic
 
 

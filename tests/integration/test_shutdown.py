@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from futurebroker import Client, Event, LocalCluster, get_client
+from futurebroker.client import ending
 from futurebroker.exceptions import FuturebrokerError, NoSchedulerError, RefusedError, TaskError
+from futurebroker.launch import ClusterProcesses
 from tests.integration.brokers import SECRET, embedded_broker
 from tests.integration.killable import Cluster, free_port
 from tests.integration.programs import FUTUREBROKER, lines_until, run, running
@@ -137,6 +141,17 @@ def test_a_cluster_object_is_closed(tmp_path: Path) -> None:
             assert (cluster.status, client.status) == ("closed", "closed")
             with pytest.raises(RefusedError):
                 other.submit(pow, 2, 2).result(PATIENCE)
+
+
+def test_a_scheduler_that_does_not_answer_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has the cluster object ends its processes all the same."""
+    monkeypatch.setattr(ending, "PATIENCE", 0.2)
+    with LocalCluster(executors_per_worker=1) as cluster, Client(cluster) as client:
+        machinery = cluster._machinery
+        assert isinstance(machinery, ClusterProcesses)
+        os.kill(machinery.children[0].pid, signal.SIGKILL)
+        client.shutdown()
+        assert cluster.status == "closed"
 
 
 def test_a_cluster_of_ones_own_is_closed() -> None:

@@ -156,7 +156,7 @@ def test_a_hello_says_all_topics_of_a_client() -> None:
     assert play.state.operations.subscribers == {}
 
 
-@pytest.mark.parametrize("topic", [None, "", "x" * 256, ["t"]])
+@pytest.mark.parametrize("topic", [None, "", "x" * 256, "é" * 128, ["t"]])
 def test_a_topic_is_a_text(topic: Any) -> None:
     """Or the answer says so."""
     assert "1 to 255 characters" in answer(Play(), "subscribe_topic", topic).error
