@@ -33,6 +33,7 @@ class Replaying:
         self.state = self.scheduler.machine.state
         self.facts: list[AnyFact] = []
         self.state.facts = []
+        self.state.attempts = 1 << 40  # as of any scheduler with a journal: a replay counts its own from one
         self.looks = 0
         self._apply = self.scheduler.apply
         self._checkpoint: list[bytes] = []
