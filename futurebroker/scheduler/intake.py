@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from futurebroker.protocol.messages import (
@@ -19,13 +19,11 @@ from futurebroker.protocol.messages import (
     KeyCancelled,
     KeyErred,
     KeyFinished,
-    KeyLost,
     PutFile,
     PutPart,
     PutValue,
     Release,
     Replicate,
-    Retry,
     Store,
     StorePart,
     Submit,
@@ -35,7 +33,6 @@ from futurebroker.protocol.messages import (
 from futurebroker.scheduler import (
     claims,
     families,
-    holding,
     keeping,
     placement,
     rates,
@@ -82,35 +79,26 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
         for key in message.keys:
             _reject(state, client, key, fault, kind=kind)
         return
-    rows: Sequence[tuple[Key, ...]] = message.dependencies or ((),) * len(message.keys)
-    state.moments.note(state.sequence, state.now)
-    if not message.parent:
-        state.sequence = state.graphs.enter(client.client_id, message.graph, state.sequence, state.now)
-    first = state.sequence + 1
+    first = _enter(state, client, message)
     joined = 0
     parent = families.unfinished(state, message.parent) if message.parent else None
     # What a graph consists of is wanted on its behalf, and its client hears nothing of it.
     wanter = state.holder(families.graph_holder(client, message.graph)) if message.graph else client
-    if pool is None:
-        pool = placement.pool_for(state, message.options)
+    pool = pool or placement.pool_for(state, message.options)
     tasks = state.tasks
     room = state.policy.client_keys - client.wanted
     revoked = state.revoked
     if pool.options.rate_limit:
         rates.see_to(function.kind, pool)
-    conditions = message.conditions or (None,) * len(message.keys)
     keeps = pool.options.keep or pool.options.unwanted
-    for key, args, names, agreed in zip(message.keys, message.args, rows, conditions, strict=True):
+    for key, args, names, agreed in _calls_of(message):
         if key in tasks:
             _submit_known(state, client, tasks[key], function, args, names, pool, agreed)
-            if parent is not None and client in tasks[key].each_client():
-                families.adopt(state, parent, tasks[key])
+            _adopt_known(state, client, parent, tasks[key])
             continue
-        if room <= 0:
-            _reject(state, client, key, f"the client already holds {client.wanted:,} futures, the most it may")
-            continue
-        if not 0 < len(key) <= KEY_LENGTH:
-            _reject(state, client, key, bad_key(key))
+        if room <= 0 or not 0 < len(key) <= KEY_LENGTH:
+            full = f"the client already holds {client.wanted:,} futures, the most it may"
+            _reject(state, client, key, bad_key(key) or full)
             continue
         room -= 1
         dependencies: tuple[TaskRecord, ...] = ()
@@ -142,6 +130,26 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
     state.graphs.add(function.kind.name, state.sequence + 1 - first - joined)
     if not pool.tasks:
         state.pools.pop(pool.token, None)
+
+
+def _calls_of(message: Submit) -> Iterator[tuple[Key, bytes, tuple[Key, ...], Conditions | None]]:
+    keys = message.keys
+    rows: Sequence[tuple[Key, ...]] = message.dependencies or ((),) * len(keys)
+    conditions = message.conditions or (None,) * len(keys)
+    return zip(keys, message.args, rows, conditions, strict=True)
+
+
+def _enter(state: SchedulerState, client: ClientRecord, message: Submit) -> int:
+    """Note when and with what the calls of a message were submitted; the first running number they may get."""
+    state.moments.note(state.sequence, state.now)
+    if not message.parent:
+        state.sequence = state.graphs.enter(client.client_id, message.graph, state.sequence, state.now)
+    return state.sequence + 1
+
+
+def _adopt_known(state: SchedulerState, client: ClientRecord, parent: TaskRecord | None, task: TaskRecord) -> None:
+    if parent is not None and client in task.each_client():
+        families.adopt(state, parent, task)
 
 
 def _misfit(
@@ -342,49 +350,6 @@ def cancel(state: SchedulerState, client: ClientRecord, message: Cancel) -> None
             if loser.client_id:
                 state.send(loser.client_id, KeyCancelled(task.key, reason))
         state.look_at(task)
-
-
-def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
-    """Run failed tasks again: the one that failed first, and everything that failed because of it."""
-    for key in message.keys:
-        task = state.tasks.get(key)
-        if task is None or (task.state is ERRED and claims.is_former(task)):
-            reason = "its task is not known here, perhaps because the scheduler was restarted; submit it again"
-            state.send(client.client_id, KeyCancelled(key, reason, "lost"))
-            if task is not None:
-                task.discard_client(client)
-                state.check.append(task)
-    roots: dict[TaskRecord, None] = {}
-    meant: dict[TaskRecord, None] = {}
-    looking = [task for key in message.keys if (task := state.tasks.get(key)) is not None]
-    while looking:
-        task = looking.pop()
-        if task.state is ERRED and task not in meant:
-            meant[task] = None
-            culprits = [dependency for dependency in task.dependencies if dependency.state is ERRED]
-            looking.extend(culprits)
-            if not culprits:
-                roots[task] = None
-    again: list[TaskRecord] = []
-    spreading = [task for task in roots if task.function is not None]
-    while spreading:
-        task = spreading.pop()
-        if task.state is ERRED and (task in meant or not _failed_by_itself_once(task)):
-            holding.erred_released(state, task)
-            again.append(task)
-            spreading.extend(task.each_dependent())
-    for task in again:  # all of them before the first can fail again
-        for one in task.each_client():
-            if one.client_id:
-                state.send(one.client_id, KeyLost(task.key))
-    for task in again:
-        if task.needed:
-            transitions.compute(state, task)
-
-
-def _failed_by_itself_once(task: TaskRecord) -> bool:
-    """Whether an ERRED task has failed not by what it depends on, and runs again only for who means itself."""
-    return task.pool.at_most_once and task.failure is not None and task.failure.key == task.key
 
 
 # -- scattered data ------------------------------------------------------------------------------------------------
