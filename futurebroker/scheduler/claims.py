@@ -189,6 +189,7 @@ def give_failure(state: SchedulerState, client: ClientRecord, message: GiveFailu
         want(state, client, task)
         return
     task.add_client(client)
+    state.failures_given = True
     transitions.fail_unasked(state, task, message.failure)
 
 
@@ -239,7 +240,7 @@ def identify(
         return "it depends on itself, or names a dependency twice"
     if task in state.awaited:
         end_wait(state, task, pool)
-    elif task.state is ERRED:
+    elif task.state is ERRED and _was_missing(task):
         holding.erred_released(state, task)
         for client in task.each_client():
             if client.client_id:
@@ -255,6 +256,12 @@ def identify(
     for dependency in task.dependencies:
         dependency.add_dependent(task)
     return ""
+
+
+def _was_missing(task: TaskRecord) -> bool:
+    """Whether an ERRED task failed only because nobody knew how to make it; else its failure stands, as any does."""
+    failure = task.failure
+    return failure is not None and failure.type == "DataLostError" and failure.key == task.key
 
 
 # -- time and loss ---------------------------------------------------------------------------------------------------

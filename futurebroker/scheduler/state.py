@@ -224,6 +224,8 @@ class SchedulerState:
         self.archives: dict[str, WorkerRecord] = {}
         #: results that workers kept of their time with a former scheduler; see `claims`
         self.claims: dict[Key, Claim] = {}
+        #: whether clients gave failures of a former scheduler's time: another may come of the same task's inputs now
+        self.failures_given = False
         #: tasks whose key may have meant other work in a former scheduler's time, so that nothing of it is theirs
         self.renounced: dict[TaskRecord, None] = {}
         #: NO_WORKER records of keys that only such a worker can have, and since when they wait

@@ -252,15 +252,21 @@ def test_a_failure_that_is_given_is_no_end_of_what_is_known() -> None:
 
 
 def test_a_failure_that_was_given_can_not_be_retried_and_says_so() -> None:
-    """Nobody knows what it was; who submits it again has it run."""
+    """Nobody knows what it was."""
     play = Play("w")
     play.ann(m.GiveFailure("x", failure("x")))
     (told,) = play.ann(m.Retry(["x"]))
     assert (told.message.key, told.message.kind) == ("x", "lost")
     assert "submit it again" in told.message.reason
     assert play.states() == {}
+
+
+def test_a_failure_that_was_given_stands_until_somebody_retries_it() -> None:
+    """As any failure of a key that is submitted again; from then on it is known what it was."""
+    play = Play("w")
     play.ann(m.GiveFailure("y", failure("y")))
-    assert runs(play.bob(submit("y"))) == [("w", "y")]
+    assert play.bob(submit("y")) == [tell("bob", m.KeyErred("y", failure("y")))]
+    assert runs(play.ann(m.Retry(["y"]))) == [("w", "y")]
 
 
 def new(key: str, **more: Any) -> m.Submit:
