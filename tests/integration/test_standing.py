@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from futurebroker import Client, SchedulerPlugin
@@ -60,12 +61,21 @@ class Ground:
 
     def _start(self) -> subprocess.Popen[str]:
         program = self._stack.enter_context(running(self._command, self._folder, TMPDIR=str(self._folder), **SECRET))
+        self._stack.callback(self._stop, program)
         lines_until(program, "stop with")
         return program
 
+    def _stop(self, program: subprocess.Popen[str]) -> None:
+        """Have a scheduler end what it started: the process of its history yields to all others, also in ending."""
+        if program.poll() is None:
+            program.send_signal(signal.SIGINT)
+            program.communicate(timeout=60)
+
     def restart(self, without: str = "") -> None:
         """SIGKILL, and another; ``without`` an option of the first."""
+        started = psutil.Process(self.scheduler.pid).children(recursive=True)
         self.kill(self.scheduler)
+        assert psutil.wait_procs(started, timeout=60)[1] == []
         self._command = [word for word in self._command if word != without]
         self.scheduler = self._start()
 
