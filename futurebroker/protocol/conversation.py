@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,6 +15,10 @@ from futurebroker.protocol.wire import BATCH_BYTES, BATCH_MESSAGES
 from futurebroker.types import Peer, Role
 
 _ROLE_NAMES = {Role.WORKER: "worker", Role.CLIENT: "client", Role.WEB: "client"}
+
+
+#: seconds that what isn't urgent waits for something to go with
+LAZY = 0.02
 
 
 @cache
@@ -76,3 +81,34 @@ class Conversation:
             whole = self.joiner.add(body)
             return decode(direction, whole) if whole is not None else []
         return decode(direction, body)
+
+
+class Unhurried:
+    """Conversations whose batch waits a moment for something to go with, and leaves alone after that.
+
+    Args:
+        hurry: told of those that have waited.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, hurry: Callable[[list[Conversation]], object]) -> None:
+        self._loop = loop
+        self._hurry = hurry
+        self._waiting: dict[int, Conversation] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, conversation: Conversation) -> None:
+        """Something was put into the batch of this one."""
+        self._waiting[id(conversation)] = conversation
+        if self._timer is None:
+            self._timer = self._loop.call_later(LAZY, self._end)
+
+    def cancel(self) -> None:
+        """Nothing leaves any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self) -> None:
+        self._timer = None
+        waiting, self._waiting = self._waiting, {}
+        self._hurry(list(waiting.values()))

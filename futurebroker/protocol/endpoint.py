@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from futurebroker.exceptions import ProtocolError, SignatureError
 from futurebroker.protocol.attachment import Attachment
-from futurebroker.protocol.conversation import Conversation, direction_of
+from futurebroker.protocol.conversation import Conversation, Unhurried, direction_of
 from futurebroker.protocol.events import EndpointEvents
 from futurebroker.protocol.messages import Message, decode, encode
 from futurebroker.protocol.parking import Rejections, parked
@@ -25,9 +25,6 @@ from futurebroker.transport.base import Link
 from futurebroker.types import Peer
 
 logger = logging.getLogger("futurebroker.endpoint")
-
-#: seconds that what isn't urgent waits for something to go with
-LAZY = 0.02
 
 #: bytes a message outside of sessions may have
 MEETING_BYTES = 1024 * 1024
@@ -70,8 +67,7 @@ class Endpoint:
         self._attachment: Attachment | None = None
         self._conversations: dict[str, Conversation] = {}
         self._waiting: dict[str, Conversation] = {}
-        self._lazy: dict[str, Conversation] = {}
-        self._lazy_timer: asyncio.TimerHandle | None = None
+        self._unhurried = Unhurried(loop, self._hurry)
         self._flush_due = False
         self._in_turn = False
         self._timer: asyncio.TimerHandle | None = None
@@ -113,10 +109,10 @@ class Endpoint:
             link = self._detach()
             if link is not None:
                 link.close()
-        for timer in (self._timer, self._lazy_timer):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._lazy_timer = None
+        self._unhurried.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _detach(self) -> Link | None:
         link, self._link = self._link, None
@@ -255,14 +251,11 @@ class Endpoint:
         if conversation is None:
             return
         conversation.batch.append(message)
-        self._lazy[name] = conversation
-        if self._lazy_timer is None:
-            self._lazy_timer = self._loop.call_later(LAZY, self._send_lazy)
+        self._unhurried.add(conversation)
 
-    def _send_lazy(self) -> None:
-        self._lazy_timer = None
-        lazy, self._lazy = self._lazy, {}
-        for name, conversation in lazy.items():
+    def _hurry(self, conversations: list[Conversation]) -> None:
+        for conversation in conversations:
+            name = conversation.peer.name
             if conversation.batch and self._conversations.get(name) is conversation:
                 self._waiting[name] = conversation
         self._schedule_flush()

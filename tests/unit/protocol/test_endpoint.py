@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from futurebroker.exceptions import ProtocolError
+from futurebroker.protocol import conversation
 from futurebroker.protocol import endpoint as rules
 from futurebroker.protocol.messages import Drop, Finished, Free, GaveBack, Heard, Heartbeat, encode
 from futurebroker.protocol.pieces import MARK, PIECE_BYTES, Joiner, cut
@@ -117,7 +118,7 @@ def test_what_is_not_urgent_goes_with_the_next_or_alone_after_a_moment() -> None
         began = asyncio.get_running_loop().time()
         pair.scheduler.endpoint.send_lazily("w1", Free(["c"]))
         await pair.worker.got(3)
-        assert asyncio.get_running_loop().time() - began >= rules.LAZY * 0.9
+        assert asyncio.get_running_loop().time() - began >= conversation.LAZY * 0.9
         assert len(pair.scheduler.link.sent) == 2
 
     on_a_pair(scenario)
