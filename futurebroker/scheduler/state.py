@@ -386,6 +386,9 @@ class SchedulerState:
             pool.stranded.clear()
             pool.eligible.clear()
 
+    def __del__(self) -> None:
+        self.close()
+
     def leave_pool(self, task: TaskRecord) -> None:
         """Take a RELEASED or FORGOTTEN task out of its pool; the last one takes the pool with it."""
         pool = task.pool
