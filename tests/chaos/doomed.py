@@ -37,14 +37,14 @@ def doom(step: str, batch: int) -> None:
     append, done = Journal.append, durability.Durability._done
     count = 0
 
-    def doomed_append(self: Journal, sequence: int, body: bytes) -> None:
+    def doomed_append(self: Journal, *row: Any) -> None:
         nonlocal count
         count += 1
         if count == batch and step == "before append":
             die()
         if count == batch and step == "inside commit":
             event.listen(self.engine, "commit", die)
-        append(self, sequence, body)
+        append(self, *row)
         if count >= batch and step == "after commit":  # an attempt may have found the file locked
             die()
 
