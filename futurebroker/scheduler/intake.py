@@ -117,7 +117,7 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             keeping.keep(state, task)
         if parent is not None and not message.graph:
             families.adopt(state, parent, task)
-        if message.is_new and state.facts is None:
+        if message.is_new and state.facts is None and not state.replaying:
             claims.renounce(state, task)
         elif state.claims and claims.claimed(state, task):
             continue

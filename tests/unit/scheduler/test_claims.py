@@ -295,6 +295,14 @@ def test_a_new_call_under_a_chosen_key_takes_nothing_that_was_made_before() -> N
     assert not play.state.renounced
 
 
+def test_a_new_call_that_a_journal_tells_of_is_not_new_any_more() -> None:
+    """What workers have of it was made for it, and may be all there is."""
+    play = Play()
+    play.state.replaying = True
+    play.ann(new("x"))
+    assert not play.state.renounced
+
+
 def test_a_call_that_is_sent_again_takes_what_was_made_of_it() -> None:
     """Its client knows that it is the same."""
     play = Play("w")
