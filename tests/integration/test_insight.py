@@ -62,7 +62,8 @@ def test_what_runs_shows_its_stack(client: Client, tmp_path: Path) -> None:
     assert client.call_stack(["another"]) == {}
     (tmp_path / "end").touch()
     assert future.result(30) is not None
-    assert client.call_stack() == {}
+    while client.call_stack():  # its executor may not be back from reporting it
+        pass
 
 
 def test_a_profile_says_where_the_time_went(client: Client, tmp_path: Path) -> None:
