@@ -349,11 +349,10 @@ class Endpoint:
             if outgoing.sequence:
                 conversation.withheld.append(outgoing)
             return
-        sequence = outgoing.sequence
-        kind = Kind.DATA if sequence else Kind.ACK
-        envelope = self._seal(kind, conversation.peer, outgoing.body, sequence, outgoing.ack)
+        kind = Kind.DATA if outgoing.sequence else Kind.ACK
+        envelope = self._seal(kind, conversation.peer, outgoing.body, outgoing.sequence, outgoing.ack)
         # Who acknowledges in time has it before a broker could have written it down.
-        kept = conversation.durable and sequence > 0 and (durable or conversation.session.is_unheard)
+        kept = conversation.durable and outgoing.sequence > 0 and (durable or conversation.session.is_unheard)
         self._link.send(conversation.destination, envelope, durable=kept)
 
     def _seal(self, kind: Kind, peer: Peer, body: bytes, sequence: int = 0, ack: int = 0) -> bytes:

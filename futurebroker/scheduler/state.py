@@ -154,6 +154,7 @@ class SchedulerState:
         self.counters: Counter[str] = Counter()
         self._begin_work()
         self._begin_lasting()
+        self._begin_looked_up()
 
     def _begin_work(self) -> None:
         """What is to be done: in this event, when a peer has answered, or at a later time."""
@@ -234,8 +235,6 @@ class SchedulerState:
         self.adopted: dict[TaskRecord, None] = {}
         #: looks for claims and records that have waited for too long
         self.claims_timer: Timer | None = None
-        #: notes what people will look up; None without a history
-        self.chronicle: Chronicle | None = None
         #: what must survive and has not been taken by the journal; None without one
         self.facts: list[AnyFact] | None = None
         #: events so far, and the one in which a fact was noted last
@@ -250,6 +249,11 @@ class SchedulerState:
         self.replaying = False
         #: nothing is sent to workers yet, because some of them may run it already
         self.holding = False
+
+    def _begin_looked_up(self) -> None:
+        """What people look up: now, or later in the history."""
+        #: notes what goes into the history; None without one
+        self.chronicle: Chronicle | None = None
         #: when tasks were submitted
         self.moments = Moments()
         #: which of them were submitted together
