@@ -223,7 +223,7 @@ class Sender:
                 fields[name] = fields.pop(given)
         stamps = stamps_of(options)
         if stamps:
-            fields["stamps"] = stamps
+            fields["stamps"] = {name: options[name] for name in stamps}
         eta, expires = options.get("eta"), options.get("expires")
         if options.get("countdown") is not None:
             eta = options["countdown"]
