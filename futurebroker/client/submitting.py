@@ -284,6 +284,8 @@ class Submitter:
 class Batch:
     """Calls that are sent together: those of one function in a row are one message. Used by one thread.
 
+    Up to `BATCH_MESSAGES` leave at once, so that none of them runs before the scheduler knows what follows it.
+
     Args:
         home: of the states of their keys.
         pack: packs the arguments of a call.
@@ -299,6 +301,9 @@ class Batch:
         self._home = home
         self._pack = pack
         self._call: Call | None = None
+        #: what leaves next, and how many calls and bytes these are
+        self._ready: list[PreparedColumn | Message] = []
+        self._held = self._held_bytes = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -327,9 +332,11 @@ class Batch:
             connection.check_open()
         packed = self._pack(call, args, kwargs)
         data = packed.data
-        if call is not self._call or self._size + len(data) > BATCH_BYTES or len(self._keys) >= BATCH_MESSAGES:
+        if self._held_bytes + self._size + len(data) > BATCH_BYTES or self._held + len(self._keys) >= BATCH_MESSAGES:
             self.send()
-            self._call = call
+        elif call is not self._call:
+            self._close()
+        self._call = call
         number = next(connection.intake.counter)
         if not connection.intake.has_room(number):
             self.send()  # what is waited for may be what is here
@@ -344,17 +351,32 @@ class Batch:
         self._size += len(data)
         return Future(state)
 
-    def send(self) -> None:
-        """What was added leaves, after all that was submitted before."""
+    def put(self, message: Message) -> None:
+        """A message that leaves after what was added."""
+        self._close()
+        self._ready.append(message)
+
+    def _close(self) -> None:
+        """What was added is a message."""
         call = self._call
         if call is None or not self._keys:
             return
         needs = self._needs if any(self._needs) else None
         conditions = self._conditions if any(one is not None for one in self._conditions) else None
-        column = PreparedColumn(call, self._keys, self._arguments, self._size, needs, conditions)
+        self._ready.append(PreparedColumn(call, self._keys, self._arguments, self._size, needs, conditions))
+        self._held += len(self._keys)
+        self._held_bytes += self._size
         self._begin()
+
+    def send(self) -> None:
+        """What was added leaves, after all that was submitted before."""
+        self._close()
+        if not self._ready:
+            return
+        ready, self._ready = self._ready, []
+        self._held = self._held_bytes = 0
         outbox = self._connection.outbox
-        outbox.items.append(column)
+        outbox.items.extend(ready)
         if not outbox.awake:
             outbox.wake()
 
