@@ -92,6 +92,8 @@ class Submitter:
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], key: Key | None, pure: bool
     ) -> Future[Any]:
         if key is not None:
+            if call.is_named:
+                self._connection.outbox.release()  # a future that is gone doesn't stand for the key any more
             known = self._known(key)
             if known is not None:
                 return known
@@ -277,8 +279,14 @@ class Submitter:
 
     def _start_keyed(self, call: Call, packed: Packed, key: Key) -> Future[Any]:
         # Looking and sending with the lock held: a release of the same key goes out before or after both.
-        with self._connection.lock:
-            return self._known(key) or self._start(call, packed, key)
+        connection = self._connection
+        with connection.lock:
+            known = self._known(key)
+            if known is not None:
+                return known
+            if call.is_named and (asked := connection.chosen.use(key)) is not None:
+                connection.outbox.items.append(asked)
+            return self._start(call, packed, key)
 
 
 class Batch:
