@@ -1,8 +1,8 @@
 """Processes of our own: how a parent starts one and tells it what to be, and how a child runs, reports and ends.
 
 Parent and child share a socket pair. Down it come the child's orders, so that no secret stands in a command line or an
-environment; up it goes one report: that it serves, or why it can't. The pair is also their lifeline: when the parent
-closes its end, or dies in whatever way, the child ends.
+environment; up it goes one report, that it serves or why it can't, and then the answers to later orders. The pair is
+also their lifeline: when the parent closes its end, or dies in whatever way, the child ends.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Service(Protocol):
 
 #: begins a service as its orders say, and returns it with the facts its parent wants to know
 Start = Callable[[dict[str, Any]], Awaitable[tuple[Service, dict[str, Any]]]]
-#: asks a service to finish what it does; it ends by itself afterwards
-Drain = Callable[[Service], Awaitable[None]]
+#: carries out an order that came after the first; returns the answer, or None when the process has nothing left to do
+Obey = Callable[[Service, dict[str, Any]], Awaitable[dict[str, Any] | None]]
 
 
 def without_secret(environ: Mapping[str, str]) -> dict[str, str]:
@@ -118,6 +118,8 @@ class Child:
     def __init__(self, title: str, module: str, environ: Mapping[str, str] | None = None) -> None:
         self.title = title
         self._report: dict[str, Any] | None = None
+        self._asked = 0
+        self._asking = threading.Lock()
         self._lifeline, theirs = socket.socketpair()
         self._first_words = os.memfd_create("first-words")
         stderr = _stderr_descriptor()
@@ -181,6 +183,18 @@ class Child:
             self._report = report
             os.close(self._first_words)
         return self._report
+
+    def ask(self, order: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        """What it answers to an order after its report; empty if it has ended or doesn't in ``timeout`` seconds."""
+        with self._asking, contextlib.suppress(StartError):
+            self._asked += 1
+            self.order({**order, "number": self._asked})
+            deadline = time.monotonic() + timeout
+            while lines := self._read_line(deadline - time.monotonic()).splitlines():
+                answer: dict[str, Any] = json.loads(lines[-1])
+                if answer.get("number") == self._asked:  # else it is to one that was given up
+                    return answer
+        return {}
 
     def tell_end(self) -> None:
         """Tell it to end, without waiting for that."""
@@ -256,7 +270,7 @@ def quiet_collector() -> None:
     gc.set_threshold(50_000, 20, 1_000_000)
 
 
-def serve_parent(start: Start, drain: Drain | None = None) -> None:
+def serve_parent(start: Start, obey: Obey | None = None) -> None:
     """The ``main`` of a `Child`: begin the service as ordered, report, and run until it ends or the parent does."""
     lifeline, stderr, parent = (int(number) for number in sys.argv[1:4])
     os.set_inheritable(lifeline, False)
@@ -272,7 +286,7 @@ def serve_parent(start: Start, drain: Drain | None = None) -> None:
             orders = json.loads(line)
             _start_logging(orders)
             quiet_collector()
-            asyncio.run(_serve_parent(start, drain, orders, channel, parent))
+            asyncio.run(_serve_parent(start, obey, orders, channel, parent))
 
 
 def _start_logging(orders: dict[str, Any]) -> None:
@@ -283,22 +297,28 @@ def _start_logging(orders: dict[str, Any]) -> None:
 
 
 async def _serve_parent(
-    start: Start, drain: Drain | None, orders: dict[str, Any], channel: socket.socket, parent: int
+    start: Start, obey: Obey | None, orders: dict[str, Any], channel: socket.socket, parent: int
 ) -> None:
     """See `serve_parent`; a failure to begin is the parent's to show, a later one is this process's own."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     threading.Thread(target=_outlive, args=(parent,), name="parent-watch", daemon=True).start()
-    draining: list[asyncio.Task[None]] = []
+    obeying: set[asyncio.Task[None]] = set()
     service: Service | None = None
+    begun = b""
 
     def readable() -> None:
+        nonlocal begun
         try:
             received = channel.recv(65536)
         except OSError:
             received = b""
-        if received and drain is not None and service is not None:
-            draining.append(loop.create_task(_finish_by(drain(service), stop)))
+        if received and obey is not None and service is not None:
+            *lines, begun = (begun + received).split(b"\n")
+            for order in map(json.loads, lines):
+                work = loop.create_task(_obey(obey(service, order), order, channel, stop))
+                obeying.add(work)
+                work.add_done_callback(obeying.discard)
             return
         loop.remove_reader(channel)
         end()
@@ -330,11 +350,18 @@ async def _serve_parent(
             os.close(watch)
 
 
-async def _finish_by(work: Awaitable[None], stop: asyncio.Event) -> None:
+async def _obey(
+    work: Awaitable[dict[str, Any] | None], order: Mapping[str, Any], channel: socket.socket, stop: asyncio.Event
+) -> None:
+    """See `Obey`; a process that can't do as it is told ends."""
+    answer = None
     try:
-        await work
+        answer = await work
     finally:
-        stop.set()
+        if answer is None:
+            stop.set()
+    if answer is not None:
+        _say(channel, {**answer, "number": order.get("number")})
 
 
 async def _first(work: asyncio.Future[Any], stop: asyncio.Event) -> bool:

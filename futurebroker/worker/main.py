@@ -16,11 +16,11 @@ async def start(orders: dict[str, Any]) -> tuple[Service, dict[str, Any]]:
     return service, {}
 
 
-async def drain(service: Service) -> None:
-    """Hand back what has not begun and finish what has."""
+async def obey(service: Service, order: dict[str, Any]) -> None:
+    """Hand back what has not begun and finish what has; there is no other order."""
     await cast(WorkerService, service).close(drain=True)
 
 
 def main() -> None:
     """Serve until the parent ends or says so."""
-    serve_parent(start, drain)
+    serve_parent(start, obey)

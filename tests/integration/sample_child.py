@@ -50,12 +50,16 @@ async def start(orders: dict[str, Any]) -> tuple[Service, dict[str, Any]]:
     return Patient(orders["diary"]), {"pid": os.getpid(), "betrayed": orders["secret"] in seen}
 
 
-async def drain(service: Service) -> None:
-    """Write that this was asked."""
+async def obey(service: Service, order: dict[str, Any]) -> dict[str, Any] | None:
+    """Answer a question after the seconds that it gives; of any other order, write that it came, and end."""
     assert isinstance(service, Patient)
+    if "question" in order:
+        await asyncio.sleep(order["after"])
+        return {"answer": order["question"].upper()}
     service.write("drained")
+    return None
 
 
 def main() -> None:
     """What a `Child` runs."""
-    serve_parent(start, drain)
+    serve_parent(start, obey)

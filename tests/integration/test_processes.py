@@ -54,6 +54,17 @@ def test_a_child_asked_to_drain_does_so_before_it_ends(child: Child, diary: Path
     assert diary.read_text() == "drained\nclosed\n"
 
 
+def test_a_question_that_is_given_up_is_not_answered_later_by_mistake(child: Child, diary: Path) -> None:
+    """Answers come in the order in which they are ready."""
+    child.order(orders(diary))
+    child.report(30)
+    assert child.ask({"question": "a", "after": 0}, 30)["answer"] == "A"
+    assert child.ask({"question": "b", "after": 0.2}, 0.01) == {}
+    assert child.ask({"question": "c", "after": 0.4}, 30)["answer"] == "C"
+    child.end()
+    assert child.ask({"question": "d", "after": 0}, 30) == {}
+
+
 def test_an_error_of_ours_is_told_as_a_sentence(child: Child, diary: Path) -> None:
     """A taken port is the user's business; the traceback of our code isn't."""
     child.order(orders(diary, fail="sentence"))
