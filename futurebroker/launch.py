@@ -51,6 +51,8 @@ class ClusterPlan:
     log_format: str = "text"
     web_host: str = "127.0.0.1"
     web_port: int = 8787  #: tried first; any free one when it is taken
+    #: a single worker's agent may live in the scheduler's process: quicker, but killed together
+    hosts: bool = False
 
 
 class Machinery(Protocol):
@@ -86,15 +88,16 @@ class ClusterProcesses:
         self._scheduler: Child | None = None
         self._site: Child | None = None
         self._children: dict[str, Child] = {}
+        #: the worker whose agent lives in the scheduler's process
+        self._hosted = ""
 
     @property
     def workers(self) -> dict[str, LocalWorker]:
         plan = self._plan
-        return {
-            name: LocalWorker(name, child.pid, plan.executors, plan.threads)
-            for name, child in list(self._children.items())
-            if child.alive
-        }
+        children = {name: child for name, child in list(self._children.items()) if child.alive}
+        if self._hosted and self._scheduler is not None and self._scheduler.ask({}, END_TIMEOUT).get("employs"):
+            children = {self._hosted: self._scheduler, **children}
+        return {name: LocalWorker(name, child.pid, plan.executors, plan.threads) for name, child in children.items()}
 
     @property
     def children(self) -> list[Child]:
@@ -129,22 +132,36 @@ class ClusterProcesses:
         """Start all at once: the workers' interpreters load while the scheduler finds its port."""
         plan = self._plan
         deadline = time.monotonic() + plan.timeout
+        orders = {
+            "cluster": plan.name,
+            "secret": plan.secret,
+            "broker_url": plan.broker_url,
+            "host": plan.host,
+            "port": plan.port,
+            "log_level": plan.log_level,
+            "log_format": plan.log_format,
+            **plan.conduct,
+        }
+        if plan.hosts and len(names) == 1:
+            self._start_hosting(orders, names[0])
+            return
         self._scheduler = Child("scheduler", "futurebroker.scheduler.main")
         self._spawn(names)
-        self._scheduler.order(
-            {
-                "cluster": plan.name,
-                "secret": plan.secret,
-                "broker_url": plan.broker_url,
-                "host": plan.host,
-                "port": plan.port,
-                "log_level": plan.log_level,
-                "log_format": plan.log_format,
-                **plan.conduct,
-            }
-        )
+        self._scheduler.order(orders)
         self.url = self._scheduler.report(plan.timeout)["url"]
         self._employ(names, deadline)
+
+    def _start_hosting(self, orders: dict[str, Any], name: str) -> None:
+        plan = self._plan
+        self._scheduler = Child("scheduler", "futurebroker.hosting", {SYS_PATH_VARIABLE: import_path()})
+        self._scheduler.order({**orders, "worker": self._worker_orders(name)})
+        self.url = self._scheduler.report(plan.timeout)["url"]
+        self._hosted = name
+
+    def _worker_orders(self, name: str) -> dict[str, Any]:
+        plan = self._plan
+        shape = {"name": name, "executors": plan.executors, "threads": plan.threads}
+        return {**shape, **plan.memory, "timeout": plan.timeout}
 
     def add(self, names: Sequence[str]) -> None:
         deadline = time.monotonic() + self._plan.timeout
@@ -156,6 +173,9 @@ class ClusterProcesses:
             raise
 
     def remove(self, names: Sequence[str]) -> None:
+        if self._hosted in names and self._scheduler is not None:
+            self._hosted = ""
+            self._scheduler.ask(DRAIN, DRAIN_TIMEOUT)
         leaving = [self._children.pop(name) for name in names if name in self._children]
         for child in leaving:
             child.order(DRAIN)
@@ -186,13 +206,9 @@ class ClusterProcesses:
                     "url": self.url,
                     "cluster": plan.name,
                     "secret": plan.secret,
-                    "name": name,
-                    "executors": plan.executors,
-                    "threads": plan.threads,
-                    **plan.memory,
-                    "timeout": plan.timeout,
                     "log_level": plan.log_level,
                     "log_format": plan.log_format,
+                    **self._worker_orders(name),
                 }
             )
         for name in names:

@@ -92,6 +92,7 @@ class LocalCluster:
             **_dashboard(dashboard_address),
         )
         count = _at_least(0, "n_workers", 1 if n_workers is None else n_workers)
+        storage = storage_orders(settings)
         plan = ClusterPlan(
             name or f"local-{secrets.token_hex(4)}",
             secrets.token_hex(32),
@@ -102,9 +103,11 @@ class LocalCluster:
             worker_data(settings, 1 / max(1, count)),
             timeout,
             silence_logs if isinstance(silence_logs, str) else "warning" if silence_logs else "info",
-            {**scheduler_conduct(settings), "storage": storage_orders(settings)},
+            {**scheduler_conduct(settings), "storage": storage},
             web_host=settings.web_host,
             web_port=settings.web_port,
+            # What is to survive the scheduler shall not end with it.
+            hosts=storage is None,
         )
         self.asynchronous = asynchronous
         self.processes = processes

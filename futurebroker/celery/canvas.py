@@ -12,10 +12,9 @@ from typing import Any, Self
 
 from futurebroker.celery import stamping
 from futurebroker.celery.signature import Signature, maybe_list, maybe_signature, signature, subtask, uuid
-from futurebroker.celery.stamping import GroupStampingVisitor, StampingVisitor
+from futurebroker.celery.stamping import StampingVisitor
 
 __all__ = [
-    "GroupStampingVisitor",
     "Signature",
     "StampingVisitor",
     "chain",
@@ -113,9 +112,8 @@ class chain(_Composed):  # noqa: N801 - Celery's name
         self["kwargs"]["tasks"] = tasks
 
     def _stamp(self, visitor: Any, append: bool, headers: dict[str, Any]) -> None:
-        given = visitor.on_chain_start(self, **headers) or {} if visitor is not None else None
-        inner = stamping.merged(headers, given, append, self.options)
-        self.stamp_links(visitor, append, **inner)
+        given = visitor.on_chain_start(self, **headers) if visitor is not None else None
+        inner = stamping.merged(headers, given, append)
         for task in self.tasks:
             task.stamp(visitor, append, **inner)
         if visitor is not None:
@@ -221,9 +219,8 @@ class group(_Composed):  # noqa: N801 - Celery's name
         self["kwargs"]["tasks"] = tasks
 
     def _stamp(self, visitor: Any, append: bool, headers: dict[str, Any]) -> None:
-        given = visitor.on_group_start(self, **headers) or {} if visitor is not None else None
-        inner = stamping.merged(headers, given, append, self.options)
-        self.stamp_links(visitor, append, **inner)
+        given = visitor.on_group_start(self, **headers) if visitor is not None else None
+        inner = stamping.merged(headers, given, append)
         for task in self.tasks:
             task.stamp(visitor, append, **inner)
         if visitor is not None:
@@ -263,10 +260,6 @@ class group(_Composed):  # noqa: N801 - Celery's name
         if "link_error" in options:
             raise TypeError("cannot add link to a group: do that on individual tasks")
         return super().apply_async(args, kwargs, **options)
-
-    def name_it(self) -> None:
-        """Give it an id, unless it has one."""
-        self.options.setdefault("task_id", uuid())
 
     def freeze(self, _id: str | None = None, *args: Any, **kwargs: Any) -> Any:
         options = self.options
@@ -348,16 +341,15 @@ class chord(_Composed):  # noqa: N801 - Celery's name
         self["kwargs"]["body"] = body
 
     def _stamp(self, visitor: Any, append: bool, headers: dict[str, Any]) -> None:
-        given = visitor.on_chord_header_start(self, **headers) or {} if visitor is not None else None
-        inner = stamping.merged(headers, given, append, self.options)
-        self.stamp_links(visitor, append, **inner)
+        given = visitor.on_chord_header_start(self, **headers) if visitor is not None else None
+        inner = stamping.merged(headers, given, append)
         for task in self.header.tasks:
             task.stamp(visitor, append, **inner)
         if visitor is not None:
             visitor.on_chord_header_end(self, **inner)
         if self.body is not None:
-            given = visitor.on_chord_body(self, **inner) or {} if visitor is not None else None
-            self.body.stamp(visitor, append, **stamping.merged(inner, given, append, self.options))
+            given = visitor.on_chord_body(self, **headers) if visitor is not None else None
+            self.body.stamp(visitor, append, **stamping.merged(headers, given, append))
 
     def parts(self) -> list[Signature]:
         return [*self.header.tasks, *([self.body] if self.body is not None else [])]

@@ -15,7 +15,7 @@ import random
 import sys
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from futurebroker import __version__
@@ -118,7 +118,7 @@ class Member:
         self._info = info
         self._share = share
         me = Peer(role, name, _incarnation())
-        self._endpoint = Endpoint(me, cluster, Keyring(secret), self, loop, on_blocked=on_blocked)
+        self._endpoint = self._make_endpoint(me, cluster, Keyring(secret), self, loop, on_blocked=on_blocked)
         #: of the brokers, the one to try first at the front
         self._urls = deque(url.split(";"))
         self._generation = 0
@@ -240,6 +240,12 @@ class Member:
 
     # -- joining ----------------------------------------------------------------------------------------------------
 
+    def _make_endpoint(self, *arguments: Any, **settings: Any) -> Endpoint:
+        return Endpoint(*arguments, **settings)
+
+    async def _open(self, url: str, queues: Sequence[Queue]) -> Link:
+        return await open_in_thread(url, queues, secret=self._secret, timeout=OPEN_TIMEOUT, name=self.name)
+
     async def _join(self) -> None:
         """Open a link and say hello until the scheduler answers."""
         self._joining = True
@@ -250,7 +256,7 @@ class Member:
             if self._endpoint.me.role is Role.WORKER:
                 queues.append(Queue(token_queue(self._cluster), QueueKind.TOKEN))
             url = ";".join(self._urls)
-            link = await open_in_thread(url, queues, secret=self._secret, timeout=OPEN_TIMEOUT, name=self.name)
+            link = await self._open(url, queues)
             if self._closed:
                 link.close()
                 raise ClusterConnectionError("it was closed while it connected")

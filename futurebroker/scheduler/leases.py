@@ -67,8 +67,7 @@ def _acquire(state: SchedulerState, client: ClientRecord, number: int, about: Ac
         semaphore.holders[about.op] = client.client_id
         state.send(client.client_id, Answer(number, True))
         return
-    asked = _patient(about) if _may_grant(state, semaphore) else about
-    sharing.wait(state, semaphore.line, client, number, asked, _drop_if_unused)
+    sharing.wait(state, semaphore.line, client, number, about if not _may_grant(state, semaphore) else _patient(about))
     _grant(state, semaphore)
     _drop_if_unused(state, about.name)
 
@@ -231,7 +230,8 @@ def _clear(state: SchedulerState, client: ClientRecord, number: int, about: Requ
     flag = state.shared.flags.get(about.name)
     if flag is not None:
         flag.is_set = False
-        _drop_flag_if_unused(state, about.name)
+        if not flag.line:
+            del state.shared.flags[about.name]
     state.send(client.client_id, Answer(number, True))
 
 
@@ -240,14 +240,7 @@ def _wait(state: SchedulerState, client: ClientRecord, number: int, about: Reque
     if flag.is_set:
         state.send(client.client_id, Answer(number, True))
         return
-    sharing.wait(state, flag.line, client, number, about, _drop_flag_if_unused)
-    _drop_flag_if_unused(state, about.name)
-
-
-def _drop_flag_if_unused(state: SchedulerState, name: str) -> None:
-    flag = state.shared.flags.get(name)
-    if flag is not None and not flag.is_set and not flag.line:
-        del state.shared.flags[name]
+    sharing.wait(state, flag.line, client, number, about)
 
 
 def is_set(state: SchedulerState, name: str) -> bool:
@@ -274,9 +267,8 @@ def client_gone(state: SchedulerState, client: ClientId) -> None:
             del semaphore.holders[lease]
         _grant(state, semaphore)
         _drop_if_unused(state, name)
-    for name, flag in list(state.shared.flags.items()):
+    for flag in state.shared.flags.values():
         sharing.drop_client(state, flag.line, client)
-        _drop_flag_if_unused(state, name)
 
 
 def dump(state: SchedulerState) -> Any:
@@ -297,11 +289,11 @@ def load(state: SchedulerState, value: Any) -> None:
     for name, max_leases, holders, line in semaphores:
         semaphore = state.shared.semaphores[name] = Semaphore(max_leases)
         semaphore.holders = dict(holders)
-        sharing.load_line(state, semaphore.line, Acquire, line, _drop_if_unused)
+        sharing.load_line(state, semaphore.line, Acquire, line)
     for name, was_set, line in flags:
         flag = state.shared.flags[name] = Flag()
         flag.is_set = was_set
-        sharing.load_line(state, flag.line, Request, line, _drop_flag_if_unused)
+        sharing.load_line(state, flag.line, Request, line)
     for about, left in rest[0] if rest else ():
         _limit(state, msgspec.convert(about, Acquire), left)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from futurebroker.exceptions import ClusterConnectionError
@@ -12,11 +12,15 @@ from futurebroker.scheduler.service import SchedulerService
 from futurebroker.scheduler.state import Policy
 
 
+def settings_of(orders: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the scheduler that is what the orders say, but for what survives it."""
+    others = {name: value for name, value in orders.items() if name != "storage"}
+    return {**others, "policy": Policy(**orders.get("policy", {})), "secret": orders["secret"].encode()}
+
+
 def service_for(orders: Mapping[str, Any]) -> SchedulerService:
     """A scheduler that is what the orders say; it has not begun."""
-    policy = Policy(**orders.get("policy", {}))
-    settings = {**orders, "policy": policy, "secret": orders["secret"].encode()}
-    storage = settings.pop("storage", None)
+    settings, storage = settings_of(orders), orders.get("storage")
     if storage is None:
         return SchedulerService(**settings)
     # Found by name, because a database's libraries take half a second to load and most local clusters need none.
@@ -25,13 +29,13 @@ def service_for(orders: Mapping[str, Any]) -> SchedulerService:
     return service
 
 
-async def begin(orders: Mapping[str, Any]) -> SchedulerService:
-    """Begin a scheduler.
+async def begin(orders: Mapping[str, Any], make: Callable[..., SchedulerService] = service_for) -> SchedulerService:
+    """Begin the scheduler that ``make`` makes of the orders.
 
     Raises:
         ClusterConnectionError: its port is taken, or its broker can't be reached.
     """
-    service = service_for(orders)
+    service = make(orders)
     try:
         await service.start()
     except ClusterConnectionError:

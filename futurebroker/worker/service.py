@@ -69,6 +69,7 @@ class WorkerService(ExecutorWords):
         processes: False makes the executors threads of this process.
         local_folder: where to make the folder of results on disk.
         make_link: makes the conversation with the scheduler, with `Member`'s arguments.
+        hosted: this process is another's, too, whose memory isn't ours to count.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class WorkerService(ExecutorWords):
         local_folder: str | None = None,
         app: AppPlan | None = None,
         make_link: LinkFactory = Member,
+        hosted: bool = False,
     ) -> None:
         self.id = f"w-{random_names.token_hex(6)}"
         self.name = name or f"{socket.gethostname()}-{self.id[2:6]}"
@@ -97,7 +99,7 @@ class WorkerService(ExecutorWords):
         self.threads = threads
         self.resources = dict(resources or {})
         self._transfer, self._notes = transfer or {}, notes or {}
-        self._memory = (memory_limit, memory_share, thresholds or {}, local_folder, processes)
+        self._memory = (memory_limit, memory_share, thresholds or {}, local_folder, processes, not hosted)
         self.processes = processes
         self._app = AppHost(app or AppPlan(), lambda message: self._link.send(message))
         self._where: dict[str, Any] = {"url": url, "cluster": cluster, "secret": secret}
@@ -182,6 +184,11 @@ class WorkerService(ExecutorWords):
         self.started = True
         self._app.tell(joined=True)
         self._beat()
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether the worker has closed, for whatever reason."""
+        return self._finished.is_set()
 
     async def finished(self) -> None:
         """Wait until the worker has closed, for whatever reason."""

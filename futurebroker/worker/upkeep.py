@@ -70,6 +70,7 @@ class Upkeep:
         thresholds: ``target``, ``spill``, ``pause``, ``terminate``, ``reuse`` as parts of the limit; 0 turns one off.
         local_folder: where to make the folder of what is on disk.
         own_processes: whether executors are processes.
+        own_agent: whether this process is the agent's alone.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Upkeep:
         thresholds: dict[str, float],
         local_folder: str | None,
         own_processes: bool,
+        own_agent: bool = True,
     ) -> None:
         self.limit: Limit = resolve_limit(limit, share)
         reason = memory_folder_reason()
@@ -104,6 +106,7 @@ class Upkeep:
             self._room = mmap.mmap(file.fileno(), ROOM_BYTES)
         self._kills = KillCounts()
         self._swaps = can_swap()
+        self._own_agent = own_agent
         self._pressure = Pressure()
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -141,7 +144,9 @@ class Upkeep:
         executors = {number: own_bytes_of(pids, swaps) for number, pids in self._agent.pids().items()}
         freed = self.freed.nbytes if self.freed is not None else 0
         stalled = self._pressure.look(self._loop.time())
-        self._agent.feed(commands.Measured(own_bytes(os.getpid(), swaps), executors, freed, stalled))
+        store = self._machine.store
+        agent = own_bytes(os.getpid(), swaps) if self._own_agent else store.managed - store.in_files
+        self._agent.feed(commands.Measured(agent, executors, freed, stalled))
         self._timer = self._loop.call_later(self._pause(len(executors)), self._measure)
 
     def _pause(self, executors: int) -> float:

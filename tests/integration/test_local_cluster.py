@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
@@ -18,6 +19,18 @@ import pytest
 from futurebroker import Client, LocalCluster
 from futurebroker.exceptions import FuturebrokerError, StartError
 from tests.integration.programs import lines_until, run, running
+
+
+def slowly(number: int) -> int:
+    """Long enough that some wait when their worker leaves."""
+    threading.Event().wait(0.05)
+    return number
+
+
+def grow(nbytes: int) -> int:
+    """Keep so much in the process that this runs in."""
+    sys.modules["grown"] = ModuleType("grown", "x" * nbytes)
+    return nbytes
 
 
 @pytest.fixture(params=[True, False], ids=["processes", "threads"])
@@ -73,6 +86,50 @@ def test_waiting_for_workers_sees_those_that_another_thread_adds(cluster: LocalC
     growing.join()
     with pytest.raises(TimeoutError, match="2 of 3 workers"):
         cluster.wait_for_workers(3, timeout=0.01)
+
+
+def test_a_single_worker_shares_the_scheduler_s_process_until_it_leaves() -> None:
+    """What is submitted changes processes twice less; it comes and goes as any other, and takes nothing with it."""
+    with LocalCluster(executors_per_worker=2) as cluster, cluster.get_client() as client:
+        scheduler, *_ = cluster._machinery.children  # type: ignore[union-attr]
+        assert cluster.workers["local-1"].pid == scheduler.pid
+        executors = {client.submit(os.getpid, workers="local-1", pure=False).result(30) for _ in range(20)}
+        assert executors <= {child.pid for child in psutil.Process(scheduler.pid).children()}
+        kept = client.submit(bytes, 200_000, workers="local-1", allow_other_workers=True)
+        assert len(kept.result(30)) == 200_000
+        cluster.scale(2)
+        assert cluster.workers["local-2"].pid != scheduler.pid
+        assert list(client.retire_workers("local-1", timeout=30)) != []
+        cluster.wait_for_workers(1, timeout=30)
+        assert len(kept.result(30)) == 200_000
+        assert client.submit(os.getpid).result(30) not in executors
+        assert (list(cluster.workers), scheduler.alive) == (["local-2"], True)
+
+
+def test_a_single_worker_that_is_scaled_away_hands_back_what_waits() -> None:
+    """And the next takes it; the scheduler that it shared a process with goes on."""
+    with LocalCluster(executors_per_worker=1) as cluster, cluster.get_client() as client:
+        waiting = client.map(slowly, range(20), pure=False)
+        assert waiting[0].result(30) == 0
+        cluster.scale(0)
+        assert cluster.workers == {}
+        cluster.scale(1)
+        assert client.gather(waiting) == list(range(20))
+        assert list(cluster.workers) == ["local-2"]
+
+
+def test_the_memory_of_a_worker_is_not_that_of_the_scheduler_beside_it() -> None:
+    """A million waiting tasks must not hold back what runs."""
+    limit = 300 << 20
+    with (
+        LocalCluster(executors_per_worker=1, memory_limit=limit, allow_run_on_scheduler=True) as cluster,
+        cluster.get_client() as client,
+    ):
+        assert client.run_on_scheduler(grow, limit) == limit
+        assert client.gather(client.map(slowly, range(20), pure=False)) == list(range(20))
+        (memory,) = client.memory()["workers"].values()
+        assert 0 < memory["process"] < limit / 2
+        assert psutil.Process(cluster.workers["local-1"].pid).memory_info().rss > limit
 
 
 def test_closing_twice_is_closing_once() -> None:
@@ -158,7 +215,7 @@ def test_numbers_that_make_no_cluster_are_refused(wrong: Callable[[], object], m
 SERVING = """
 from futurebroker import LocalCluster
 import psutil, sys
-cluster = LocalCluster(executors_per_worker=1)
+cluster = LocalCluster({workers}, executors_per_worker=1)
 print("pids", *[child.pid for child in psutil.Process().children(recursive=True)], flush=True)
 sys.stdin.readline()
 {last}
@@ -171,13 +228,16 @@ def pids(program: subprocess.Popen[str]) -> list[psutil.Process]:
     return [psutil.Process(int(pid)) for pid in line.split()[1:]]
 
 
+@pytest.mark.parametrize(("workers", "processes"), [(1, 2), (2, 5)])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_cluster_dies_with_a_program_that_is_killed(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_cluster_dies_with_a_program_that_is_killed(
+    number: signal.Signals, workers: int, processes: int, tmp_path: Path
+) -> None:
     """The program has no moment to tidy up, and yet no scheduler, worker or executor may stay."""
-    command = [sys.executable, "-c", SERVING.format(last="")]
+    command = [sys.executable, "-c", SERVING.format(last="", workers=workers)]
     with running(command, tmp_path) as program:
         children = pids(program)
-        assert len(children) >= 3
+        assert len(children) >= processes
         program.send_signal(number)
         assert not psutil.wait_procs(children, timeout=20)[1]
         assert program.communicate() == ("", "")
@@ -207,7 +267,7 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
-    source = SERVING.replace("sys.stdin.readline()\n", "").format(last=script)
+    source = SERVING.replace("sys.stdin.readline()\n", "").format(last=script, workers=1)
     with running([sys.executable, "-c", source], tmp_path) as program:
         children = pids(program)
         lines_until(program, "waiting")
@@ -219,7 +279,7 @@ except KeyboardInterrupt:
 
 def test_a_cluster_that_nobody_closes_ends_with_the_program(tmp_path: Path) -> None:
     """Also when the program ends normally."""
-    done = run([sys.executable, "-c", SERVING.format(last="")], tmp_path, "\n")
+    done = run([sys.executable, "-c", SERVING.format(last="", workers=1)], tmp_path, "\n")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("pids ")
 

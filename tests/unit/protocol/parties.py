@@ -56,7 +56,16 @@ class Watched:
 class Party(Heard):
     """One endpoint with an inbox, and everything its owner is told."""
 
-    def __init__(self, role: Role, name: str, broker: str, *, cluster: str = "c", incarnation: str = "1") -> None:
+    def __init__(
+        self,
+        role: Role,
+        name: str,
+        broker: str,
+        *,
+        cluster: str = "c",
+        incarnation: str = "1",
+        kind: type[Endpoint] = Endpoint,
+    ) -> None:
         super().__init__()
         self.me = Peer(role, name, incarnation)
         self.broker = broker
@@ -72,7 +81,7 @@ class Party(Heard):
         self.blocks: list[bool] = []
         self.on_deliver: Callable[[Any], object] = lambda message: None
         loop = asyncio.get_running_loop()
-        self.endpoint = Endpoint(self.me, cluster, KEYRING, self, loop, on_blocked=self.blocks.append)
+        self.endpoint = kind(self.me, cluster, KEYRING, self, loop, on_blocked=self.blocks.append)
         self.link: Watched
         self.attach()
 
@@ -142,10 +151,10 @@ class Party(Heard):
 class Pair:
     """A scheduler's and a worker's endpoint that have met."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[Endpoint] = Endpoint) -> None:
         broker = secrets.token_hex(6)
-        self.scheduler = Party(Role.SCHEDULER, "scheduler", broker)
-        self.worker = Party(Role.WORKER, "w1", broker)
+        self.scheduler = Party(Role.SCHEDULER, "scheduler", broker, kind=kind)
+        self.worker = Party(Role.WORKER, "w1", broker, kind=kind)
         self.scheduler.open(self.worker)
         self.worker.open(self.scheduler)
 
