@@ -105,6 +105,10 @@ class Control:
         answers = self.app.sender.ask("control", [method, _names(destination), about])
         return [{name: answer} for name, answer in answers.items()] if reply else None
 
+    def _limit(self, kind: str, about: list[Any], reply: bool) -> Any:
+        answers = self.app.sender.ask("limit_tasks", [kind, about])
+        return [{name: answer} for name, answer in answers.items()] if reply else None
+
     def revoke(
         self, task_id: str | Iterable[str], destination: Any = None, terminate: bool = False, signal: Any = None,
         reply: bool = False, **kwargs: Any,
@@ -138,14 +142,14 @@ class Control:
         self, task_name: str, rate_limit: Any, destination: Any = None, reply: bool = False, **kwargs: Any
     ) -> Any:
         """Change how often tasks of a name are begun on each worker, from now on; 0 and None: any number."""
-        return self._do("rate_limit", None, [task_name, rate(rate_limit), bool(kwargs.get("for_all"))], reply)
+        return self._limit("rate_limit", [task_name, rate(rate_limit), bool(kwargs.get("for_all"))], reply)
 
     def time_limit(
         self, task_name: str, soft: float | None = None, hard: float | None = None, destination: Any = None,
         reply: bool = False, **kwargs: Any,
     ) -> Any:  # fmt: skip
         """Change how long tasks of a name may run, for those that begin from now on."""
-        return self._do("time_limit", None, [task_name, float(soft or 0), float(hard or 0)], reply)
+        return self._limit("time_limit", [task_name, float(soft or 0), float(hard or 0)], reply)
 
     def add_consumer(self, queue: Any, destination: Any = None, reply: bool = False, **kwargs: Any) -> Any:
         """Have workers take from a queue."""

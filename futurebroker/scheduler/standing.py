@@ -7,6 +7,7 @@ for what it doesn't know, a worker that was away gets what it missed, and of two
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from futurebroker.protocol.messages import (
@@ -23,6 +24,8 @@ from futurebroker.scheduler.state import SchedulerState
 
 #: calls whose taking away is remembered, for workers that missed it
 DROPPED_MOST = 1_000
+#: first word of a call's name -> what takes it that is the scheduler's own, when workers or a checkpoint give it back
+TAKERS: dict[str, Callable[[SchedulerState, RunOnExecutors], None]] = {}
 
 
 def mark(state: SchedulerState) -> float:
@@ -46,6 +49,20 @@ def keep(state: SchedulerState, message: RunOnExecutors) -> None:
         operations.dropped.pop(message.keep, None)
         operations.standing.pop(message.keep, None)
         operations.standing[message.keep] = message
+
+
+def spread(state: SchedulerState, message: RunOnExecutors) -> None:
+    """`keep` a call, and have the workers make it that don't have it; nobody hears what it comes to."""
+    keep(state, message)
+    for worker in state.workers.values():
+        if _has(worker).get(message.keep, 0.0) < message.mark:
+            _send(state, worker, message, message.keep, "")
+
+
+def _taken(state: SchedulerState, message: RunOnExecutors) -> None:
+    take = TAKERS.get(message.keep.partition(" ")[0])
+    if take is not None:
+        take(state, message)
 
 
 def _known(state: SchedulerState, name: str) -> float:
@@ -89,12 +106,10 @@ def given(state: SchedulerState, worker: WorkerRecord, message: StandingGiven) -
     if message.mark <= _known(state, message.name):
         return
     call = RunOnExecutors(0, message.code, message.args, keep=message.name, mark=message.mark)
-    keep(state, call)
+    spread(state, call)
+    _taken(state, call)
     standing = state.operations.standing
     state.operations.standing = dict(sorted(standing.items(), key=lambda entry: entry[1].mark))
-    for other in state.workers.values():
-        if _has(other).get(message.name, 0.0) < message.mark:
-            _send(state, other, call, message.name, "")
 
 
 # -- environments ------------------------------------------------------------------------------------------------------
@@ -170,6 +185,7 @@ def load(state: SchedulerState, rows: dict[str, Any]) -> None:
     operations = state.operations
     for name, code, args, at in rows["standing"]:
         operations.standing[name] = RunOnExecutors(0, code, args, keep=name, mark=at)
+        _taken(state, operations.standing[name])
     for name, code, args, at in rows["dropped"]:
         operations.dropped[name] = RunOnExecutors(0, code, args, drop=name, mark=at)
     for name, code, args in rows.get("plugins", ()):  # older checkpoints have none

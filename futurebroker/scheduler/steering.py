@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from futurebroker.protocol.messages import Leave, Resize, Said
-from futurebroker.scheduler import placement, rates, terms
+from futurebroker.scheduler import placement, terms
 from futurebroker.scheduler.admission import SLOTS_MAX
 from futurebroker.scheduler.eligibility import refresh_all
 from futurebroker.scheduler.placement import DEFAULT_QUEUE
@@ -164,20 +164,6 @@ def inspect(state: SchedulerState, about: Any) -> dict[str, Any]:
 # -- doing -----------------------------------------------------------------------------------------------------------
 
 
-def _rate_limit(state: SchedulerState, workers: list[WorkerRecord], about: Any) -> str:
-    name, per_second, for_all = about
-    rates.set_rate(state, str(name), float(per_second), bool(for_all))
-    return "new rate limit set successfully"
-
-
-def _time_limit(state: SchedulerState, workers: list[WorkerRecord], about: Any) -> str:
-    name, soft, hard = about
-    if hard and soft > hard:
-        raise ValueError(f"the soft limit of {soft:g} s must not be longer than the hard one of {hard:g} s")
-    state.kind(str(name)).limits = (float(soft), float(hard))
-    return "time limits set successfully"
-
-
 def _add_consumer(state: SchedulerState, workers: list[WorkerRecord], about: Any) -> str:
     taking = [worker for worker in workers if worker.queues is not None]
     if not taking:
@@ -217,8 +203,6 @@ def _shutdown(state: SchedulerState, workers: list[WorkerRecord], about: Any) ->
 
 
 _ACTIONS: dict[str, Callable[[SchedulerState, list[WorkerRecord], Any], str]] = {
-    "rate_limit": _rate_limit,
-    "time_limit": _time_limit,
     "add_consumer": _add_consumer,
     "cancel_consumer": _cancel_consumer,
     "pool_grow": _pool_grow,

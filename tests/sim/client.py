@@ -15,6 +15,8 @@ PART = 256 * 1024
 PATIENCE = 5.0
 BEAT_EVERY = 1.0
 AGAIN = 0.2
+#: what is ordered of all tasks of a name
+LIMITS = ("rate_limit", "time_limit")
 
 
 class SimClient:
@@ -63,6 +65,8 @@ class SimClient:
         self._kept: dict[str, float] = {}
         self._held: dict[str, m.Held] = {}
         self._transfers: dict[int, str] = {}
+        #: the last that it ordered of the tasks of a name, by kind of limit and name
+        self.limited: dict[tuple[str, str], list[Any]] = {}
         self._number = 0
         self.line.near.send(self._functions())
         self.line.connect()
@@ -190,9 +194,13 @@ class SimClient:
         self.line.near.send([m.Ask(self._number, "revoke", [keys, terminate])])
 
     def order(self, method: str, names: list[str] | None, argument: Any) -> None:
-        """Have this done to workers."""
+        """Have this done to workers, or to all tasks of a name."""
         self._number += 1
-        self.line.near.send([m.Ask(self._number, "control", [method, names, argument])])
+        if method in LIMITS:
+            self.limited[method, argument[0]] = argument[1:]
+            self.line.near.send([m.Ask(self._number, "limit_tasks", [method, argument])])
+        else:
+            self.line.near.send([m.Ask(self._number, "control", [method, names, argument])])
 
     def purge(self) -> None:
         """Have nothing run of what is kept and has not begun."""

@@ -144,6 +144,8 @@ class Line:
         self.far: End | None = None
         self.on_fresh: Callable[[], None] = lambda: None
         self.on_resumed: Callable[[], None] = lambda: None
+        #: what a hello tells beyond that
+        self.more: Callable[[], dict[str, Any]] = dict
         self._known: End | None = None  #: whom the peer was last welcomed by
 
     # -- connecting -------------------------------------------------------------------------------------------------

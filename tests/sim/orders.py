@@ -9,6 +9,8 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+from futurebroker.scheduler import limits
+from futurebroker.scheduler.state import SchedulerState
 from tests.sim.oracle import Call
 
 #: share of these runs
@@ -68,3 +70,21 @@ class Orders:
 
     def _chance(self) -> bool:
         return self._random.random() < 0.5
+
+
+def limits_told(state: SchedulerState) -> dict[tuple[str, str], Any]:
+    """Limits as workers are told them, by kind and name of tasks."""
+    calls = state.operations.standing.values()
+    return {(call.keep.split()[1], call.keep.split()[2]): limits.values_of(call) for call in calls}
+
+
+def limits_held(state: SchedulerState) -> dict[tuple[str, str], Any]:
+    """The same limits as the scheduler keeps to them."""
+    held: dict[tuple[str, str], Any] = {}
+    for (kind, name), (_, told) in limits_told(state).items():
+        record = state.kind(name)
+        if kind == "time_limit":
+            held[kind, name] = list(record.limits or ())
+        else:
+            held[kind, name] = [record.rate.per_second, record.rate.for_all] if record.rate else [0.0, told]
+    return held

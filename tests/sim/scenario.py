@@ -14,7 +14,7 @@ from tests.sim.client import SimClient
 from tests.sim.durable import DurableSimScheduler
 from tests.sim.network import Weather
 from tests.sim.oracle import ALWAYS, Call, Node, Oracle
-from tests.sim.orders import Orders
+from tests.sim.orders import Orders, limits_held, limits_told
 from tests.sim.scheduler import SimScheduler
 from tests.sim.worker import SimWorker
 from tests.sim.world import World
@@ -333,6 +333,9 @@ class Scenario:
             raise AssertionError(f"not ended after {LIVENESS} s of quiet: {lines}; {stories}")
         self._judge()
         self._judge_schedule()
+        if not world.run(self._is_limited, lambda: bound + LIVENESS):
+            held = limits_held(self.scheduler.machine.state)
+            raise AssertionError(f"ordered were {self.clients[0].limited}, and {held} hold")
         for client in self.clients:
             if client.alive:
                 client.release_all()
@@ -386,6 +389,19 @@ class Scenario:
         moments = list(firings.values())
         for moment, following in pairwise(moments):
             assert following - moment > EVERY - SLACK, f"fired at {moments}"
+
+    def _is_limited(self) -> bool:
+        """Whether limits hold as they were ordered last, and every worker has them for the next scheduler."""
+        known = {name: one.mark for name, one in self.scheduler.machine.state.operations.standing.items()}
+        there = [worker for worker in self._living() if worker.line.welcomed]
+        if any(worker.machine.standing() != known for worker in there):
+            return False
+        held = limits_held(self.scheduler.machine.state)
+        if held != limits_told(self.scheduler.machine.state):
+            return False
+        if self.scheduler.restarts and not self._durable:
+            return True  # it may have been killed before any worker knew
+        return all(held.get(what) == values for what, values in self.clients[0].limited.items())
 
     def _is_orphaned(self, client: SimClient, end: Any) -> bool:
         """Whether a restarted scheduler could not learn how to compute it: who had submitted it has let go of it."""

@@ -161,7 +161,7 @@ class SimScheduler(Hub):
             self.world.trace(f"{line.name} is new")
         self._hear(line)
         if line.is_worker:
-            self.apply(WorkerJoined(line.name, line.info))
+            self.apply(WorkerJoined(line.name, {**line.info, **line.more()}))
         else:
             self.apply(ClientJoined(line.name, line.info))
         return end

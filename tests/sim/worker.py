@@ -163,6 +163,11 @@ class SimExecutor:
         self.worker.handle(w.ExecutorEnded(self.number, running, how))
         self.worker.world.after(RESTART_TIME, self.worker.start_executor)
 
+    def called(self, number: int) -> None:
+        """A call out of line has returned."""
+        if self.alive:
+            self.worker.handle(w.CallEnded(number, b"called", None, self.number))
+
     def recall(self) -> None:
         numbers = [packet.number for packet in self.packets]
         self.packets.clear()
@@ -211,6 +216,7 @@ class SimWorker:
         self._busy = False
         self._tick_at: float | None = None
         self.machine = WorkerMachine(name, self.new_path)
+        self.line.more = lambda: {"standing": self.machine.standing()}
         for _ in range(info["slots"]):
             self.start_executor()
         self.line.near.send(list(self._described))
@@ -326,7 +332,8 @@ class SimWorker:
                 self.files.pop(instruction.path, None)
                 self.host.pop(instruction.path, None)
             case w.CallOut():
-                self.handle(w.CallEnded(instruction.number, b"called", None))
+                executor = self.executors[instruction.executor]
+                self.world.after(0.0005, lambda: executor.called(instruction.number))
             case w.Drained():
                 self.world.after(self.world.random.uniform(0, 0.2), self._leave)
             case w.KillExecutor():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from futurebroker.protocol import messages as m
-from futurebroker.scheduler import placement, rates, steering, terms
+from futurebroker.scheduler import limits, placement, rates, standing, steering, terms
 from futurebroker.scheduler.records import WorkerRecord
 from futurebroker.scheduler.state import SchedulerState
 from tests.sim.planted.bank import plant
@@ -50,3 +50,14 @@ def who_is_told_to_leave_is_forgotten_at_once(state: SchedulerState, workers: li
         state.send(worker.worker_id, m.Leave("it was told to shut down"))
         worker.processing.clear()
     return ""
+
+
+@plant(table=(standing.TAKERS, limits.WORD))
+def a_limit_of_a_former_scheduler_does_not_hold(state: SchedulerState, message: m.RunOnExecutors) -> None:
+    """A service that is called no more than it bears is called by everybody at once after a restart."""
+
+
+@plant((standing, "spread"))
+def a_limit_is_told_to_no_worker(state: SchedulerState, message: m.RunOnExecutors) -> None:
+    """The next scheduler doesn't hear of it."""
+    standing.keep(state, message)
