@@ -80,6 +80,7 @@ def test_results_leave_memory_and_are_found_again(cluster: Callable[[], Client],
 
     until(lambda: counters(client).get("results shelved", 0) >= 220)
     app.AsyncResult(ids[50]).forget()
+    until(lambda: app.AsyncResult(ids[50]).state == PENDING)
     client = cluster()
     assert [app.AsyncResult(key).get(timeout=WAIT) for key in ids[:50]] == list(range(1, 51))
     assert app.AsyncResult(ids[50]).state == PENDING
