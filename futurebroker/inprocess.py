@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from futurebroker.config import load_settings
 from futurebroker.launch import ClusterPlan, LocalWorker
+from futurebroker.polling import new_loop
 from futurebroker.scheduler.main import service_for
 from futurebroker.scheduler.service import SchedulerService
 from futurebroker.worker.service import WorkerService
@@ -30,7 +31,7 @@ class OneThread:
         self._plan = plan
         self._services: dict[str, WorkerService] = {}
         self._scheduler: SchedulerService | None = None
-        self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
+        self.loop: asyncio.AbstractEventLoop = new_loop()
         self._thread = threading.Thread(target=self._run, name=f"futurebroker-{plan.name}", daemon=True)
         self._ending: asyncio.Task[None] | None = None
         self._site: Any = None

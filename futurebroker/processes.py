@@ -28,6 +28,7 @@ from typing import Any, Protocol, TypeVar
 
 from futurebroker.exceptions import FuturebrokerError, StartError
 from futurebroker.logs import passwords_of, start_logging
+from futurebroker.polling import new_loop
 
 Result = TypeVar("Result")
 
@@ -286,7 +287,8 @@ def serve_parent(start: Start, obey: Obey | None = None) -> None:
             orders = json.loads(line)
             _start_logging(orders)
             quiet_collector()
-            asyncio.run(_serve_parent(start, obey, orders, channel, parent))
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                runner.run(_serve_parent(start, obey, orders, channel, parent))
 
 
 def _start_logging(orders: dict[str, Any]) -> None:

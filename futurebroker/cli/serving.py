@@ -14,6 +14,7 @@ from futurebroker import logs
 from futurebroker.config import Settings
 from futurebroker.exceptions import SecretError
 from futurebroker.logs import passwords_of
+from futurebroker.polling import new_loop
 from futurebroker.processes import Service, quiet_collector, run_until
 from futurebroker.secret import find_secret, is_loopback
 
@@ -96,7 +97,8 @@ def secret_for_listening(settings: Settings) -> bytes:
 def serve(start: Callable[[], Awaitable[Service]]) -> None:
     """Run a service until it ends or a signal says so; Ctrl-C exits with 130, SIGTERM with 0."""
     quiet_collector()
-    code = asyncio.run(_serve(start))
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        code = runner.run(_serve(start))
     if code:
         sys.exit(code)
 

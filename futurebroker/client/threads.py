@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import selectors
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from futurebroker.polling import new_turn_loop
+
 logger = logging.getLogger("futurebroker.client")
 
 Result = TypeVar("Result")
-
-
-class _TurnSelector(selectors.DefaultSelector):
-    """Lets other threads have the loop's turn while it sleeps.
-
-    The loop's thread holds `turn` except while it waits for events. Who takes it meanwhile may use what belongs to the
-    loop as if it ran there, as long as the loop need not wake for it: so a user's thread can send what it has by
-    itself, without a change of threads. It could receive what it waits for as well; but Ctrl-C interrupts the main
-    thread anywhere, and in the middle of receiving that would lose what was already acknowledged.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.turn = threading.Lock()
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is not None and timeout <= 0:
-            return super().select(timeout)
-        self.turn.release()
-        try:
-            return super().select(timeout)
-        finally:
-            self.turn.acquire()
 
 
 class LoopThread:
@@ -47,23 +26,21 @@ class LoopThread:
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._own = loop is None
         self._thread: threading.Thread | None = None
-        #: taken without waiting by a thread that uses the loop's things while it sleeps; None for a shared loop
+        #: taken without waiting by a thread that uses the loop's things while it sleeps; None where there is none, and
+        #: for a shared loop
         self.turn: threading.Lock | None = None
         if loop is not None:
             self.loop = loop
         else:
-            selector = _TurnSelector()
-            self.turn = selector.turn
-            self.loop = asyncio.SelectorEventLoop(selector)
-            # In debug mode (python -X dev) it would refuse a thread that has the turn.
-            self.loop.set_debug(False)
+            ours = new_turn_loop()
+            self.loop = ours or asyncio.new_event_loop()
+            self.turn = None if ours is None else ours.poller.turn
             self._thread = threading.Thread(target=self._run, name=name, daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        assert self.turn is not None
-        with self.turn:
+        with self.turn or contextlib.nullcontext():
             self.loop.run_forever()
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
