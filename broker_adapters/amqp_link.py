@@ -298,9 +298,10 @@ class AmqpLink:
     def flush(self) -> None:
         if self._is_over:
             return
-        if self._acks_due and (self._acks_due >= ACK_EVERY or not self._output):
+        has_some = bool(self._pieces or self._output.rest)
+        if self._acks_due and (self._acks_due >= ACK_EVERY or not has_some):
             self._append_ack()
-        if not self._output:
+        elif not has_some:
             return
         try:
             if self._output.write(self._send_some):
@@ -312,7 +313,7 @@ class AmqpLink:
                 self._wake(lambda: self._lost(reason))
 
     def wants_write(self) -> bool:
-        return not self._is_over and bool(self._output)
+        return not self._is_over and bool(self._pieces or self._output.rest)
 
     def on_writable(self) -> None:
         self.flush()

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from amqp.serialization import dumps
 
 FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTBEAT = 1, 2, 3, 8
@@ -97,7 +98,7 @@ class AmqpError(Exception):
         return f"{self.reply_text} ({self.code})"
 
 
-class Incoming(NamedTuple):
+class Incoming(msgspec.Struct, gc=False):
     """A complete method that arrived."""
 
     channel: int
@@ -340,11 +341,13 @@ def append_body(out: list[Piece], tail: bytes, body: bytes, frame_max: int) -> N
 class Publisher:
     """Writes publishes to the default exchange on one channel."""
 
-    __slots__ = ("_channel", "_frame_max", "_heads")
+    __slots__ = ("_channel", "_frame_max", "_heads", "_most")
 
     def __init__(self, channel: int, frame_max: int) -> None:
         self._channel = channel
         self._frame_max = frame_max
+        #: bytes of a body that fits into one frame
+        self._most = frame_max - FRAME_OVERHEAD
         self._heads: dict[tuple[str, bool, bool], tuple[bytes, bytes]] = {}
 
     def append(self, out: list[Piece], queue: str, body: bytes, durable: bool, mandatory: bool) -> None:
@@ -353,8 +356,12 @@ class Publisher:
             head, tail = self._heads[queue, durable, mandatory]
         except KeyError:
             head, tail = self._make_head(queue, durable, mandatory)
-        out.append(head)
-        append_body(out, tail, body, self._frame_max)
+        size = len(body)
+        if 0 < size <= self._most:
+            out += (head, _pack_u64(size), tail, _pack_u32(size), body, END)
+        else:
+            out.append(head)
+            append_body(out, tail, body, self._frame_max)
 
     def _make_head(self, queue: str, durable: bool, mandatory: bool) -> tuple[bytes, bytes]:
         payload = BASIC_PUBLISH + b"\x00\x00" + route_of("", queue) + (b"\x01" if mandatory else b"\x00")
@@ -369,11 +376,12 @@ class Publisher:
 class Deliverer:
     """Writes deliveries of one consumer."""
 
-    __slots__ = ("_channel", "_frame_max", "_tag", "_heads")
+    __slots__ = ("_channel", "_frame_max", "_heads", "_most", "_tag")
 
     def __init__(self, channel: int, consumer_tag: str, frame_max: int) -> None:
         self._channel = channel
         self._frame_max = frame_max
+        self._most = frame_max - FRAME_OVERHEAD
         self._tag = short_string(consumer_tag)
         self._heads: dict[tuple[bytes, bytes, bool], tuple[bytes, bytes, bytes]] = {}
 
@@ -385,8 +393,12 @@ class Deliverer:
             before, after, tail = self._heads[route, properties, redelivered]
         except KeyError:
             before, after, tail = self._make_head(route, properties, redelivered)
-        out += (before, _pack_u64(tag), after)
-        append_body(out, tail, body, self._frame_max)
+        size = len(body)
+        if 0 < size <= self._most:
+            out += (before, _pack_u64(tag), after, _pack_u64(size), tail, _pack_u32(size), body, END)
+        else:
+            out += (before, _pack_u64(tag), after)
+            append_body(out, tail, body, self._frame_max)
 
     def _make_head(self, route: bytes, properties: bytes, redelivered: bool) -> tuple[bytes, bytes, bytes]:
         start = BASIC_DELIVER + self._tag
@@ -413,7 +425,7 @@ def append_content(
 class OutputBuffer:
     """Pieces that wait for a socket; the owner appends to `pieces` and calls `write`."""
 
-    __slots__ = ("pieces", "_rest", "_at")
+    __slots__ = ("pieces", "rest", "_at")
 
     #: pieces taken in one go, and the bytes from which on joining them would cost more than it saves
     _BATCH = 1000
@@ -421,11 +433,12 @@ class OutputBuffer:
 
     def __init__(self) -> None:
         self.pieces: list[Piece] = []
-        self._rest = memoryview(b"")
+        #: what the socket didn't take
+        self.rest: Piece = b""
         self._at = 0
 
     def __bool__(self) -> bool:
-        return bool(self.pieces) or bool(self._rest)
+        return bool(self.pieces or self.rest)
 
     def write(self, send: Callable[[Piece], int]) -> int:
         """Give everything to ``send`` until it raises; returns the bytes it took.
@@ -435,13 +448,14 @@ class OutputBuffer:
         written = 0
         try:
             while True:
-                while self._rest:
-                    sent = send(self._rest)
-                    written += sent
-                    self._rest = self._rest[sent:]
-                if not self.pieces:
-                    return written
-                self._rest = memoryview(self._take())
+                data = self.rest
+                if not data:
+                    if not self.pieces:
+                        return written
+                    data = self.rest = self._take()
+                sent = send(data)
+                written += sent
+                self.rest = b"" if sent == len(data) else memoryview(data)[sent:]
         except (BlockingIOError, InterruptedError):
             return written
 
@@ -458,5 +472,5 @@ class OutputBuffer:
     def clear(self) -> None:
         """Drop what waits; the connection is gone."""
         self.pieces.clear()
-        self._rest = memoryview(b"")
+        self.rest = b""
         self._at = 0

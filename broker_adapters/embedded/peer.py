@@ -177,7 +177,7 @@ class Peer:
         return rest
 
     def _take(self, incoming: Incoming) -> None:
-        number, payload, properties, body = incoming
+        number, payload, properties = incoming.channel, incoming.payload, incoming.properties
         channel = self._channels.get(number)
         if self.stage is Stage.CLOSING:
             if payload[:4] == _CLOSE_OK:
@@ -199,7 +199,7 @@ class Peer:
             if properties is not None:
                 if payload[:4] != BASIC_PUBLISH:
                     raise AmqpError(503, "a client may send content only with basic.publish")
-                channel.publish(payload, properties, body)
+                channel.publish(payload, properties, incoming.body)
             elif payload[:4] == _CHANNEL_CLOSE:
                 self._end_channel(channel)
                 del self._channels[number]

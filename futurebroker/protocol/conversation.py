@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -50,15 +50,27 @@ class Conversation:
         self.session.receive_anew()
         self.joiner = pieces.Joiner()
 
-    def bodies(self, refuse: Callable[[str, str], None]) -> Iterator[bytes]:
+    def bodies(self, refuse: Callable[[str, str], None]) -> Iterable[bytes]:
         """What waits, as bodies of envelopes; ``refuse`` is told of messages too large for anything."""
         batch, self.batch = self.batch, []
+        if not batch:
+            return ()
+        if len(batch) > self.batch_limit:
+            return self._parts(batch, None, refuse)
+        body = encode(batch)
+        if len(body) * 4 < BATCH_BYTES and self.batch_limit == BATCH_MESSAGES:
+            return (body,)  # as nearly always
+        return self._parts(batch, body, refuse)
+
+    def _parts(self, batch: list[Message], body: bytes | None, refuse: Callable[[str, str], None]) -> Iterator[bytes]:
+        """A batch in as many bodies as it takes; ``body`` is all of it, if that is one part."""
         start = 0
         while start < len(batch):
             part = batch[start : start + self.batch_limit]
-            body = encode(part)
+            body = encode(part) if body is None else body
             if len(body) > BATCH_BYTES and len(part) > 1:
                 self.batch_limit = max(1, len(part) * BATCH_BYTES // (len(body) * 2))
+                body = None
                 continue
             if len(body) * 4 < BATCH_BYTES:
                 self.batch_limit = min(BATCH_MESSAGES, self.batch_limit * 2)
@@ -70,6 +82,7 @@ class Conversation:
             else:
                 # Not numbered: the other side would wait for it for ever.
                 refuse("oversize", f"a {type(part[0]).__name__} of {len(body):,} bytes for {self.peer.name}")
+            body = None
 
     def open(self, direction: str, body: bytes | memoryview) -> list[Any]:
         """The messages of a body that is due; none while more pieces of it have to come.

@@ -8,7 +8,6 @@ from typing import Any
 from futurebroker.protocol.conversation import Conversation
 from futurebroker.protocol.endpoint import Endpoint
 from futurebroker.protocol.messages import Message
-from futurebroker.protocol.wire import Header, Kind
 from futurebroker.transport.base import Link
 from futurebroker.types import Peer
 
@@ -21,8 +20,6 @@ class DurableEndpoint(Endpoint):
 
     #: told when a delivery has to be settled
     on_delivery: Callable[[], None] | None = None
-    #: whether numbered envelopes are dropped unread; their senders keep them
-    is_deaf = False
     _newest: Delivery | None = None
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -30,13 +27,13 @@ class DurableEndpoint(Endpoint):
         #: parties that live in this process and have no session: what takes the messages for each
         self.inside: dict[str, Callable[[Sequence[Message]], None]] = {}
 
-    def send_all(self, name: str, messages: Sequence[Message]) -> None:
+    def send_all(self, name: str, messages: Sequence[Message]) -> bool:
         """See `Endpoint.send_all`."""
         inside = self.inside.get(name)
         if inside is None:
-            super().send_all(name, messages)
-        else:
-            inside(messages)
+            return super().send_all(name, messages)
+        inside(messages)
+        return True
 
     def send_lazily(self, name: str, message: Message) -> None:
         """See `Endpoint.send_lazily`."""
@@ -75,12 +72,6 @@ class DurableEndpoint(Endpoint):
             self._newest = (link, tag)
             if self.on_delivery is not None:
                 self.on_delivery()
-
-    def _take(self, peer: Peer, header: Header, content: memoryview) -> None:
-        if self.is_deaf and header.kind == Kind.DATA:
-            self.rejected["deaf"] += 1
-        else:
-            super()._take(peer, header, content)
 
     def take_delivery(self) -> Delivery | None:
         """The newest delivery that `settle` has yet to be called for."""

@@ -19,7 +19,8 @@ from futurebroker.protocol.events import EndpointEvents
 from futurebroker.protocol.messages import Message, decode, encode
 from futurebroker.protocol.parking import Rejections, parked
 from futurebroker.protocol.queues import command_queue
-from futurebroker.protocol.session import Outgoing
+from futurebroker.protocol.session import ACK_DELAY, ACK_EVERY, RESEND_AFTER, Outgoing
+from futurebroker.protocol.sessions import Sessions
 from futurebroker.protocol.wire import Header, Keyring, Kind
 from futurebroker.transport.base import Link
 from futurebroker.types import Peer
@@ -30,7 +31,7 @@ logger = logging.getLogger("futurebroker.endpoint")
 MEETING_BYTES = 1024 * 1024
 
 
-class Endpoint:
+class Endpoint(Sessions):
     """See the top of this file.
 
     Args:
@@ -52,11 +53,14 @@ class Endpoint:
         on_blocked: Callable[[bool], None] | None = None,
         dead_queue: str = "",
     ) -> None:
+        super().__init__()
         self.me = me
         self.cluster = cluster
         self.epoch = 0
         #: envelopes dropped, by reason
         self.rejected = Rejections()
+        #: whether numbered envelopes are dropped unread; their senders keep them
+        self.is_deaf = False
         self._keyring = keyring
         self._events = events
         self._loop = loop
@@ -65,7 +69,6 @@ class Endpoint:
         self._is_blocked = False
         self._link: Link | None = None
         self._attachment: Attachment | None = None
-        self._conversations: dict[str, Conversation] = {}
         self._waiting: dict[str, Conversation] = {}
         self._unhurried = Unhurried(loop, self._hurry)
         self._flush_due = False
@@ -105,7 +108,7 @@ class Endpoint:
     def close(self) -> None:
         """Send what waits, as far as that needs no waiting, and close the link. May be called twice."""
         if self._link is not None:
-            self._flush()
+            self.flush()
             link = self._detach()
             if link is not None:
                 link.close()
@@ -129,7 +132,7 @@ class Endpoint:
         finally:
             self._in_turn = outer
             if self._flush_due and not outer:
-                self._flush()
+                self.flush()
 
     # -- sending ----------------------------------------------------------------------------------------------------
 
@@ -174,10 +177,19 @@ class Endpoint:
                 self.rejected.note("address", f"an envelope for {header.recipient} of cluster {header.cluster}")
             else:
                 conversation = self._conversations.get(header.sender)
-                peer = conversation.peer if conversation is not None else None
-                if peer is None or peer.incarnation != header.incarnation or peer.role is not role:
-                    peer = Peer(role, header.sender, header.incarnation)
-                self._take(peer, header, content)
+                if conversation is not None:
+                    peer = conversation.peer
+                    if peer.incarnation != header.incarnation or peer.role is not role:
+                        conversation = None
+                if header.kind == Kind.MEETING:
+                    self._meet(Peer(role, header.sender, header.incarnation), content)
+                elif header.kind == Kind.DATA and self.is_deaf:
+                    self.rejected["deaf"] += 1
+                elif conversation is None:
+                    self.rejected["stranger"] += 1
+                    self._tell(self._events.stranger, Peer(role, header.sender, header.incarnation))
+                else:
+                    self._take(conversation, header, content)
         if tag and self._link is not None:
             self._ack(self._link, tag)
             self._schedule_flush()
@@ -187,36 +199,6 @@ class Endpoint:
 
     def _ack(self, link: Link, tag: int) -> None:
         link.ack(tag)
-
-    def received_up_to(self, name: str) -> int:
-        """Number of the last envelope of ``name`` that was delivered; 0 without a session."""
-        conversation = self._conversations.get(name)
-        return conversation.session.received if conversation is not None else 0
-
-    def sent_up_to(self, name: str) -> int:
-        """Number of the last envelope sent to ``name``; 0 without a session."""
-        conversation = self._conversations.get(name)
-        return conversation.session.sent if conversation is not None else 0
-
-    def oldest_to(self, name: str) -> int:
-        """Number of the first envelope that could be sent to ``name`` again."""
-        conversation = self._conversations.get(name)
-        return conversation.session.oldest if conversation is not None else 1
-
-    def is_open(self, name: str) -> bool:
-        """Whether there is a session with ``name``, and `open` said where it is since the link was attached."""
-        conversation = self._conversations.get(name)
-        return conversation is not None and conversation.connected
-
-    def peer(self, name: str) -> Peer | None:
-        """The incarnation of ``name`` that a session is open with."""
-        conversation = self._conversations.get(name)
-        return conversation.peer if conversation is not None else None
-
-    def unacked_bytes(self, name: str) -> int:
-        """Bytes sent to ``name`` that it hasn't acknowledged."""
-        conversation = self._conversations.get(name)
-        return conversation.session.unacked_bytes if conversation is not None else 0
 
     def forget(self, name: str) -> None:
         """End the session of ``name``; what it hasn't acknowledged is dropped."""
@@ -234,16 +216,28 @@ class Endpoint:
         """Send ``message`` to the peer ``name`` in its session; dropped if there is none."""
         self.send_all(name, (message,))
 
-    def send_all(self, name: str, messages: Sequence[Message]) -> None:
-        """Send ``messages`` to the peer ``name`` in its session, in order; dropped if there is none."""
+    def send_all(self, name: str, messages: Sequence[Message]) -> bool:
+        """Send ``messages`` to the peer ``name`` in its session, in order; False if there is none: they are dropped."""
         conversation = self._conversations.get(name)
-        if conversation is None or not messages:
-            return
-        conversation.batch.extend(messages)
-        if conversation.connected:
-            self._waiting[name] = conversation
-            if not self._flush_due:
-                self._schedule_flush()
+        if conversation is None:
+            return False
+        if messages:
+            conversation.batch += messages
+            if conversation.connected:
+                self._waiting[name] = conversation
+                if not self._flush_due:
+                    self._schedule_flush()
+        return True
+
+    def send_now(self, name: str, messages: Sequence[Message]) -> bool:
+        """As `send_all`, and let them leave at once instead of when the loop comes round: little may follow."""
+        outer, self._in_turn = self._in_turn, True
+        try:
+            return self.send_all(name, messages)
+        finally:
+            self._in_turn = outer
+            if self._flush_due and not outer:
+                self.flush()
 
     def send_lazily(self, name: str, message: Message) -> None:
         """As `send`, for what isn't urgent: it goes with the next message to that peer, or alone after a moment."""
@@ -305,10 +299,6 @@ class Endpoint:
         self._schedule_flush()
         return self._confirmed
 
-    def flush(self) -> None:
-        """Send now what collected; needed only before the loop stops."""
-        self._flush()
-
     def _schedule_flush(self) -> None:
         if not self._flush_due and self._link is not None:
             self._flush_due = True
@@ -317,9 +307,10 @@ class Endpoint:
 
     def _flush_if_due(self) -> None:
         if self._flush_due:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send now what collected."""
         self._flush_due = False
         link = self._link
         if link is None:
@@ -339,7 +330,8 @@ class Endpoint:
         session = conversation.session
         for body in conversation.bodies(self.rejected.note):
             self._transmit(conversation, session.send(body, now))
-        self._arm(session.deadline())
+        if self._timer is None or self._timer_at > now + RESEND_AFTER:
+            self._arm(session.deadline())  # what was sent makes nothing due before
 
     def _transmit(self, conversation: Conversation, outgoing: Outgoing, *, durable: bool = False) -> None:
         if self._link is None:
@@ -349,15 +341,17 @@ class Endpoint:
             if outgoing.sequence:
                 conversation.withheld.append(outgoing)
             return
-        kind = Kind.DATA if outgoing.sequence else Kind.ACK
-        envelope = self._seal(kind, conversation.peer, outgoing.body, outgoing.sequence, outgoing.ack)
+        me, peer, sequence = self.me, conversation.peer, outgoing.sequence
+        kind = Kind.DATA if sequence else Kind.ACK
+        ids = (self.cluster, me.name, me.incarnation, peer.name, self.epoch)
+        envelope = self._keyring.seal(me.role, peer.role, Header(kind, *ids, sequence, outgoing.ack), outgoing.body)
         # Who acknowledges in time has it before a broker could have written it down.
-        kept = conversation.durable and outgoing.sequence > 0 and (durable or conversation.session.is_unheard)
+        kept = conversation.durable and sequence > 0 and (durable or conversation.session.is_unheard)
         self._link.send(conversation.destination, envelope, durable=kept)
 
-    def _seal(self, kind: Kind, peer: Peer, body: bytes, sequence: int = 0, ack: int = 0) -> bytes:
+    def _seal(self, kind: Kind, peer: Peer, body: bytes, ack: int = 0) -> bytes:
         me = self.me
-        header = Header(kind, self.cluster, me.name, me.incarnation, peer.name, self.epoch, sequence, ack)
+        header = Header(kind, self.cluster, me.name, me.incarnation, peer.name, self.epoch, ack=ack)
         return self._keyring.seal(me.role, peer.role, header, body)
 
     def _is_durable(self, destination: str) -> bool:
@@ -367,42 +361,43 @@ class Endpoint:
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
-    def _take(self, peer: Peer, header: Header, content: memoryview) -> None:
-        direction = direction_of(self.me.role, peer.role)
-        if header.kind == Kind.MEETING:
-            if len(content) > MEETING_BYTES:
-                self.rejected.note("oversize", f"{len(content):,} bytes of {peer.name} outside of its session")
-                return
-            try:
-                messages = decode(direction, content)
-            except ProtocolError as error:
-                self.rejected.note("garbage", str(error))
-                return
-            for message in messages:
-                self._tell(self._events.meet, peer, message)
+    def _meet(self, peer: Peer, content: memoryview) -> None:
+        if len(content) > MEETING_BYTES:
+            self.rejected.note("oversize", f"{len(content):,} bytes of {peer.name} outside of its session")
             return
-        conversation = self._conversations.get(peer.name)
-        if conversation is None or (conversation.peer is not peer and conversation.peer != peer):
-            self.rejected["stranger"] += 1
-            self._tell(self._events.stranger, peer)
-            return
-        session = conversation.session
         try:
-            bodies = session.receive(header.sequence, header.ack, content, self._loop.time())
+            messages = decode(direction_of(self.me.role, peer.role), content)
+        except ProtocolError as error:
+            self.rejected.note("garbage", str(error))
+            return
+        for message in messages:
+            self._tell(self._events.meet, peer, message)
+
+    def _take(self, conversation: Conversation, header: Header, content: memoryview) -> None:
+        peer, session = conversation.peer, conversation.session
+        now = self._loop.time()
+        try:
+            bodies = session.receive(header.sequence, header.ack, content, now)
         except ProtocolError as error:
             self.rejected.note("garbage", str(error))
             return
         for body in bodies:
             try:
-                messages = conversation.open(direction, body)
+                messages = conversation.open(direction_of(self.me.role, peer.role), body)
             except ProtocolError as error:
                 self.rejected.note("garbage", str(error))
                 continue
             if messages:
-                self._tell(self._events.deliver, peer, messages)
+                try:
+                    self._events.deliver(peer, messages)
+                except Exception as error:  # noqa: BLE001 - handed on
+                    self._raised(self._events.deliver, error)
             if self._conversations.get(peer.name) is not conversation:
                 return
-        self._acknowledge(conversation)
+        if session.owed >= ACK_EVERY:
+            self._acknowledge(conversation)
+        elif self._timer is None or self._timer_at > now + ACK_DELAY:
+            self._arm(session.deadline())  # what came makes nothing due before
 
     def _acknowledge(self, conversation: Conversation) -> None:
         """See to it that the peer learns in time what arrived."""
@@ -422,9 +417,12 @@ class Endpoint:
         try:
             call(*arguments)
         except Exception as error:  # noqa: BLE001 - handed on
-            self._loop.call_exception_handler(
-                {"message": f"{call.__name__} of {type(self._events).__name__} raised", "exception": error}
-            )
+            self._raised(call, error)
+
+    def _raised(self, call: Callable[..., None], error: Exception) -> None:
+        self._loop.call_exception_handler(
+            {"message": f"{call.__name__} of {type(self._events).__name__} raised", "exception": error}
+        )
 
     def _park(self, queue: str, body: bytes, reason: str, text: str) -> None:
         link = self._link

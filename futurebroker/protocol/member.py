@@ -188,14 +188,13 @@ class Member:
 
     def send(self, *messages: Message) -> None:
         """Send ``messages`` in the session; before the first welcome they are kept."""
-        if self._endpoint.peer(SCHEDULER) is None:
+        if not self._endpoint.send_all(SCHEDULER, messages):
             self._unsent += messages
-        else:
-            self._endpoint.send_all(SCHEDULER, messages)
 
     def send_now(self, *messages: Message) -> None:
         """As `send`, and let them leave at once instead of when the loop comes round: little may follow."""
-        self._endpoint.turn(lambda: self.send(*messages))
+        if not self._endpoint.send_now(SCHEDULER, messages):
+            self._unsent += messages
 
     def turn(self, call: Callable[[], object]) -> None:
         """Run ``call``, and let what it sends leave at once."""

@@ -10,7 +10,8 @@ monotonic seconds and always given by the caller.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+
+import msgspec
 
 from futurebroker.exceptions import ProtocolError
 
@@ -29,8 +30,7 @@ EARLY_BYTES = 64 * 1024 * 1024
 RESEND_BURST = 64
 
 
-@dataclass(slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, gc=False):
     """An envelope to send now; its number never changes, ``ack`` is as of this sending."""
 
     sequence: int  #: 0 for a bare acknowledgement
@@ -49,7 +49,8 @@ class Session:
         self._cleared: int | None = None
         self._early: dict[int, bytes] = {}
         self._early_bytes = 0
-        self._owed = 0
+        #: envelopes that came and are not acknowledged
+        self.owed = 0
         self._ack_at: float | None = None
         self._resend_at: float | None = None
         self._patience = RESEND_AFTER
@@ -89,7 +90,9 @@ class Session:
         self.unacked_bytes += len(body)
         if self._resend_at is None:
             self._resend_at = now + self._patience
-        return self._outgoing(self._sent, body)
+        self.owed = 0
+        self._ack_at = None
+        return Outgoing(self._sent, self._received if self._cleared is None else self._cleared, body)
 
     def receive(self, sequence: int, ack: int, body: bytes | memoryview, now: float) -> list[bytes | memoryview]:
         """Take in an envelope; returns the bodies that are now due, in order.
@@ -97,14 +100,16 @@ class Session:
         Raises:
             ProtocolError: it acknowledges what was never sent.
         """
-        self.acknowledge(ack, now)
+        unacked = self._unacked
+        if ack > self._sent or (unacked and unacked[0][0] <= ack):
+            self.acknowledge(ack, now)
         if sequence == 0:
             return []
         if self._cleared is None or sequence <= self._cleared:
             self._owe(now)
         if sequence <= self._received:
             self.duplicates += 1
-            self._owed = ACK_EVERY
+            self.owed = ACK_EVERY
             return []
         if sequence > self._received + 1:
             self._keep_early(sequence, body)
@@ -152,7 +157,7 @@ class Session:
             self._resend_at = now + self._patience
             burst = list(self._unacked)[:RESEND_BURST]
             return [self._outgoing(number, body) for number, body in burst]
-        if self._owed >= ACK_EVERY or (self._ack_at is not None and now >= self._ack_at):
+        if self.owed >= ACK_EVERY or (self._ack_at is not None and now >= self._ack_at):
             return [self._outgoing(0, b"")]
         return []
 
@@ -169,7 +174,7 @@ class Session:
     def clear(self, number: int, now: float) -> None:
         """What arrived up to ``number`` may be acknowledged."""
         if self._cleared is not None and number > self._cleared:
-            self._owed += number - self._cleared
+            self.owed += number - self._cleared
             self._cleared = number
             if self._ack_at is None:
                 self._ack_at = now + ACK_DELAY
@@ -185,12 +190,12 @@ class Session:
         self._received = 0
         self._early.clear()
         self._early_bytes = 0
-        self._owed = 0
+        self.owed = 0
         self._ack_at = None
 
     def ack_overdue(self) -> bool:
         """Whether an acknowledgement should leave now rather than at `deadline`."""
-        return self._owed >= ACK_EVERY
+        return self.owed >= ACK_EVERY
 
     def deadline(self) -> float | None:
         """When `due` has something to say at the latest; None while nothing is open."""
@@ -201,11 +206,11 @@ class Session:
         return min(self._ack_at, self._resend_at)
 
     def _owe(self, now: float) -> None:
-        self._owed += 1
+        self.owed += 1
         if self._ack_at is None:
             self._ack_at = now + ACK_DELAY
 
     def _outgoing(self, sequence: int, body: bytes) -> Outgoing:
-        self._owed = 0
+        self.owed = 0
         self._ack_at = None
         return Outgoing(sequence, self._received if self._cleared is None else self._cleared, body)

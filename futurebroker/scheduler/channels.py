@@ -23,7 +23,7 @@ class Gate:
     """See the top of this file; arguments as in `errands.Errands`."""
 
     def __init__(
-        self, state: SchedulerState, send: Callable[[str, Message], None], secret: bytes | None, is_local: bool
+        self, state: SchedulerState, send: Callable[[str, Message], object], secret: bytes | None, is_local: bool
     ) -> None:
         self._state = state
         self._send = send

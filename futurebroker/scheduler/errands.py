@@ -86,7 +86,7 @@ class Errands:
     def __init__(
         self,
         state: SchedulerState,
-        send: Callable[[str, Message], None],
+        send: Callable[[str, Message], object],
         *,
         secret: bytes | None,
         is_local: bool,

@@ -223,6 +223,16 @@ class _SharedLink:
         self._relay = relay
         self._link = link
         self._events: LinkEvents | None = None
+        # nothing to do about these, and some are called with every envelope
+        self.send: Callable[..., None] = link.send
+        self.flush = link.flush
+        self.begin_confirms = link.begin_confirms
+        self.ack = link.ack
+        self.fileno = link.fileno
+        self.wants_write = link.wants_write
+        self.on_readable = link.on_readable
+        self.on_writable = link.on_writable
+        self.tick = link.tick
 
     @property
     def capabilities(self) -> Capabilities:
@@ -231,33 +241,6 @@ class _SharedLink:
     def start(self, events: LinkEvents, wake: Callable[[Callable[[], None]], object]) -> None:
         self._events = events
         self._link.start(self, wake)
-
-    def send(self, destination: str, body: bytes, *, durable: bool = False, mandatory: bool = False) -> None:
-        self._link.send(destination, body, durable=durable, mandatory=mandatory)
-
-    def flush(self) -> None:
-        self._link.flush()
-
-    def begin_confirms(self) -> None:
-        self._link.begin_confirms()
-
-    def ack(self, tag: int) -> None:
-        self._link.ack(tag)
-
-    def fileno(self) -> int | None:
-        return self._link.fileno()
-
-    def wants_write(self) -> bool:
-        return self._link.wants_write()
-
-    def on_readable(self) -> None:
-        self._link.on_readable()
-
-    def on_writable(self) -> None:
-        self._link.on_writable()
-
-    def tick(self, now: float) -> float:
-        return self._link.tick(now)
 
     def close(self) -> None:
         self._relay.lost(self)

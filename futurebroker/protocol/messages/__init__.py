@@ -7,6 +7,7 @@ may be added at the end with a default; anything else needs a new `PROTOCOL`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -247,7 +248,6 @@ ToClient = (
     | RanOnExecutors | RanOnScheduler | FromPeer | Published
 )  # fmt: skip
 
-_encode = msgspec.msgpack.Encoder().encode
 #: by direction
 DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {
     "from_client": msgspec.msgpack.Decoder(list[FromClient]),
@@ -257,9 +257,8 @@ DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {
 }
 
 
-def encode(messages: list[Message]) -> bytes:
-    """The bytes of several messages, to be the body of one envelope."""
-    return _encode(messages)
+#: the bytes of several messages, to be the body of one envelope
+encode: Callable[[list[Message]], bytes] = msgspec.msgpack.Encoder().encode
 
 
 def decode(direction: str, body: bytes | memoryview) -> list[Any]:
