@@ -12,9 +12,10 @@ from typing import Any, Self
 
 from futurebroker.celery import stamping
 from futurebroker.celery.signature import Signature, maybe_list, maybe_signature, signature, subtask, uuid
-from futurebroker.celery.stamping import StampingVisitor
+from futurebroker.celery.stamping import GroupStampingVisitor, StampingVisitor
 
 __all__ = [
+    "GroupStampingVisitor",
     "Signature",
     "StampingVisitor",
     "chain",
@@ -112,8 +113,9 @@ class chain(_Composed):  # noqa: N801 - Celery's name
         self["kwargs"]["tasks"] = tasks
 
     def _stamp(self, visitor: Any, append: bool, headers: dict[str, Any]) -> None:
-        given = visitor.on_chain_start(self, **headers) if visitor is not None else None
-        inner = stamping.merged(headers, given, append)
+        given = visitor.on_chain_start(self, **headers) or {} if visitor is not None else None
+        inner = stamping.merged(headers, given, append, self.options)
+        self.stamp_links(visitor, append, **inner)
         for task in self.tasks:
             task.stamp(visitor, append, **inner)
         if visitor is not None:
@@ -219,8 +221,9 @@ class group(_Composed):  # noqa: N801 - Celery's name
         self["kwargs"]["tasks"] = tasks
 
     def _stamp(self, visitor: Any, append: bool, headers: dict[str, Any]) -> None:
-        given = visitor.on_group_start(self, **headers) if visitor is not None else None
-        inner = stamping.merged(headers, given, append)
+        given = visitor.on_group_start(self, **headers) or {} if visitor is not None else None
+        inner = stamping.merged(headers, given, append, self.options)
+        self.stamp_links(visitor, append, **inner)
         for task in self.tasks:
             task.stamp(visitor, append, **inner)
         if visitor is not None:
@@ -260,6 +263,10 @@ class group(_Composed):  # noqa: N801 - Celery's name
         if "link_error" in options:
             raise TypeError("cannot add link to a group: do that on individual tasks")
         return super().apply_async(args, kwargs, **options)
+
+    def name_it(self) -> None:
+        """Give it an id, unless it has one."""
+        self.options.setdefault("task_id", uuid())
 
     def freeze(self, _id: str | None = None, *args: Any, **kwargs: Any) -> Any:
         options = self.options
@@ -341,15 +348,16 @@ class chord(_Composed):  # noqa: N801 - Celery's name
         self["kwargs"]["body"] = body
 
     def _stamp(self, visitor: Any, append: bool, headers: dict[str, Any]) -> None:
-        given = visitor.on_chord_header_start(self, **headers) if visitor is not None else None
-        inner = stamping.merged(headers, given, append)
+        given = visitor.on_chord_header_start(self, **headers) or {} if visitor is not None else None
+        inner = stamping.merged(headers, given, append, self.options)
+        self.stamp_links(visitor, append, **inner)
         for task in self.header.tasks:
             task.stamp(visitor, append, **inner)
         if visitor is not None:
             visitor.on_chord_header_end(self, **inner)
         if self.body is not None:
-            given = visitor.on_chord_body(self, **headers) if visitor is not None else None
-            self.body.stamp(visitor, append, **stamping.merged(headers, given, append))
+            given = visitor.on_chord_body(self, **inner) or {} if visitor is not None else None
+            self.body.stamp(visitor, append, **stamping.merged(inner, given, append, self.options))
 
     def parts(self) -> list[Signature]:
         return [*self.header.tasks, *([self.body] if self.body is not None else [])]

@@ -17,6 +17,8 @@ from futurebroker.graph import Graph, Ref, TaskSpec, references_in
 
 #: the task that hands on the list it is given
 COLLECT = "celery.accumulate"
+#: the option of what was linked, which is no step of a chain
+LINK = "is_link"
 #: options that say something about one task's place, not about how it runs
 _OF_PLACE = frozenset({"task_id", "link", "link_error", "chord", "chain"})
 
@@ -124,7 +126,7 @@ class _Compiler:
         self.graph.add(spec)
         result = Ref(spec.key)
         for callback in maybe_list(merged.get("link")):
-            self.place(_known(callback, sig), _Before((result,), parent=spec.key), {})
+            self.place(_known(callback, sig), _Before((result,), parent=spec.key), {LINK: True})
         return _Placed(result, TaskHandle(spec.key))
 
     def _errback(self, errback: Any, failed: str) -> Graph:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from futurebroker.celery.following import FIELDS, followers_of
+
 #: what every request has, whether or not it was given; as in Celery
 _DEFAULTS: dict[str, Any] = {
     "id": None, "args": None, "kwargs": None, "logfile": None, "loglevel": None, "hostname": None, "retries": 0,
@@ -34,11 +36,21 @@ class Context:
         self.__dict__.update(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
+        if name in FIELDS:
+            known = followers_of(self)
+            if known is not None:
+                setattr(self, name, known.fields[name])
+                return known.fields[name]
         if name in _DEFAULTS:
             return _DEFAULTS[name]
         if name in ("children", "added"):
             return self.__dict__.setdefault(name, [])
         raise AttributeError(f"the request of a task has no {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in FIELDS:
+            self.__dict__.setdefault("added", [])  # the end of the run looks at it; see `following.settle`
+        self.__dict__[name] = value
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set fields."""

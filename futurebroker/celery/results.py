@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from futurebroker.celery import local, states
 from futurebroker.celery.context import Parts
-from futurebroker.celery.exceptions import ChordError
+from futurebroker.celery.dependencies import DependencyGraph, GraphFormatter
+from futurebroker.celery.exceptions import ChordError, IncompleteStream
 from futurebroker.client.futures import Future
 from futurebroker.protocol.messages import Failure
 from futurebroker.protocol.serialize import load_failure, loads_writable
@@ -330,24 +333,51 @@ class AsyncResult:
     # -- its place --------------------------------------------------------------------------------------------------
 
     def get_leaf(self) -> Any:
-        """The last result of the first branch below it."""
+        """The last result below it."""
         leaf = None
         for _, node in self.iterdeps():
             leaf = node.get()
         return leaf
 
     def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
-        """(parent, node) of this and all below it."""
-        stack: list[tuple[Any, Any]] = [(None, self)]
-        while stack:
-            parent, node = stack.pop(0)
+        """(parent, node) of this and all below it, each node once for each parent.
+
+        Raises:
+            IncompleteStream: a node hasn't ended, so that more may come below it; unless ``intermediate``.
+        """
+        line: deque[tuple[Any, AsyncResult]] = deque([(None, self)])
+        seen: set[str] = set()
+        while line:
+            parent, node = line.popleft()
             yield parent, node
-            stack.extend((node, child) for child in node.children or [])
+            if node.id in seen:
+                continue
+            if not node.ready() and not intermediate:
+                raise IncompleteStream(f"{node.id} hasn't ended")
+            seen.add(node.id)
+            line.extend((node, child) for child in node.children or ())
 
     def collect(self, intermediate: bool = False, **kwargs: Any) -> Iterator[tuple[Any, Any]]:
-        """(node, result) of this and all below it."""
+        """(node, result) of this and all below it, waited for one after another, each once."""
+        seen: set[str] = set()
         for _, node in self.iterdeps(intermediate):
-            yield node, node.get(**kwargs)
+            if node.id not in seen:
+                seen.add(node.id)
+                yield node, node.get(**kwargs)
+
+    def build_graph(self, intermediate: bool = False, formatter: Any = None) -> DependencyGraph:
+        """This and all below it as a graph, for looking at or drawing."""
+        graph = DependencyGraph(formatter=formatter or GraphFormatter(root=self.id, shape="oval"))
+        for parent, node in self.iterdeps(intermediate):
+            graph.add_arc(node)
+            if parent is not None:
+                graph.add_edge(parent, node)
+        return graph
+
+    @cached_property
+    def graph(self) -> DependencyGraph:
+        """`build_graph`, built once."""
+        return self.build_graph()
 
     def as_tuple(self) -> Any:
         """Ids, for `result_from_tuple`."""

@@ -24,6 +24,7 @@ from futurebroker.celery import local, signals, states
 from futurebroker.celery.context import Context, Parts, spread
 from futurebroker.celery.definitions import Definition
 from futurebroker.celery.exceptions import Ignore, NotRegistered, Reject, Retry, SoftTimeLimitExceeded
+from futurebroker.celery.following import settle
 from futurebroker.celery.routing import changed_options
 from futurebroker.exceptions import FuturebrokerError
 from futurebroker.inside import NO_TASK, current_task
@@ -188,7 +189,10 @@ def _run_to_its_end(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], re
         raise
     if "added" not in request.__dict__:
         return value
-    raise _together(task, value, request)
+    settle(task, request)
+    if request.added:
+        raise _together(task, value, request)
+    return value
 
 
 def _together(task: Any, value: Any, request: Context) -> RunAgain:

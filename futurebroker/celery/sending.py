@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 
 from futurebroker.celery import local
-from futurebroker.celery.compiler import COLLECT
+from futurebroker.celery.compiler import COLLECT, LINK
 from futurebroker.celery.exceptions import EncodeError
 from futurebroker.celery.stamping import stamps_of
 from futurebroker.client.calls import Call
 from futurebroker.client.client import Client
 from futurebroker.client.futures import Future
-from futurebroker.client.submitting import Submitter
+from futurebroker.client.submitting import Batch, Submitter
 from futurebroker.client.waiters import run_blocking
 from futurebroker.graph import Graph, Ref, TaskSpec
 from futurebroker.protocol.messages import AddFunction, Conditions, OnFailure, PlannedCall, TaskOptions
@@ -26,7 +26,7 @@ from futurebroker.types import Key
 #: options that say how the call runs; the rest of what `apply_async` is given is about transport, and has no effect
 _REQUEST = (
     "root_id", "parent_id", "group_id", "group_index", "headers", "shadow", "reply_to", "replaced_task_nesting",
-    "origin", "stamps", "stamped_headers", "ignore_result",
+    "origin", "stamps", "stamped_headers", "ignore_result", LINK,
 )  # fmt: skip
 #: options that say something about a call's place and time, and nothing of how it runs
 _OF_PLACE = frozenset((*_REQUEST, "countdown", "eta", "expires")) - {"ignore_result"}
@@ -136,14 +136,12 @@ class Sender:
             conditions = self.conditions(spec)
             after = tuple([reference.key for reference in spec.after]) if spec.after else ()
             futures[spec.key] = batch.add(call, args, spec.kwargs, spec.key, conditions, after)
-            if spec.on_failure:
-                batch.send()
             for errback in spec.on_failure:
-                self._plan(spec.key, errback, lookup)
+                self._plan(batch, spec.key, errback, lookup)
         batch.send()
         return futures
 
-    def _plan(self, of: Key, graph: Graph, lookup: Any) -> None:
+    def _plan(self, batch: Batch, of: Key, graph: Graph, lookup: Any) -> None:
         """Have the tasks of ``graph`` be made if the task ``of`` fails."""
         calls: list[PlannedCall] = []
         submitter = self._submitter
@@ -154,11 +152,11 @@ class Sender:
             packed = submitter.pack_apart(call, (*spec.inputs, *spec.args), spec.kwargs)
             more = {"is_errback": True} if is_root and spec.inputs == (of,) else {}
             keys = tuple(dict.fromkeys((*(packed.dependencies or ()), *(reference.key for reference in spec.after))))
-            submitter.put(AddFunction(call.digest, call.name, call.code))
+            batch.put(AddFunction(call.digest, call.name, call.code))
             conditions = self.conditions(spec, more)
             options = msgspec.to_builtins(call.options)
             calls.append(PlannedCall(call.digest, spec.key, packed.data, keys, options, conditions))
-        submitter.put(OnFailure(of, calls))
+        batch.put(OnFailure(of, calls))
 
     def _call(self, name: str, options: TaskOptions) -> Call:
         known = self._calls.get((name, options))
@@ -223,7 +221,7 @@ class Sender:
                 fields[name] = fields.pop(given)
         stamps = stamps_of(options)
         if stamps:
-            fields["stamps"] = stamps
+            fields["stamps"] = {name: options[name] for name in stamps}
         eta, expires = options.get("eta"), options.get("expires")
         if options.get("countdown") is not None:
             eta = options["countdown"]

@@ -259,13 +259,16 @@ class Signature(dict[str, Any]):
             visitor: a `StampingVisitor`, which says what each part is stamped with.
             append_stamps: stamps that are there already stay beside those.
         """
-        headers = stamping.begin(headers)
-        stamping.stamp_links(self, visitor, append_stamps, headers, partial(maybe_signature, app=self._app))
         self._stamp(visitor, append_stamps, headers)
         return self
 
     def _stamp(self, visitor: Any, append: bool, headers: dict[str, Any]) -> None:
+        self.stamp_links(visitor, append, **headers)
         stamping.stamp_task(self, visitor, append, headers)
+
+    def stamp_links(self, visitor: Any, append_stamps: bool = False, **headers: Any) -> None:
+        """As `stamp`, of what it links to alone."""
+        stamping.stamp_links(self, visitor, append_stamps, headers, partial(maybe_signature, app=self._app))
 
     # -- callbacks --------------------------------------------------------------------------------------------------
 

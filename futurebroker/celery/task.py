@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from futurebroker.celery import canvas, local, states
+from futurebroker.celery import canvas, local, stamping, states
 from futurebroker.celery.context import Context
 from futurebroker.celery.eagerly import EagerResult
 from futurebroker.celery.exceptions import Ignore, MaxRetriesExceededError, Retry
@@ -222,6 +222,8 @@ class Task:
             "delivery_info": {"is_eager": True, "exchange": None, "routing_key": None, "priority": None},
             "callbacks": maybe_list(link), "errbacks": maybe_list(link_error), "hostname": "eager",
         }  # fmt: skip
+        if options.get(stamping.NAMES):
+            fields["stamped_headers"], fields["stamps"] = options[stamping.NAMES], stamping.stamps_of(options)
         try:
             value = trace(self, args, given, Context(fields))
         except Retry as retry:

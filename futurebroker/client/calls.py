@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -203,13 +203,20 @@ class Coalescer:
         self._send = send
         self._remember = remember
         self._known: set[Digest] = set()
-        self._again = False
+        #: while calls are sent again: the keys whose calls are still new
+        self._new: Container[Key] | None = None
 
-    def send_again(self, outbox: deque[PreparedCall | PreparedColumn | Message]) -> None:
-        """Send what was sent before, to another scheduler."""
-        self._again = True
+    def send_again(
+        self, outbox: deque[PreparedCall | PreparedColumn | Message], new: Container[Key] = frozenset()
+    ) -> None:
+        """Send what was sent before, to another scheduler.
+
+        Args:
+            new: keys of which workers may have what was made of another call.
+        """
+        self._new = new
         self.send(outbox)
-        self._again = False
+        self._new = None
 
     def forget(self) -> None:
         """The scheduler is a new one and knows no function."""
@@ -266,7 +273,8 @@ class Coalescer:
         self._introduce(call)
         calls = (column.keys, column.arguments, column.dependencies)
         agreed = column.conditions
-        is_new = call.is_named and not self._again
+        new = self._new
+        is_new = call.is_named and (new is None or any(key in new for key in column.keys))
         self._send(Submit(call.digest, *calls, call.options, call.parent, agreed, graph=column.graph, is_new=is_new))
         self._remember(column)
 

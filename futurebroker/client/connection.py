@@ -324,6 +324,8 @@ class Connection(Ledger):
         if isinstance(message, Answer):
             error = FuturebrokerError(message.error) if message.error else None
             self._replies.answer(message.number, message.value, error)
+            if self.chosen.former:
+                self.chosen.answered(message.number)
         elif isinstance(message, RanOnExecutors):
             self._replies.answer(message.number, message.outcomes, None)
         elif isinstance(message, RanOnScheduler):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from futurebroker.client.calls import PreparedCall, PreparedColumn
+from futurebroker.client.chosen import ChosenKeys
 from futurebroker.client.futures import CANCELLED, ERROR, FINISHED, LOST, PENDING, UNOPENED, KeyState
 from futurebroker.client.intake import Intake
 from futurebroker.client.remembering import Remembered, known_value
@@ -61,6 +62,8 @@ class Ledger(ABC):
         self.callbacks = CallbackThread(f"futurebroker-callbacks-{name}")
         #: by key, how many of our own cancellations the scheduler has yet to confirm
         self._echoes: dict[Key, int] = {}
+        #: keys that users chose
+        self.chosen = ChosenKeys(self.number)
         #: keys the scheduler is to see to though no future of them may be left, until it says that they have ended
         self.detached: set[Key] = set()
 
@@ -71,6 +74,10 @@ class Ledger(ABC):
     @abstractmethod
     def flush(self) -> None:
         """Send now: somebody waits."""
+
+    @abstractmethod
+    def number(self) -> int:
+        """A number for a question."""
 
     @abstractmethod
     def check_open(self) -> None:
@@ -185,6 +192,7 @@ class Ledger(ABC):
         """What the scheduler says, in order; what isn't about a key goes to `answered`."""
         states = self.states
         intake = self.intake
+        former = self.chosen.former
         #: finished in a row, and all with the same waiters, who are told in one call
         run: list[KeyState] = []
         waiters: tuple[Waiter, ...] | None = None
@@ -196,7 +204,7 @@ class Ledger(ABC):
                     self._take_other(message)
                     continue
                 state = states.get(message.key)
-                if state is None or state.status is CANCELLED:
+                if state is None or state.status is CANCELLED or (former and message.key in former):
                     continue
                 if state.result is UNOPENED and state.value is None:
                     state.value = message.value
@@ -244,6 +252,7 @@ class Ledger(ABC):
         have it. What nobody knows how to compute is waited for.
         """
         states = self.states
+        self.chosen.forget()
         messages: list[PreparedCall | PreparedColumn | Message] = []
         given: set[Key] = set()
         for key, state in list(states.items()):
@@ -254,7 +263,9 @@ class Ledger(ABC):
             elif state.status is ERROR and isinstance(state.cause, Failure):
                 given.add(key)
                 messages.append(GiveFailure(key, state.cause))
-        again = remembered.take(given)
+        again, refused = remembered.take(given)
+        for key in refused:
+            self._end(key, ERROR, DuplicateKeyError(f"{key}: what depends on another call under this key isn't done"))
         wanted: list[Key] = []
         for key, state in list(states.items()):
             if key in given:
@@ -271,43 +282,53 @@ class Ledger(ABC):
         messages += again.values()
         if self.detached:
             messages.append(Detach(list(self.detached)))
-        released = [key for key in again if key not in states]
+        released = [key for key in again if key not in states or key in refused]
         if released:
             messages.append(Release(released))
-        cancelled = [key for key in self._echoes if key in again]
+        cancelled = [key for key in self._echoes if key in again and self._is_cancelled(key)]
         self._echoes = dict.fromkeys(cancelled, 1)
         if cancelled:
             messages.append(Cancel(cancelled))
         return messages
 
-    def go_on(self, remembered: Remembered) -> list[Message]:
+    def _is_cancelled(self, key: Key) -> bool:
+        state = self.states.get(key)
+        return state is None or state.status is CANCELLED
+
+    def go_on(self, remembered: Remembered) -> tuple[list[Message], list[PreparedCall | PreparedColumn]]:
         """Another scheduler goes on where the former stopped: ask what became of all that is open; the lock is held.
 
-        What the former said last may not have arrived, and won't be said again by itself.
+        What the former said last may not have arrived, and won't be said again by itself. Calls under keys that were
+        used before are sent again: if one was refused, its key is another's, whose result must not be taken for its.
         """
         sent = set(remembered.keys())
         wanted: list[Key] = []
+        again: set[Key] = set()
         for key, state in list(self.states.items()):
             if state.status is FINISHED and state.held is not None and state.result is UNOPENED:
                 self._reopen(state)
                 state.status = LOST
             # A call that was never sent has a size, and is still to come.
             if (state.status is PENDING or state.status is LOST) and (key in sent or state.size < 0):
-                wanted.append(key)
-        messages: list[Message] = [
-            Want(wanted[start : start + KEYS_AT_A_TIME]) for start in range(0, len(wanted), KEYS_AT_A_TIME)
-        ]
+                if key in sent and key in self.chosen.again:
+                    again.add(key)
+                else:
+                    wanted.append(key)
+        messages: list[Message] = [*self.chosen.ask_again()]
+        messages += [Want(wanted[start : start + KEYS_AT_A_TIME]) for start in range(0, len(wanted), KEYS_AT_A_TIME)]
         if self.detached:
             messages.append(Detach(list(self.detached)))
-        return messages
+        return messages, remembered.newest(again)
 
     # -- inside; the lock is held -------------------------------------------------------------------------------------
 
     def _take_other(self, message: Any) -> None:
+        if isinstance(message, (KeyErred, KeyLost)) and message.key in self.chosen.former:
+            return
         if isinstance(message, KeyErred):
             self._end(message.key, ERROR, message.failure)
         elif isinstance(message, KeyCancelled):
-            if not self._is_echo(message.key):
+            if not self._is_echo(message.key) and message.key not in self.chosen.former:
                 self._end(message.key, *_meaning(message))
         elif isinstance(message, KeyLost):
             self._lose(self.states.get(message.key))

@@ -52,6 +52,13 @@ class Outbox:
         if not self.awake:
             self.wake()
 
+    def release(self) -> None:
+        """Let go of what was dropped now, as long as nothing is put after that."""
+        if self._ledger.dropped:
+            self._ledger.release_dropped(self.items)
+            if self.items and not self.awake:
+                self.wake()
+
     def wake(self) -> None:
         """Send what waits: the first after a pause at once and here, further ones by the I/O thread."""
         if not self.awake and not self._send_here():
@@ -110,15 +117,16 @@ class Outbox:
         ledger = self._ledger
         with ledger.lock:
             self._coalescer.forget()
-            self._coalescer.send_again(deque(ledger.start_over(self._remembered)))
+            self._coalescer.send_again(deque(ledger.start_over(self._remembered)), ledger.chosen.again)
         self._member.flush()
 
     def go_on(self) -> None:
         """Another scheduler goes on with our session: ask it what became of what is open."""
         ledger = self._ledger
         with ledger.lock:
-            messages = ledger.go_on(self._remembered)
-        self._member.send(*messages)
+            messages, calls = ledger.go_on(self._remembered)
+            self._member.send(*messages)
+            self._coalescer.send_again(deque(calls))
         self._member.flush()
 
     def stop(self) -> None:

@@ -65,27 +65,37 @@ class Remembered:
         self._calls = sum(map(_count, self._items))
         self._bytes = sum(map(_size, self._items))
 
-    def take(self, given: Set[Key]) -> dict[Key, PreparedCall | PreparedColumn | PutValue]:
+    def take(self, given: Set[Key]) -> tuple[dict[Key, PreparedCall | PreparedColumn | PutValue], set[Key]]:
         """All that must be sent again, inputs before what depends on them; it is forgotten here.
 
         Args:
             given: keys whose results the scheduler is given, so that they need not be computed.
+
+        Returns:
+            It by its keys, and keys that were used for another call while something still depended on the one before:
+            the former scheduler has refused that, or would have.
         """
         items = self._needed(given)
         self._items.clear()
         self._calls = self._bytes = 0
         again: dict[Key, PreparedCall | PreparedColumn | PutValue] = {}
+        refused: set[Key] = set()
         for item in items:
-            # A key that was sent twice stays in its first place: what depends on it may stand between.
-            if isinstance(item, PutValue):
-                again[item.key] = item
-                continue
-            if item.conditions is not None:
-                again |= {key: item.part([row]) for row, key in enumerate(item.keys)}
-                continue
-            for key, arguments, inputs in zip(item.keys, item.arguments, item.dependencies or repeat(None)):
-                again[key] = (item.call, key, arguments, inputs or None)
-        return again
+            for key, one in _each(item):
+                # A key that was sent twice stays in its first place: what depends on it may stand between.
+                known = again.setdefault(key, one)
+                if isinstance(known, tuple) and isinstance(one, tuple) and known[0] is not one[0]:
+                    refused.add(key)
+        return again, refused
+
+    def newest(self, keys: Set[Key]) -> list[PreparedCall | PreparedColumn]:
+        """The last calls that were made under ``keys``."""
+        found: dict[Key, PreparedCall | PreparedColumn] = {}
+        if keys:
+            for item in self._items:
+                if isinstance(item, PreparedColumn) and not keys.isdisjoint(item.keys):
+                    found |= {key: one for key, one in _each(item) if key in keys}  # type: ignore[misc]
+        return list(found.values())
 
     def keys(self) -> Iterator[Key]:
         """All that was sent and isn't forgotten."""
@@ -96,14 +106,26 @@ class Remembered:
                 yield from item.keys
 
     def _needed(self, given: Set[Key]) -> list[Sent]:
-        """In order, what is not settled and what that depends on, but for what is ``given``."""
+        """In order, what is not settled and what that depends on, but for what is ``given``.
+
+        Of the calls under one key, the last counts, and one that something depends on which was sent before the next.
+        """
         find, detached = self._find, self._detached
         inputs: set[Key] = set()
+        last: set[Key] = set()
 
         def needed(key: Key) -> bool:
+            if key in given:
+                return False
+            if key in inputs:
+                inputs.discard(key)
+                last.add(key)
+                return True
+            if key in last:
+                return False
+            last.add(key)
             state = find(key)
-            is_open = state is not None and (state.status is PENDING or _is_open(state))
-            return (is_open or key in inputs or key in detached) and key not in given
+            return key in detached or (state is not None and (state.status is PENDING or _is_open(state)))
 
         kept: list[Sent] = []
         for item in reversed(self._items):
@@ -121,6 +143,17 @@ class Remembered:
                 kept.append(item if len(rows) == len(item.keys) else item.part(rows[::-1]))
         kept.reverse()
         return kept
+
+
+def _each(item: Sent) -> Iterator[tuple[Key, PreparedCall | PreparedColumn | PutValue]]:
+    """What was sent at once, one by one."""
+    if isinstance(item, PutValue):
+        yield item.key, item
+    elif item.conditions is not None:
+        yield from ((key, item.part([row])) for row, key in enumerate(item.keys))
+    else:
+        for key, arguments, inputs in zip(item.keys, item.arguments, item.dependencies or repeat(None)):
+            yield key, (item.call, key, arguments, inputs or None)
 
 
 def _count(item: Sent) -> int:

@@ -92,6 +92,8 @@ class Submitter:
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], key: Key | None, pure: bool
     ) -> Future[Any]:
         if key is not None:
+            if call.is_named:
+                self._connection.outbox.release()  # a future that is gone doesn't stand for the key any more
             known = self._known(key)
             if known is not None:
                 return known
@@ -277,12 +279,20 @@ class Submitter:
 
     def _start_keyed(self, call: Call, packed: Packed, key: Key) -> Future[Any]:
         # Looking and sending with the lock held: a release of the same key goes out before or after both.
-        with self._connection.lock:
-            return self._known(key) or self._start(call, packed, key)
+        connection = self._connection
+        with connection.lock:
+            known = self._known(key)
+            if known is not None:
+                return known
+            if call.is_named and (asked := connection.chosen.use(key)) is not None:
+                connection.outbox.items.append(asked)
+            return self._start(call, packed, key)
 
 
 class Batch:
     """Calls that are sent together: those of one function in a row are one message. Used by one thread.
+
+    Up to `BATCH_MESSAGES` leave at once, so that none of them runs before the scheduler knows what follows it.
 
     Args:
         home: of the states of their keys.
@@ -299,6 +309,9 @@ class Batch:
         self._home = home
         self._pack = pack
         self._call: Call | None = None
+        #: what leaves next, and how many calls and bytes these are
+        self._ready: list[PreparedColumn | Message] = []
+        self._held = self._held_bytes = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -327,9 +340,11 @@ class Batch:
             connection.check_open()
         packed = self._pack(call, args, kwargs)
         data = packed.data
-        if call is not self._call or self._size + len(data) > BATCH_BYTES or len(self._keys) >= BATCH_MESSAGES:
+        if self._held_bytes + self._size + len(data) > BATCH_BYTES or self._held + len(self._keys) >= BATCH_MESSAGES:
             self.send()
-            self._call = call
+        elif call is not self._call:
+            self._close()
+        self._call = call
         number = next(connection.intake.counter)
         if not connection.intake.has_room(number):
             self.send()  # what is waited for may be what is here
@@ -344,17 +359,32 @@ class Batch:
         self._size += len(data)
         return Future(state)
 
-    def send(self) -> None:
-        """What was added leaves, after all that was submitted before."""
+    def put(self, message: Message) -> None:
+        """A message that leaves after what was added."""
+        self._close()
+        self._ready.append(message)
+
+    def _close(self) -> None:
+        """What was added is a message."""
         call = self._call
         if call is None or not self._keys:
             return
         needs = self._needs if any(self._needs) else None
         conditions = self._conditions if any(one is not None for one in self._conditions) else None
-        column = PreparedColumn(call, self._keys, self._arguments, self._size, needs, conditions)
+        self._ready.append(PreparedColumn(call, self._keys, self._arguments, self._size, needs, conditions))
+        self._held += len(self._keys)
+        self._held_bytes += self._size
         self._begin()
+
+    def send(self) -> None:
+        """What was added leaves, after all that was submitted before."""
+        self._close()
+        if not self._ready:
+            return
+        ready, self._ready = self._ready, []
+        self._held = self._held_bytes = 0
         outbox = self._connection.outbox
-        outbox.items.append(column)
+        outbox.items.extend(ready)
         if not outbox.awake:
             outbox.wake()
 

@@ -31,10 +31,28 @@ def offer(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, functio
     soft = pool.options.allow_other_workers and placement.offers(worker, pool)
     if not (soft or placement.may_run(pool, worker)) or not placement.has_resources(worker, pool):
         return False
-    if any(dependency.state is ERRED for dependency in task.dependencies):
+    if any(dependency.state is ERRED for dependency in task.dependencies) or leads_what_runs_once(state, task):
         return False
     _adopt(state, task, worker)
     return True
+
+
+def leads_what_runs_once(state: SchedulerState, task: TaskRecord) -> bool:
+    """Whether the task is at a worker with one behind it that must not run twice.
+
+    It may have ended there already, and the other have begun: then it can't be taken from there.
+    """
+    worker = task.worker
+    if worker is None or worker is state.nowhere:
+        return False
+    reached = [task]
+    while reached:
+        for follower in reached.pop().each_dependent():
+            if follower.worker is worker and follower.waiting_on:
+                if follower.pool.at_most_once:
+                    return True
+                reached.append(follower)
+    return False
 
 
 def _adopt(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> None:

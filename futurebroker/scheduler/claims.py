@@ -22,6 +22,7 @@ from futurebroker.protocol.messages import (
 )
 from futurebroker.scheduler import adoption, holding, placement, recording, transitions
 from futurebroker.scheduler.admission import bad_key
+from futurebroker.scheduler.adoption import leads_what_runs_once
 from futurebroker.scheduler.records import ORDER_MASK, ClientRecord, FunctionRecord, Pool, TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import (
     ERRED,
@@ -73,7 +74,7 @@ def _offer(state: SchedulerState, worker: WorkerRecord, key: Key, nbytes: int, p
         task.add_holder(worker, path)
     elif task.state is PROCESSING and task.worker is worker:
         pass  # It answers from what it kept, or has a new result soon; a Free would take that.
-    elif task.needed and (task.state in UNFINISHED or task.state is RELEASED):
+    elif task.needed and (task.state in UNFINISHED or task.state is RELEASED) and not leads_what_runs_once(state, task):
         claim = Claim(state.now, nbytes)
         claim.value = value
         claim.holders[worker] = path
@@ -92,12 +93,15 @@ def _claim(state: SchedulerState, key: Key, nbytes: int) -> Claim:
     return claim
 
 
+def may_be_others(state: SchedulerState) -> bool:
+    """Whether what workers have of the key of a new call may be of another; not if a journal tells of the call."""
+    return not state.replaying
+
+
 def renounce(state: SchedulerState, task: TaskRecord) -> None:
     """A new record has a key that may have meant other work before: what workers have of it is no result of this."""
     state.renounced[task] = None
-    claim = state.claims.pop(task.key, None)
-    for worker in claim.holders if claim is not None else ():
-        state.free(worker, task.key)
+    state.drop_claim(task.key)
 
 
 def claimed(state: SchedulerState, task: TaskRecord) -> bool:
@@ -147,12 +151,12 @@ def take_given(state: SchedulerState, client: ClientRecord, key: Key, value: byt
     if task is None:
         task = state.add_task(key, state.kind(FORMER), None, b"", (), placement.pool_for(state, None))
         task.add_client(client)
-        claim = state.claims.pop(key, None)
-        for worker in claim.holders if claim is not None else ():
-            state.free(worker, key)
+        state.drop_claim(key)
         transitions.keep_value(state, task, value)
         return
     task.add_client(client)
+    if leads_what_runs_once(state, task):
+        return
     if task.state is not MEMORY:
         if task.state is ERRED:
             holding.erred_released(state, task)
@@ -178,9 +182,7 @@ def give_failure(state: SchedulerState, client: ClientRecord, message: GiveFailu
         return
     task = state.tasks.get(key)
     if task is None:
-        claim = state.claims.pop(key, None)
-        for worker in claim.holders if claim is not None else ():
-            state.free(worker, key)
+        state.drop_claim(key)
         task = state.add_task(key, state.kind(FORMER), None, b"", (), placement.pool_for(state, None))
     elif task in state.awaited:
         del state.awaited[task]

@@ -72,6 +72,8 @@ def add_function(state: SchedulerState, client: ClientRecord, message: AddFuncti
 
 def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None:
     """Take in calls of one function. Each call is taken whole or rejected whole; the others don't suffer."""
+    if message.is_new and state.check:
+        families.settle(state)  # a chosen key that was let go of in the same breath is free for another call
     function = state.functions.get(message.function)
     pool = placement.known_pool(state, message.options)
     fault, kind = _misfit(state, function, message, is_new=pool is None)
@@ -117,7 +119,7 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             keeping.keep(state, task)
         if parent is not None and not message.graph:
             families.adopt(state, parent, task)
-        if message.is_new and state.facts is None and not state.replaying:
+        if message.is_new and claims.may_be_others(state):
             claims.renounce(state, task)
         elif state.claims and claims.claimed(state, task):
             continue

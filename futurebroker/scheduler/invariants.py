@@ -25,6 +25,8 @@ Laws of the state, here:
     I32  what must not run twice, and was begun once, is not on its way again
     I29  work is asked back of one that is connected, a few tasks at a time; what is laden is known as such, and no
          task is where it must not run, however it came there
+    I33  of what is shared by name there are never more leases than there may be, nobody waits for one that is free, and
+         nothing is kept of a name that nobody uses
     I26  whatever is looked at once an event is over has been looked at: nothing is left for the next event
 
 Laws of a history, for which tests keep a ledger of events and commands: I6 (one accepted completion an attempt), I13
@@ -94,6 +96,7 @@ def check(state: SchedulerState) -> None:
     _check_published(state)
     _check_relays(state)
     _check_idle(state)
+    _check_shared(state)
 
 
 def _broken(state: SchedulerState, law: str, what: str, task: TaskRecord | None = None) -> NoReturn:
@@ -410,3 +413,26 @@ def _check_idle(state: SchedulerState) -> None:
         _broken(state, "I11", "somebody is to be told of the end of what isn't detached")
     if any(state.pools.get(pool.token) is not pool for pool in state.ready):
         _broken(state, "I1", "a pool that is not known is looked at")
+
+
+def _check_shared(state: SchedulerState) -> None:
+    """I33: leases, who waits for them, and flags."""
+    for name, semaphore in state.shared.semaphores.items():
+        free = semaphore.max_leases - len(semaphore.holders)
+        if free < 0:
+            _broken(state, "I33", f"{name} has {len(semaphore.holders)} leases, of {semaphore.max_leases}")
+        if semaphore.line and free and state.now >= state.shared.reunion_until + SLACK:
+            _broken(state, "I33", f"{list(semaphore.line)} wait for {name}, of which {free} are free")
+        if not semaphore.line and not semaphore.holders:
+            _broken(state, "I33", f"nobody uses {name}")
+        waiting = (one.client for one in semaphore.line.values())
+        if any(client not in state.clients for client in (*semaphore.holders.values(), *waiting)):
+            _broken(state, "I33", f"{name} is held by a client that is gone, or waited for")
+        if not semaphore.holders.keys().isdisjoint(semaphore.line):
+            _broken(state, "I33", f"{name} is waited for by who holds it")
+    for name, flag in state.shared.flags.items():
+        if flag.line if flag.is_set else not flag.line:
+            _broken(state, "I33", f"{name} is waited for though it is set, or kept though nobody uses it")
+    for op, (_, about) in state.shared.limits.items():
+        if not any(op in state.shared.semaphores[name].line for name in about.of if name in state.shared.semaphores):
+            _broken(state, "I33", f"{op} waits for none of {about.of}")

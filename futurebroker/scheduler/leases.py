@@ -67,7 +67,8 @@ def _acquire(state: SchedulerState, client: ClientRecord, number: int, about: Ac
         semaphore.holders[about.op] = client.client_id
         state.send(client.client_id, Answer(number, True))
         return
-    sharing.wait(state, semaphore.line, client, number, about if not _may_grant(state, semaphore) else _patient(about))
+    asked = _patient(about) if _may_grant(state, semaphore) else about
+    sharing.wait(state, semaphore.line, client, number, asked, _drop_if_unused)
     _grant(state, semaphore)
     _drop_if_unused(state, about.name)
 
@@ -230,8 +231,7 @@ def _clear(state: SchedulerState, client: ClientRecord, number: int, about: Requ
     flag = state.shared.flags.get(about.name)
     if flag is not None:
         flag.is_set = False
-        if not flag.line:
-            del state.shared.flags[about.name]
+        _drop_flag_if_unused(state, about.name)
     state.send(client.client_id, Answer(number, True))
 
 
@@ -240,7 +240,14 @@ def _wait(state: SchedulerState, client: ClientRecord, number: int, about: Reque
     if flag.is_set:
         state.send(client.client_id, Answer(number, True))
         return
-    sharing.wait(state, flag.line, client, number, about)
+    sharing.wait(state, flag.line, client, number, about, _drop_flag_if_unused)
+    _drop_flag_if_unused(state, about.name)
+
+
+def _drop_flag_if_unused(state: SchedulerState, name: str) -> None:
+    flag = state.shared.flags.get(name)
+    if flag is not None and not flag.is_set and not flag.line:
+        del state.shared.flags[name]
 
 
 def is_set(state: SchedulerState, name: str) -> bool:
@@ -267,8 +274,9 @@ def client_gone(state: SchedulerState, client: ClientId) -> None:
             del semaphore.holders[lease]
         _grant(state, semaphore)
         _drop_if_unused(state, name)
-    for flag in state.shared.flags.values():
+    for name, flag in list(state.shared.flags.items()):
         sharing.drop_client(state, flag.line, client)
+        _drop_flag_if_unused(state, name)
 
 
 def dump(state: SchedulerState) -> Any:
@@ -289,11 +297,11 @@ def load(state: SchedulerState, value: Any) -> None:
     for name, max_leases, holders, line in semaphores:
         semaphore = state.shared.semaphores[name] = Semaphore(max_leases)
         semaphore.holders = dict(holders)
-        sharing.load_line(state, semaphore.line, Acquire, line)
+        sharing.load_line(state, semaphore.line, Acquire, line, _drop_if_unused)
     for name, was_set, line in flags:
         flag = state.shared.flags[name] = Flag()
         flag.is_set = was_set
-        sharing.load_line(state, flag.line, Request, line)
+        sharing.load_line(state, flag.line, Request, line, _drop_flag_if_unused)
     for about, left in rest[0] if rest else ():
         _limit(state, msgspec.convert(about, Acquire), left)
 

@@ -88,7 +88,9 @@ class SchedulerMachine:
         if state.internal or state.requeued:
             _say_internal(state)
         while state.begun:
-            transitions.compute(state, state.begun.pop(0))
+            task = state.begun.pop(0)
+            if not (state.claims and claims.claimed(state, task)):
+                transitions.compute(state, task)
         if state.published.ended:
             storing.look(state)
         if state.leaving and now >= state.leave_at:

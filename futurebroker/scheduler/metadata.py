@@ -50,16 +50,18 @@ def set_metadata(state: SchedulerState, about: Any) -> None:
     if size > VALUE_LIMIT:
         raise ValueError(f"a value has {size:,} bytes, and may have {VALUE_LIMIT:,}")
     kept = state.metadata
-    place, replaced = kept.data, None
+    place, last = kept.data, len(given.keys) - 1
+    added = size + _size(given.keys)
     for depth, key in enumerate(given.keys):
         if key not in place:
             break
-        replaced = place[key]
-        if depth + 1 < len(given.keys) and isinstance(replaced, dict):
-            place, replaced = replaced, None
-        else:
+        there = place[key]
+        if depth == last or not isinstance(there, dict):
+            added = size - _size(there) if depth == last else added - _size(there)
             break
-    added = size + _size(given.keys) - (_size(replaced) if replaced is not None else 0)
+        place = there
+    if kept.nbytes + added > TOTAL_LIMIT:
+        kept.nbytes = _size(kept.data)  # keys that are there were counted for each value below them
     if kept.nbytes + added > TOTAL_LIMIT:
         raise ValueError(f"with this there would be more than {TOTAL_LIMIT:,} bytes; delete_metadata makes room")
     kept.nbytes += added

@@ -30,7 +30,7 @@ def _meta(state: SchedulerState, key: Key) -> dict[str, Any] | None:
         "status": _status(task),
         "name": task.kind.name,
         "queue": options.queue or "celery",
-        "children": [follower.key for follower in task.each_dependent()],
+        "children": [],
         "worker": task.worker.name if task.worker is not None else None,
         "state": task.state.value,
     }
@@ -39,7 +39,7 @@ def _meta(state: SchedulerState, key: Key) -> dict[str, Any] | None:
     failure = task.failure
     if terms is not None:
         meta |= {"retries": terms.retries, "joins": terms.joins, "parent": terms.parent or None}
-        meta["children"] = list(dict.fromkeys([*(terms.children or ()), *meta["children"]]))
+        meta["children"] = terms.children or []
         if (terms.custom is not None and task.state in UNFINISHED) or _was_ignored(task):
             meta["custom"] = terms.custom[1] if terms.custom is not None else None
         failure = failure or terms.failure

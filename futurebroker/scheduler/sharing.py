@@ -63,8 +63,19 @@ def answered_before(state: SchedulerState, client: ClientRecord, number: int, ab
     return True
 
 
-def wait(state: SchedulerState, line: Line, client: ClientRecord, number: int, about: Request) -> None:
-    """Put a request in line; it is answered with None when its time is over. One that comes again keeps its place."""
+def wait(
+    state: SchedulerState,
+    line: Line,
+    client: ClientRecord,
+    number: int,
+    about: Request,
+    then: Callable[[SchedulerState, str], None] | None = None,
+) -> None:
+    """Put a request in line; it is answered with None when its time is over. One that comes again keeps its place.
+
+    Args:
+        then: is given the request's name when it was given up, for what nobody uses any more.
+    """
     waiting = line.get(about.op)
     if waiting is not None:
         waiting.client, waiting.number = client.client_id, number
@@ -74,13 +85,17 @@ def wait(state: SchedulerState, line: Line, client: ClientRecord, number: int, a
         return
     waiting = line[about.op] = Waiting(client.client_id, number, about)
     if about.timeout is not None:
-        waiting.timer = state.timers.at(state.now + about.timeout, partial(_give_up, state, line, about.op))
+        waiting.timer = state.timers.at(state.now + about.timeout, partial(_give_up, state, line, about.op, then))
 
 
-def _give_up(state: SchedulerState, line: Line, op: str) -> None:
+def _give_up(
+    state: SchedulerState, line: Line, op: str, then: Callable[[SchedulerState, str], None] | None = None
+) -> None:
     waiting = line.pop(op, None)
     if waiting is not None:
         state.send(waiting.client, Answer(waiting.number, None))
+        if then is not None:
+            then(state, waiting.about.name)
 
 
 def leave(state: SchedulerState, line: Line, op: str) -> Waiting:
@@ -110,10 +125,16 @@ def dump_line(state: SchedulerState, line: Line) -> list[Any]:
     ]
 
 
-def load_line(state: SchedulerState, line: Line, kind: type[Request], rows: list[Any]) -> None:
-    """Take in what `dump_line` gave."""
+def load_line(
+    state: SchedulerState,
+    line: Line,
+    kind: type[Request],
+    rows: list[Any],
+    then: Callable[[SchedulerState, str], None] | None = None,
+) -> None:
+    """Take in what `dump_line` gave; for ``then`` see `wait`."""
     for client, number, about, left in rows:
         asked = msgspec.convert(about, kind)
         waiting = line[asked.op] = Waiting(client, number, asked)
         if left is not None:
-            waiting.timer = state.timers.at(state.now + left, partial(_give_up, state, line, asked.op))
+            waiting.timer = state.timers.at(state.now + left, partial(_give_up, state, line, asked.op, then))

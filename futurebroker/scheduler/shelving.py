@@ -229,6 +229,7 @@ def _restore(state: SchedulerState, row: Row) -> None:
     waiting = state.expected.pop(row.key, ())
     sequence = state.sequence
     pool = placement.pool_for(state, row.options)
+    state.drop_claim(row.key)
     task = state.add_task(row.key, state.kind(row.kind), None, b"", (), pool)
     state.sequence = sequence
     task.add_client(state.holder(KEPT))

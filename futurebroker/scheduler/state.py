@@ -304,6 +304,12 @@ class SchedulerState:
         else:
             keys.append(key)
 
+    def drop_claim(self, key: Key) -> None:
+        """A key is made known otherwise than by what workers kept of it: they need not keep that."""
+        claim = self.claims.pop(key, None)
+        for worker in claim.holders if claim is not None else ():
+            self.send(worker.worker_id, Free([key]))  # now: after a Run of the key it would take what that makes
+
     def take_commands(self) -> list[Command]:
         """All commands since the last call, in order."""
         if self.frees:
@@ -367,12 +373,12 @@ class SchedulerState:
         task.args = b""  # it may stand in a client's line for a while
         function = task.function
         self.leave_pool(task)
+        if self.spent:
+            self.spent.pop(task, None)
         if function is None:
             self.broadcasts.pop(task, None)
             self.awaited.pop(task, None)
         else:
-            if self.spent:
-                self.spent.pop(task, None)
             if self.renounced:
                 self.renounced.pop(task, None)
             function.tasks -= 1

@@ -18,7 +18,6 @@ from futurebroker.protocol.messages import (
     Drop,
     Failure,
     Finished,
-    Free,
     GaveBack,
     KeyErred,
     KeyFinished,
@@ -139,9 +138,10 @@ def queued_processing(state: SchedulerState, task: TaskRecord, worker: WorkerRec
         state.send(worker.worker_id, AddFunction(function.digest, function.kind.name, function.code))
     if task.pool.at_most_once:
         recording.begun(state, task, worker)
+    message = run_message(task, worker, function)
     if state.renounced and task in state.renounced:
-        state.send(worker.worker_id, Free([task.key]))  # or it would answer with what it may still have of this key
-    state.send(worker.worker_id, run_message(task, worker, function))
+        message.anew = True  # or it would answer with what it may still have of this key
+    state.send(worker.worker_id, message)
     if task.dependents is not None:
         for dependent in task.each_dependent():
             if dependent.state is WAITING and len(dependent.dependencies) <= placement.PIPELINE_DEPENDENCIES:

@@ -55,7 +55,7 @@ def _enter(inventory: Inventory, key: Key, value: StoredValue) -> None:
 
 def answer_from_stock(value: StoredValue, asked: Run | Adopt) -> Finished | None:
     """The result of a task whose result was kept: the scheduler asked before it heard of that."""
-    if value.attempt != KEPT or value.holder or value.freed:
+    if value.attempt != KEPT or value.holder or value.freed or (type(asked) is Run and asked.anew):
         return None
     value.attempt = asked.attempt
     return Finished(asked.key, asked.attempt, value.nbytes, 0, value.data, value.path)
@@ -75,7 +75,9 @@ class Orphans(dict[Key, TaskRecord]):
     def take_up(self, asked: Run | Adopt) -> TaskRecord | None:
         """The new scheduler asks for this key: the task goes on as its attempt, if it is the same."""
         task = self.pop(asked.key, None)
-        if task is None or (isinstance(asked, Run) and (task.function, task.args) != (asked.function, asked.args)):
+        if task is None:
+            return None
+        if type(asked) is Run and (asked.anew or (task.function, task.args) != (asked.function, asked.args)):
             return None
         task.silent = False
         task.attempt = asked.attempt

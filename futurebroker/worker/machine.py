@@ -183,7 +183,7 @@ class WorkerMachine(Attempts):
             bounds.end(task, self._emit)
 
     def _give_back_asked(self, message: messages.GiveBack) -> None:
-        recall: dict[int, None] = {}
+        recall: dict[int, commands.Instruction] = {}
         for key, attempt in message.tasks:
             task = self.tasks.get(key)
             if task is None or task.attempt != attempt or task.dropped:
@@ -191,12 +191,17 @@ class WorkerMachine(Attempts):
             if task.state is not SENT:
                 self._give_back(task)
                 continue
-            executor = task.packet.executor if task.packet is not None else None
-            if executor is not None and len(executor.packets) > executor.threads:
+            packet = task.packet
+            if packet is None:
+                continue
+            executor = packet.executor
+            if len(executor.packets) > executor.threads:
                 task.give_back = True  # if it has begun, it runs on and its result is reported
-                recall[executor.number] = None
-        for number in recall:
-            self._out.append(commands.Recall(number))
+                recall[executor.number] = commands.Recall(executor.number)
+            elif packet.left > 1:  # it may stand behind others that a thread has got with it
+                task.give_back = True
+                recall.setdefault(executor.number, commands.AskRest(executor.number))
+        self._out += recall.values()
 
     def _replicate(self, message: messages.Replicate) -> None:
         if not self.arrivals.has_copy(message.source.key, self.store):

@@ -19,7 +19,7 @@ BEGIN, END = "<!-- the table below is written by tests.integration.celery_rows -
 #: modules with tests that declare rows
 MODULES = tuple(
     f"tests.integration.test_celery_{name}"
-    for name in ("apps", "tasks", "results", "canvas", "control", "rest", "processes", "beat")
+    for name in ("apps", "tasks", "following", "results", "canvas", "control", "rest", "processes", "beat")
 )
 #: titles of the parts of the table
 PARTS = {

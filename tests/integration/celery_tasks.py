@@ -342,3 +342,36 @@ def sleeps_late(seconds: float, path: str) -> str:
         file.write("begun\n")
     time.sleep(seconds)
     return "slept"
+
+
+@app.task(bind=True)
+def tells_what_follows(self: Any, *args: Any) -> Any:
+    request = self.request
+    fields = {name: getattr(request, name) for name in ("chain", "chord", "callbacks", "errbacks")}
+    return {name: shape_of(value) for name, value in fields.items() if value is not None}
+
+
+def shape_of(value: Any) -> Any:
+    """What signatures are, for comparing: names and arguments, with ids of single tasks."""
+    if isinstance(value, list):
+        return [shape_of(one) for one in value]
+    kind = value["subtask_type"]
+    if kind == "chord":
+        return ("chord", [shape_of(one) for one in value.tasks], shape_of(value.body))
+    if kind is not None:
+        return (kind, [shape_of(one) for one in value.tasks])
+    return (value["task"].rpartition(".")[2], tuple(value["args"]), value["options"]["task_id"])
+
+
+@app.task(bind=True)
+def empties(self: Any, field: str, read: bool = False) -> str:
+    if read:
+        getattr(self.request, field).clear()
+    else:
+        setattr(self.request, field, None)
+    return field
+
+
+@app.task(bind=True)
+async def tells_what_follows_later(self: Any) -> Any:
+    return shape_of(self.request.chain)

@@ -21,6 +21,7 @@ def celery_app_on_a_cluster() -> Iterator[None]:
         app.set_current()
         get(t.calls_another.delay(1))  # makes the client inside the executor, which stays
         get(t.coroutine.delay(1))  # and its event loop
+        get((t.tells_what_follows_later.si() | t.identity.s())())  # and the client of that
         t.add.delay(1, 1).then(lambda _: None)  # and the thread for callbacks
         yield
     app._sender = None

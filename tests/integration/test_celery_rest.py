@@ -169,18 +169,6 @@ def test_results_are_made_of_ids() -> None:
 
 
 @shows(
-    "result",
-    "`AsyncResult.build_graph`, `graph`",
-    "not",
-    "the dashboard draws the graph of a task",
-)
-def test_what_results_have_not() -> None:
-    result = app.AsyncResult("x")
-    for name in ("build_graph", "graph"):
-        assert not hasattr(result, name)
-
-
-@shows(
     "rest",
     "worker: `-n`, `-l`, `-P prefork|threads|solo`, `-B`, `-E`, `-O`, `--prefetch-multiplier`, `--without-gossip|mingle|heartbeat`",
     "differs",

@@ -5,6 +5,8 @@ Each test shows a row of the table in docs/from-celery.md.
 
 from __future__ import annotations
 
+import io
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +16,7 @@ from futurebroker import as_completed
 from futurebroker import celery as face
 from futurebroker.celery import (
     Celery,
+    chain,
     chord,
     group,
     states,
@@ -21,6 +24,7 @@ from futurebroker.celery import (
 from futurebroker.celery import exceptions as errors
 from futurebroker.celery.exceptions import (
     EncodeError,
+    IncompleteStream,
     NotRegistered,
 )
 from futurebroker.celery.groups import result_from_tuple
@@ -38,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("celery_cluster")
 
 @shows(
     "result",
-    "`AsyncResult`: get, ready, successful, failed, state, result, traceback, forget, revoke, then, children, parent, collect, as_tuple",
+    "`AsyncResult`: get, ready, successful, failed, state, result, traceback, forget, revoke, then, children, parent, as_tuple",
     "differs",
     "`args` and `kwargs` are None; `result_backend` is not needed for any of them",
 )
@@ -56,6 +60,45 @@ def test_results() -> None:
     other.then(called.append)
     get(other)
     assert len({other, AsyncResult(other.id, app=app)}) == 1
+
+
+@shows(
+    "result",
+    "`AsyncResult`: iterdeps, collect, get_leaf, build_graph, graph, `DependencyGraph.to_dot`",
+    "differs",
+    "each task below is a node of its own, in no GroupResult; as in Celery a chord's body isn't below its header",
+)
+def test_what_is_below_a_result() -> None:
+    """The walk waits for each node before it goes on."""
+    last = chain(t.identity.si(1), t.add.s(1), group(t.add.s(2), t.add.s(3)), t.total.s())()
+    assert get(last) == 9
+    second = last.parent.parent
+    first, (one, two) = second.parent, last.parent
+    assert list(first.collect(timeout=WAIT)) == [(first, 1), (second, 2), (one, 4), (two, 5)]
+    assert list(first.iterdeps()) == [(None, first), (first, second), (second, one), (second, two)]
+    assert first.get_leaf() == 5
+    graph = first.graph
+    assert graph is first.graph
+    assert dict(graph.items()) == {first: [second], second: [one, two], one: [], two: []}
+    assert graph.topsort() == [one, two, second, first]
+    assert (graph.valency_of(first), graph.valency_of("unheard of"), first in graph, len(graph)) == (3, 0, True, 4)
+    text = io.StringIO()
+    graph.to_dot(text)
+    lines = text.getvalue().splitlines()
+    assert lines[0] == "digraph dependencies {"
+    assert sum(f'"{second.id}" -> "{one.id}"' in line for line in lines) == 1
+    assert sum("->" in line for line in lines) == 3
+
+
+def test_what_is_below_a_task_that_runs_is_not_complete() -> None:
+    """As in Celery, the walk says so unless it may stop there."""
+    result = t.waits_for.delay("walk")
+    with pytest.raises(IncompleteStream):
+        list(result.iterdeps())
+    assert list(result.iterdeps(intermediate=True)) == [(None, result)]
+    assert list(result.build_graph(intermediate=True)) == [result]
+    GATES.setdefault("walk", threading.Event()).set()
+    assert [value for _, value in result.collect(timeout=WAIT)] == ["walk"]
 
 
 @shows("result", "`GroupResult` and `ResultSet`: get, join, iterate, completed_count, add, remove, revoke")
@@ -96,7 +139,7 @@ def test_state_names() -> None:
     "state",
     "exceptions of tier A and B",
     "differs",
-    "in `futurebroker.celery.exceptions`; `IncompleteStream`, `Terminated` and the like exist and are never raised",
+    "in `futurebroker.celery.exceptions`; `Terminated` and the like exist and are never raised",
 )
 def test_exception_names() -> None:
     names = (

@@ -177,6 +177,17 @@ def test_an_equal_key_with_other_work_is_refused(client: Client, cluster: LocalC
         other.submit(inc, 5, key="k").result(20)
 
 
+def test_a_key_that_is_let_go_of_means_the_next_call(client: Client, gate: str) -> None:
+    """What is made of the call before is on its way, or runs still; it is never the result of the next."""
+    running = client.submit(blocks, gate, key="chosen")
+    del running
+    for number in range(100):
+        future = client.submit(str, number, key="chosen")
+        assert future.result(30) == str(number)
+        del future
+        client.submit(str, "not waited for", key="chosen")
+
+
 def test_pure_calls_run_once(client: Client) -> None:
     """Also when two clients make them."""
     COUNTS.clear()

@@ -6,7 +6,7 @@ a crash loses what was not written, or comes when it was written and nobody told
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from math import inf
 from typing import Any
@@ -21,6 +21,7 @@ from futurebroker.scheduler.state import MEMORY, Policy, SchedulerState, Shelf
 from tests.sim.ledger import CommandLedger
 from tests.sim.network import End, Line
 from tests.sim.scheduler import SimScheduler
+from tests.sim.shared import TopicBooks
 from tests.sim.shelf import SimShelf
 from tests.sim.world import World
 from tests.unit.scheduler.projection import projection
@@ -55,6 +56,8 @@ class DurableSimScheduler(SimScheduler):
         self._failing_until = 0.0
         #: keys that clients were told to be finished
         self._told_keys: set[str] = set()
+        #: keys that mean one thing after the other
+        self.reused: Container[str] = ()
         self.shelf = SimShelf(world, lambda: world.now < self._failing_until)
         self._begin_life()
 
@@ -84,6 +87,7 @@ class DurableSimScheduler(SimScheduler):
         self._awaited = {name for name, cursor in cursors.items() if cursor.role}
         self.tick_due = inf
         self.ledger = CommandLedger(state) if self.lives == 1 else _NoLedger(state)
+        self.topics = TopicBooks()
         state.shelf = Shelf()
         self.shelf.begin(lambda messages: self.apply(WorkerSaid(SHELF, messages)))
         resuming.ready(state, self.epoch, self.world.now, COME_BACK)
@@ -196,9 +200,8 @@ class DurableSimScheduler(SimScheduler):
                 end.look()
         held, self._held = self._held, []
         self._leave(held)
-        self._told_keys |= {
-            one.message.key for one in held if isinstance(one, Send) and isinstance(one.message, m.KeyFinished)
-        }
+        told = [one.message.key for one in held if isinstance(one, Send) and isinstance(one.message, m.KeyFinished)]
+        self._told_keys.update(key for key in told if key not in self.reused)
         if self.machine.state.facts or self._later or self._arrived or self._dirty:
             self._look_soon()
 

@@ -259,8 +259,9 @@ class CommandLedger:
             case m.KeyCancelled(key=key, kind=kind):
                 client = self.state.clients[client_id]
                 task = self.state.tasks.get(key)
-                if kind == "duplicate" and task is not None and client in task.each_client():
-                    # The future it had under this key is none the worse.
+                again = kind == "duplicate" or self._named[key] > 1
+                if again and task is not None and client in task.each_client():
+                    # The future it had under this key is none the worse; nor is the one that it asked for next.
                     told[key] = task.state in ENDED and task not in self.state.untold
                 else:
                     told.pop(key, None)

@@ -147,6 +147,12 @@ class Line:
         #: what a hello tells beyond that
         self.more: Callable[[], dict[str, Any]] = dict
         self._known: End | None = None  #: whom the peer was last welcomed by
+        self.lost_at = 0.0  #: when the peer was last in touch, if it isn't
+
+    @property
+    def was_welcomed(self) -> bool:
+        """Whether the peer has known a scheduler."""
+        return self._known is not None
 
     # -- connecting -------------------------------------------------------------------------------------------------
 
@@ -161,6 +167,8 @@ class Line:
 
     def cut(self, noticed: bool) -> None:
         """The connection breaks; what is in it is lost."""
+        if self.welcomed:
+            self.lost_at = self.world.now
         self.generation += 1
         self.up = self.welcomed = self.near.connected = False
         if self.far is not None:

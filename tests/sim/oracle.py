@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -37,6 +37,7 @@ class Call(msgspec.Struct, array_like=True, frozen=True):
     becomes: str = ""  #: the task whose result it goes on to be
     delivers: bool = False  #: it hands on what it became
     moves: str | None = None  #: the queue that its next run is to be in
+    version: int = 0  #: which of the calls that were made under one key, one after the other
 
     @staticmethod
     def of(args: bytes) -> Call:
@@ -48,9 +49,10 @@ _decoder = msgspec.msgpack.Decoder(Call)
 encode_call = msgspec.msgpack.Encoder().encode
 
 
-def value_of(key: str, inputs: list[int]) -> int:
+def value_of(key: str, inputs: list[int], version: int = 0) -> int:
     """H(task, inputs) mod p."""
-    digest = hashlib.blake2b(f"{key}:{inputs}".encode(), digest_size=8).digest()
+    name = f"{key}#{version}" if version else key
+    digest = hashlib.blake2b(f"{name}:{inputs}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % PRIME
 
 
@@ -98,9 +100,11 @@ class Oracle:
         self.data = cache(self._data)
         self.ancestors = cache(self._ancestors)
 
-    def _value(self, key: str) -> int:
+    def _value(self, key: str, version: int = 0) -> int:
         node = self.nodes[key]
-        return self.value(node.becomes) if node.becomes else value_of(key, [self.value(n) for n in node.dependencies])
+        if node.becomes:
+            return self.value(node.becomes)
+        return value_of(key, [self.value(name) for name in node.dependencies], version)
 
     def _culprits(self, key: str) -> frozenset[str]:
         """The tasks that fail by themselves and so make ``key`` fail."""
@@ -119,16 +123,23 @@ class Oracle:
         return frozenset({key}.union(*(self.ancestors(name) for name in self.nodes[key].needs)))
 
     def judge(
-        self, key: str, end: Any, data_at_risk: bool, permits: Callable[[m.Failure], bool] = lambda failure: False
-    ) -> str:  # fmt: skip
+        self,
+        key: str,
+        end: Any,
+        data_at_risk: bool,
+        permits: Callable[[m.Failure], bool] = lambda failure: False,
+        versions: Iterable[int] = (0,),
+    ) -> str:
         """What is wrong with the way a future ended; empty when nothing is.
 
         Args:
             permits: says what else a task may have failed with.
+            versions: which calls under this key it may be of.
         """
         culprits = self.culprits(key)
         if isinstance(end, int):
-            return "" if end == self.value(key) and not culprits else f"{key} came to {end}, not {self.value(key)}"
+            right = {self.value(key, version) for version in versions}
+            return "" if end in right and not culprits else f"{key} came to {end}, not {right}"
         if isinstance(end, m.Failure):
             if end.key in self.ancestors(key) and permits(end):
                 return ""

@@ -15,7 +15,9 @@ from tests.sim.durable import DurableSimScheduler
 from tests.sim.network import Weather
 from tests.sim.oracle import ALWAYS, Call, Node, Oracle
 from tests.sim.orders import Orders, limits_held, limits_told
+from tests.sim.reuse import Reuse
 from tests.sim.scheduler import SimScheduler
+from tests.sim.shared import Sharing, SharingThread
 from tests.sim.worker import SimWorker
 from tests.sim.world import World
 
@@ -66,7 +68,11 @@ class Scenario:
         self.random = self.world.random
         self._patience = Random(f"{seed} waits")  # of its own, so that the graphs of seeds stay what they are
         self.weather = Weather()
+        self.reuse = Reuse(seed)
+        self.sharing = Sharing(seed)
         self.scheduler = DurableSimScheduler(self.world) if durable else SimScheduler(self.world)
+        if isinstance(self.scheduler, DurableSimScheduler):
+            self.scheduler.reused = self.reuse.versions
         self.hosts: dict[str, dict[str, bytes]] = {}
         self.workers: list[SimWorker] = []
         self.clients: list[SimClient] = []
@@ -88,7 +94,7 @@ class Scenario:
     def _build(self) -> None:
         random = self.random
         nodes = self.agreed.equip(self._graph())
-        self.oracle = Oracle({node.key: node for node in nodes})
+        self.oracle = Oracle({node.key: node for node in (*nodes, *self.reuse.nodes())})
         for number in range(random.randint(1, 4)):
             name = ("east", "west", "north", "south")[number]
             info: dict[str, Any] = {
@@ -99,13 +105,22 @@ class Scenario:
                 "queues": self.agreed.queues(number),
             }
             self.world.after(random.uniform(0, 1), partial(self._start_worker, info))
-        given_up: set[str] = set()
+        self._given_up: set[str] = set()
         for number in range(random.choice((1, 1, 2))):
-            client = SimClient(
-                self.world, self.weather, self.scheduler, f"c{number}", self.oracle, given_up, self.agreed.revoked
-            )
-            self.clients.append(client)
+            self._start_client(f"c{number}")
         self._plans(nodes)
+        for number in range(2 if self.sharing.active else 0):
+            self._start_client(f"s{number}")  # which has no futures
+        for client in self.clients:
+            self._sharing_plans(client)
+
+    def _start_client(self, name: str) -> None:
+        self.clients.append(
+            SimClient(
+                self.world, self.weather, self.scheduler, name, self.oracle, self._given_up, self.agreed.revoked,
+                self.reuse,
+            )
+        )  # fmt: skip
 
     def _start_worker(self, info: dict[str, Any]) -> None:
         self.restarts += 1
@@ -113,7 +128,7 @@ class Scenario:
         self.workers.append(
             SimWorker(
                 self.world, self.weather, self.scheduler, name, info, self.hosts, self.executions, self.agreed,
-                lambda: self._follow(info),
+                self.sharing, lambda: self._follow(info),
             )
         )  # fmt: skip
 
@@ -186,6 +201,24 @@ class Scenario:
                 self.world.after(at + random.uniform(0.5, 5), other.crash)
         if self.agreed.active:
             self._agreed_plans(keys, at)
+        for use in self.reuse.uses:
+            first.later(use.at, first.give_up_call, use)
+            first.later(use.at + use.gap, first.use, use)
+        for other in self.clients[1:]:
+            for moment, some in self.reuse.wanted():
+                other.later(moment, other.want, some)
+
+    def _sharing_plans(self, client: SimClient) -> None:
+        for moment, what, topic in self.sharing.topics():
+            client.later(moment, client.follow, what, topic)
+        for number, steps in enumerate(self.sharing.steps(client is self.clients[0])):
+            name = f"{client.line.name}/{number}"
+            client.threads.append(
+                SharingThread(
+                    self.world, name, steps, self.sharing.leases, client.ask, client.line,
+                    lambda: 0 if self._durable else self.scheduler.restarts,
+                )
+            )  # fmt: skip
 
     def _retry(self) -> None:
         first = self.clients[0]
@@ -359,7 +392,8 @@ class Scenario:
         scheduler = self.scheduler
         troubled = self._deaths < DEATHS or scheduler.departures or scheduler.ends_of_lives or self.executions.kills
         if failure.type == "TimeLimitExceeded":
-            return self.orders.may_end(self.oracle.nodes[failure.key].call)
+            calls = self.reuse.calls(failure.key) or [self.oracle.nodes[failure.key].call]
+            return any(map(self.orders.may_end, calls))
         known = () if scheduler.restarts and not self._durable else self.clients[0].futures
         first = self.clients[0]
         let_go = first.released | first.cancelled
@@ -371,7 +405,9 @@ class Scenario:
         at_risk = self.scheduler.departures > 0 or self.scheduler.ends_of_lives > 0
         for client in self.clients:
             for key, end in client.futures.items():
-                wrong = self.oracle.judge(key, end, at_risk, self._permits)
+                anyone = range(self.reuse.versions.get(key, 1))
+                versions = anyone if key in self.reuse.shared else (client.versions.get(key, 0),)
+                wrong = self.oracle.judge(key, end, at_risk, self._permits, versions)
                 if wrong and self._is_orphaned(client, end):
                     continue
                 # What only waited where another ended the executor has no part in that, if anything else ran there.
@@ -410,13 +446,16 @@ class Scenario:
         return bool(lost) and client is not owner and not isinstance(owner.futures.get(end.key), int)
 
     def _clean(self) -> bool:
-        return not self.scheduler.machine.state.tasks and not any(
+        state = self.scheduler.machine.state
+        shared = state.shared
+        return not (state.tasks or shared.semaphores or shared.flags or shared.limits) and not any(
             worker.files or len(worker.machine.store) or worker.machine.tasks for worker in self._living()
         )
 
     def _left(self) -> str:
         state = self.scheduler.machine.state
         left = [f"{task}: {state.story(task)}" for task in state.tasks.values()]
+        left += [*state.shared.semaphores, *state.shared.flags, *state.shared.limits]
         for worker in self._living():
             left += [
                 f"{worker.line.name}: {sorted(worker.files)}, {list(worker.machine.store)}, {worker.machine.tasks}"

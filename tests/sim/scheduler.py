@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 
 from futurebroker.protocol.messages import Free
-from futurebroker.scheduler import invariants
+from futurebroker.scheduler import invariants, leases
 from futurebroker.scheduler.commands import (
     ClientGone,
     ClientJoined,
@@ -26,6 +26,7 @@ from futurebroker.scheduler.commands import (
 from futurebroker.scheduler.machine import SchedulerMachine
 from tests.sim.ledger import CommandLedger
 from tests.sim.network import End, Hub, Line
+from tests.sim.shared import TopicBooks
 from tests.sim.world import World
 
 SILENCE = 2.5
@@ -44,6 +45,7 @@ class SimScheduler(Hub):
         self.world = world
         self.machine = SchedulerMachine()
         self.ledger = CommandLedger(self.machine.state)
+        self.topics = TopicBooks()
         self.lines: dict[str, Line] = {}
         self.ends: dict[str, End] = {}
         self.lazy: dict[str, list[Any]] = {}
@@ -71,6 +73,7 @@ class SimScheduler(Hub):
         if self.checked:
             invariants.check(self.machine.state)
             self.ledger.check(event, commands)
+            self.topics.check(event, commands)
             self._check_schedules()
         self.departures += isinstance(event, WorkerLost)
         self.losses += isinstance(event, WorkerLost) and not event.expected
@@ -145,6 +148,7 @@ class SimScheduler(Hub):
         self.machine = SchedulerMachine()
         self.tick_due = inf
         self.ledger = CommandLedger(self.machine.state)
+        self.topics = TopicBooks()
         for line in lines.values():
             if line.up and not line.dead:
                 line.cut(noticed=False)
@@ -155,6 +159,7 @@ class SimScheduler(Hub):
     def greet(self, line: Line) -> End:
         """See `Hub.greet`."""
         end = self.ends.get(line.name)
+        is_former = end is None and line.was_welcomed
         if end is None:
             end = self.ends[line.name] = self._end(line)
             self.lines[line.name] = line
@@ -163,6 +168,8 @@ class SimScheduler(Hub):
         if line.is_worker:
             self.apply(WorkerJoined(line.name, {**line.info, **line.more()}))
         else:
+            if is_former:
+                leases.expect_reunion(self.machine.state, self.world.now)
             self.apply(ClientJoined(line.name, line.info))
         return end
 

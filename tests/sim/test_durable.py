@@ -10,7 +10,7 @@ import pytest
 from futurebroker.protocol.facts import Shelved
 from futurebroker.protocol.messages import GiveBack, KeyFinished
 from futurebroker.protocol.session import Session
-from futurebroker.scheduler import beat, recording, revoking, shelving, terms, transitions
+from futurebroker.scheduler import beat, claims, recording, revoking, shelving, terms, transitions
 from futurebroker.scheduler.commands import Command, Send
 from futurebroker.scheduler.records import TaskRecord
 from futurebroker.scheduler.state import SchedulerState
@@ -86,6 +86,8 @@ _ROW = shelving._row
         (shelving, "_row", let_go_before_it_is_written),
         (shelving, "_found", take_back_without_a_word),
         (shelving, "may_leave", lambda state, task: state.tasks.get(task.key) is task),
+        (claims, "may_be_others", lambda state: True),
+        (claims, "may_be_others", lambda state: state.facts is None and not state.replaying),
     ],
 )
 def test_the_simulator_finds_what_is_told_or_forgotten(

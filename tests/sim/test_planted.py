@@ -6,6 +6,7 @@ import pytest
 
 from tests.sim.planted import agreed as _agreed  # noqa: F401 - their bugs are planted by importing them
 from tests.sim.planted import control as _control  # noqa: F401
+from tests.sim.planted import shared as _shared  # noqa: F401
 from tests.sim.planted.bank import BANK
 from tests.sim.scenario import Scenario, SimulationFailed
 

@@ -15,6 +15,7 @@ from futurebroker.worker.packets import Again, Packet, Result, Task, ValueFile
 from tests.sim.agreed import Agreements, Executions
 from tests.sim.network import Hub, Line, Weather
 from tests.sim.oracle import Call, encode_call, packed, unpacked, value_of
+from tests.sim.shared import Sharing
 from tests.sim.world import World
 
 BEAT_EVERY = 1.0
@@ -56,6 +57,8 @@ class SimExecutor:
         lacking = any(isinstance(source, int) and source not in self.values for source in task.inputs)
         if not lacking:
             self.worker.executions.begin(task.key, call, self.worker.world.now)
+        if logged := self.worker.sharing.event(self.worker.line.name):
+            self.worker.line.near.send(logged)
         if call.says:
             self.worker.line.near.send([m.Said("state", task.key, ["HALF", b"1"])])
         seconds = call.seconds * self.worker.world.random.uniform(0.5, 1.5)
@@ -143,7 +146,7 @@ class SimExecutor:
             rest = msgspec.structs.replace(call, becomes="", delivers=True)
             again = Again(0.0, retries, encode_call(rest), [call.becomes])
             return Result(task.number, duration, duration, again=again)
-        number = inputs[0] if call.delivers else value_of(call.key, inputs)
+        number = inputs[0] if call.delivers else value_of(call.key, inputs, call.version)
         values[task.number] = number
         value = packed(number, call.size)
         if not call.stored:
@@ -193,6 +196,7 @@ class SimWorker:
         hosts: dict[str, dict[str, bytes]],
         executions: Executions,
         agreed: Agreements,
+        sharing: Sharing,
         dismissed: Callable[[], None],
     ) -> None:
         self.world = world
@@ -200,6 +204,7 @@ class SimWorker:
         self._dismissed = dismissed
         self._slots: int = info["slots"]
         self.executions = executions
+        self.sharing = sharing
         self.line = Line(world, weather, hub, name, True, info)
         self.line.near.deliver = lambda messages: self.handle(w.Delivered(messages))
         self.line.on_fresh = self._fresh

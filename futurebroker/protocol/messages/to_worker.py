@@ -21,6 +21,7 @@ class Run(Message, tag=40):
     inputs: tuple[bytes | Held, ...] = ()
     order: int = 0  #: smaller runs earlier
     terms: RunTerms | None = None
+    anew: bool = False  #: what the worker kept of this key, or runs, for a scheduler before this is of another call
 
 
 class Free(Message, tag=41):

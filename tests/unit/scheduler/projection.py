@@ -18,6 +18,7 @@ def projection(state: SchedulerState) -> dict[str, Any]:
     sections = {name: list(rows) for name, rows in checkpoint.rows_of(state)}
     kinds, functions, tasks = sections["kinds"], sections["functions"], sections["tasks"]
     extras = dict(sections["extras"])
+    lines = {name: _rounded(extras[name]) for name in ("leases", "mailboxes") if name in extras}
     ended = {seconds: sorted(line) for seconds, line in extras["ended"] if line}  # its order says nothing
     clients = [row.client for row in sections["clients"]]
     return {
@@ -40,8 +41,15 @@ def projection(state: SchedulerState) -> dict[str, Any]:
             if row.functions
         },
         "kinds": {row.name: (row.ended, row.errors) for row in kinds if row.ended},
-        "extras": {**extras, "terms": {row.key: _due(state, row) for row in extras["terms"]}, "ended": ended},
+        "extras": {**extras, **lines, "terms": {row.key: _due(state, row) for row in extras["terms"]}, "ended": ended},
     }
+
+
+def _rounded(value: Any) -> Any:
+    """Seconds that are left were computed in another way by a replay."""
+    if isinstance(value, (list, tuple)):
+        return [_rounded(one) for one in value]
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _due(state: SchedulerState, row: TermsRow) -> TermsRow:

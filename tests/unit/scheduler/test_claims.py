@@ -113,7 +113,7 @@ def test_a_result_that_a_client_gives_back_can_not_be_lost() -> None:
     """Nobody may know how to compute it again, so it stays with no worker, however large."""
     play = Play("w")
     play.worker("w", m.Inventory([("x", len(BIG), "/x")]))
-    assert play.ann(given("x")) == [tell("ann", m.KeyFinished("x", BIG)), Send("w", m.Free(["x"]))]
+    assert play.ann(given("x")) == [Send("w", m.Free(["x"])), tell("ann", m.KeyFinished("x", BIG))]
     play.handle(WorkerLost("w"))
     assert play.states() == {"x": "memory"}
 
@@ -280,10 +280,10 @@ def test_a_new_call_under_a_chosen_key_takes_nothing_that_was_made_before() -> N
     play.join("w")
     play.worker("w", m.Inventory([("x", LARGE, "/x")], [("y", b"1")], [("z", FUNCTION)], True))
     sent = play.ann(new("x", args=b"other"), new("y"), new("z"))
-    assert [(type(one.message), getattr(one.message, "key", "")) for one in sent[:6]] == [
-        (m.Free, ""), (m.Run, "x"), (m.Free, ""), (m.Run, "y"), (m.Free, ""), (m.Run, "z"),
+    assert sent[:2] == [Send("w", m.Free(["x"])), Send("w", m.Free(["y"]))]
+    assert [(type(one.message), one.message.key, one.message.anew) for one in sent[2:]] == [
+        (m.Run, "x", True), (m.Run, "y", True), (m.Run, "z", True),
     ]  # fmt: skip
-    assert [one.message.keys for one in sent[:6:2]] == [["x"], ["y"], ["z"]]
     play.join("v")
     late = play.worker("v", m.Inventory([("x", LARGE, "/x")], [("y", b"1")], [("z", FUNCTION)], True))
     assert late == [Send("v", m.Free(["y", "x"]))]
@@ -309,3 +309,25 @@ def test_a_call_that_is_sent_again_takes_what_was_made_of_it() -> None:
     play.worker("w", m.Inventory([("x", LARGE, "/x")], [], [], True))
     assert not runs(play.ann(submit("x")))
     assert play.states() == {"x": "memory"}
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_a_key_that_is_let_go_of_is_free_for_another_call_at_once(cancels: bool) -> None:
+    """Both come in one envelope when a program does one after the other."""
+    play = Play("w")
+    play.ann(new("x"))
+    give_up: list[m.Message] = [m.Cancel(["x"])] if cancels else []
+    sent = play.ann(*give_up, m.Release(["x"]), new("x", args=b"other"))
+    assert [one.message for one in sent if isinstance(one.message, m.Drop)] == [m.Drop("x", 1)]
+    assert runs(sent) == [("w", "x")]
+    assert not [one for one in sent if isinstance(one.message, m.KeyCancelled) and one.message.kind == "duplicate"]
+    assert play.task("x").args == b"other"
+
+
+def test_what_a_worker_kept_of_a_call_on_failure_is_its_result() -> None:
+    """The scheduler before this had made the call, and this one knows of the failure only now."""
+    play = Play("w")
+    play.worker("w", m.Inventory([("undo", LARGE, "/undo")], [], [], True))
+    play.ann(submit("x"), m.OnFailure("x", [m.PlannedCall(FUNCTION, "undo", b"")]))
+    assert not runs(play.worker("w", m.Erred("x", 1, failure("x"))))
+    assert not play.state.claims

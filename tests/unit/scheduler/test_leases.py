@@ -221,3 +221,19 @@ def test_several_locks_outlive_the_scheduler() -> None:
     loaded = replayed([], play.state.policy, list(checkpoint.dump(play.state)))
     assert projection(loaded)["extras"]["leases"] == projection(play.state)["extras"]["leases"]
     assert list(loaded.shared.limits) == ["b"]
+
+
+def test_nothing_is_kept_of_what_was_waited_for_in_vain() -> None:
+    """A name is used once by many programs; whoever waits gives up in time, or goes."""
+    play = Play()
+    play.ann(ask(1, "event_wait", "a", "at once", timeout=0.0), ask(2, "event_wait", "b", "soon", timeout=1.0))
+    play.bob(ask(1, "event_wait", "c", "gone"))
+    assert list(play.state.shared.flags) == ["soon", "gone"]
+    play.now = 1.0
+    play.handle(Tick(), ClientGone("bob"))
+    assert not play.state.shared.flags
+    play.state.shared.reunion_until = 9.0
+    play.ann(acquire(3, "d", 2.0))
+    play.now = 3.0
+    assert answers(play.handle(Tick())) == [("ann", 3, None)]
+    assert not play.state.shared.semaphores

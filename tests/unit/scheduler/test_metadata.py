@@ -67,6 +67,18 @@ def test_it_is_deleted_with_all_below() -> None:
     assert play.state.metadata.nbytes == 0
 
 
+def test_what_is_put_again_and_again_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may note how far it is for months, also below what it has put before."""
+    monkeypatch.setattr(metadata, "TOTAL_LIMIT", 300)
+    play = Play()
+    for number in range(200):
+        assert put(play, ["progress", "of", "the task"], number) == ""
+        assert put(play, ["progress", "of", "another"], number) == ""
+        assert put(play, ["progress"], number) == ""
+    assert "300 bytes" in put(play, ["more"], "." * 300)
+    assert got(play, "progress") == 199
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "says"),
     [

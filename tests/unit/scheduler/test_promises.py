@@ -7,8 +7,8 @@ from typing import Any
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.facts import AnyFact, Begun
 from futurebroker.scheduler import checkpoint, resuming
-from futurebroker.scheduler.commands import ClientGone, Tick, WorkerBeat, WorkerLost
-from tests.unit.scheduler.play import BIG, Play, finished, runs, submit, tell
+from futurebroker.scheduler.commands import ClientGone, Send, Tick, WorkerBeat, WorkerLost
+from tests.unit.scheduler.play import BIG, FUNCTION, LARGE, Play, finished, runs, submit, tell
 from tests.unit.scheduler.projection import projection, replayed
 
 
@@ -240,3 +240,17 @@ def test_at_most_once_that_was_sent_ahead_fails_with_its_worker() -> None:
     assert failure is not None
     assert (failure.type, failure.key) == ("WorkerLostError", "y")
     assert agrees_with_its_facts(play, facts)
+
+
+def test_at_most_once_stays_where_it_was_sent_behind_a_task_that_another_worker_kept() -> None:
+    """What it follows may have ended there, and it may have begun: nothing is taken from that worker."""
+    play = Play("w")
+    play.ann(submit("x"), submit("y", "x", at_most_once=True))
+    play.join("v")
+    kept = m.Inventory([("x", LARGE, "/x")], [], [], True)
+    assert play.worker("v", kept) == [Send("v", m.Free(["x"]))]
+    assert play.worker("v", m.Inventory([], [], [("x", FUNCTION)], True)) == []
+    assert play.bob(m.PutValue("x", b"1", given=True)) == []
+    assert play.states() == {"x": "processing", "y": "processing"}
+    play.worker("w", finished("x", 1), finished("y", 2))
+    assert play.states() == {"x": "memory", "y": "memory"}

@@ -327,6 +327,18 @@ def test_tasks_asked_back_are_given_only_if_they_have_not_begun() -> None:
     assert world.end(1) == [Finished("t0", 1, 5, 10, b"value", "", "int", 0, 1)]
 
 
+def test_a_task_asked_back_is_given_also_from_behind_one_it_was_sent_with() -> None:
+    """A follower of a task that runs may be revoked: it mustn't begin only because an executor had got both at once."""
+    world = World()
+    world.learn()
+    world.deliver(run("a"), run("b", Held("a")), run("c"))
+    world.begin(1)
+    assert world.packets(1) == []
+    assert world.deliver(GiveBack([("b", 1)])) == []
+    assert world.hand_back(1) == [GaveBack("b", 1)]
+    assert [m.key for m in (*world.end(1), *world.step(1)) if isinstance(m, Finished)] == ["a", "c"]
+
+
 def test_a_freed_value_stays_until_local_tasks_have_used_it(world: World) -> None:
     """Free overtakes nothing: tasks sent before it still get their inputs."""
     world.deliver(run("a"))

@@ -137,3 +137,20 @@ def test_a_kept_result_answers_a_task_that_was_sent_before_it_was_told_of(world:
     assert world.mail[-1] == Finished("a", 1, value.nbytes, 0, value.data)
     world.deliver(Free(["a"]))
     assert len(world.machine.store) == 0
+
+
+def test_what_is_to_be_run_anew_is_run_though_the_same_was_done_or_runs_here(world: World) -> None:
+    """Its key is a user's choice, and the scheduler before this may have meant another call by it."""
+    world.deliver(run("a", attempt=9), run("b", attempt=10))
+    world.step(1)
+    world.begin(1)
+    world.do(commands.Fresh())
+    told = len(world.mail)
+    for key in ("a", "b"):
+        message = run(key, attempt=1)
+        message.anew = True
+        assert world.deliver(message) == []
+    while world.begin(1) is not None or world.executors[1].running is not None:
+        world.end(1)
+    answers = [message for message in world.mail[told:] if isinstance(message, Finished)]
+    assert sorted((one.key, one.attempt) for one in answers) == [("a", 1), ("b", 1)]
