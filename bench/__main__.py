@@ -15,7 +15,7 @@ from bench import data, durability, report, runner, workloads
 from bench.peers.entries import BY_NAME, ENTRIES, OURS, PeerEntry
 
 #: One colour a peer in every panel; ours stands out.
-COLOURS = ("#d1495b", "#e07a5f", "#30638e", "#5b8fb9", "#7a8b99", "#edae49", "#00798c", "#8cb369")
+COLOURS = ("#d1495b", "#e07a5f", "#30638e", "#5b8fb9", "#7a8b99", "#edae49", "#00798c", "#8cb369", "#b5cf99")
 
 QUICK_REPEAT, REPEAT = 1, 5
 
@@ -114,7 +114,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     stem = f"bench-{started:%Y%m%d-%H%M%S}"
     report.write_json(found, out / f"{stem}.json")
-    report.write_plot(found, labels, dict(zip(BY_NAME, COLOURS)), out / f"{stem}.html")
+    report.write_plot(found, labels, dict(zip(BY_NAME, COLOURS, strict=True)), out / f"{stem}.html")
     click.echo(f"\nwritten: {out / stem}.json and .html")
     if OURS in unavailable or any(sample["peer"] == OURS and "error" in sample for sample in samples):
         sys.exit(1)

@@ -120,7 +120,7 @@ def _run_names(entry: PeerEntry, plan: Plan, repeat: int, names: list[str], star
         out.touch()
         command = [sys.executable, "-m", "bench.sample", entry.name, json.dumps(wanted), str(out)]
         # Peers leave logs, sockets and spill files in the folder for temporary files: they go with this one.
-        surroundings = environment(repeat) | {"TMPDIR": folder}
+        surroundings = environment(repeat) | {"TMPDIR": folder, **entry.environment}
         process = subprocess.Popen(command, cwd=ROOT, env=surroundings, stdin=subprocess.DEVNULL)
         problem = None
         with whole_family_ends(process):

@@ -111,24 +111,27 @@ class Workload:
 WORKLOADS = (
     Workload(
         "submit", "submits of inc, gathered", run_submit, 20_000, 1_000,
-        smaller={"dask": 4_000, "ray": 5_000, "celery": 2_000},
+        smaller={"dask": 4_000, "ray": 5_000, "celery": 2_000, "celery-rabbitmq": 2_000},
     ),
     Workload(
         "map", "map of inc, a task a call", run_map, 100_000, 2_000,
-        smaller={"dask": 4_000, "ray": 10_000, "celery": 2_000, "joblib": 20_000},
+        smaller={"dask": 4_000, "ray": 10_000, "celery": 2_000, "celery-rabbitmq": 2_000, "joblib": 20_000},
     ),
     Workload(
-        "map_100", "map of inc, chunks of 100", run_map_chunked, 100_000, 5_000, smaller={"celery": 20_000},
+        "map_100", "map of inc, chunks of 100", run_map_chunked, 100_000, 5_000,
+        smaller={"celery": 20_000, "celery-rabbitmq": 20_000},
     ),
     Workload(
         "round_trip", "one submit and its result", run_round_trip, 500, 50,
-        metric="p50", warm_up=50, smaller={"celery": 200},
+        metric="p50", warm_up=50, smaller={"celery": 200, "celery-rabbitmq": 200},
     ),
     Workload(
-        "chain", "chain, each inc on the result before", run_chain, 1_000, 100, smaller={"celery": 100},
+        "chain", "chain, each inc on the result before", run_chain, 1_000, 100,
+        smaller={"celery": 100, "celery-rabbitmq": 100},
     ),
     Workload(
-        "tree", "binary tree of adds", run_tree, 8_191, 255, smaller={"dask": 2_047, "celery": 1_023},
+        "tree", "binary tree of adds", run_tree, 8_191, 255,
+        smaller={"dask": 2_047, "celery": 1_023, "celery-rabbitmq": 1_023},
     ),
     Workload(
         "array", "array from one task to the next", run_array, 400_000_000, 8_000_000, metric="seconds", warm_up=8_000,

@@ -15,7 +15,7 @@ app = Celery(
     "bench",
     broker=RABBITMQ or REDIS,
     # Redis keeps results for any process; with RabbitMQ alone they come back over the caller's reply queue.
-    backend=REDIS or "rpc://",
+    backend=os.environ.get("BENCH_CELERY_RESULTS") or REDIS or "rpc://",
 )
 app.conf.update(
     # A queue of its own for each run keeps out what a killed run left behind.

@@ -23,6 +23,7 @@ class PeerEntry:
     imports_client: str = ""  #: the statement a program begins with
     broker: bool = False  #: needs the address of a broker in the environment
     variable: str = ""  #: of the environment, which it needs
+    environment: Mapping[str, str] = field(default_factory=dict)  #: what else its processes find in theirs
     setup: Mapping[str, str | int] = field(default_factory=dict)  #: how it is configured, for the report
     emulated: Mapping[str, str] = field(default_factory=dict)  #: workload -> how it is done without the peer's support
     skipped: Mapping[str, str] = field(default_factory=dict)  #: workload -> why it is left out
@@ -44,6 +45,7 @@ class PeerEntry:
 
 
 OURS, OVER_RABBITMQ = "futurebroker", "futurebroker-rabbitmq"
+CELERY, CELERY_RABBITMQ = "celery", "celery-rabbitmq"
 
 #: The standard library's pools take no future as an argument.
 WAITS_IN_CALLER: Mapping[str, str] = {
@@ -51,6 +53,12 @@ WAITS_IN_CALLER: Mapping[str, str] = {
     "tree": "the caller waits for each level before it submits the next",
     "array": "the array is returned to the caller and sent out again",
 }
+
+CELERY_EMULATES: Mapping[str, str] = {
+    "map": "a group of single calls: Celery has no map with a task a call",
+    "tree": "a group for each level, the caller waits in between: nested chords need a backend that counts",
+}
+CELERY_SKIPS: Mapping[str, str] = {"array": "too large for a message of a broker"}
 
 ENTRIES = (
     PeerEntry(
@@ -99,14 +107,17 @@ ENTRIES = (
         skipped={"map_100": "ray core has no map; the caller would have to chunk"},
     ),
     PeerEntry(
-        "celery", "Celery", "bench.peers.celery_worker:CeleryPeer", ("celery", "kombu"),
+        CELERY, "Celery", "bench.peers.celery_worker:CeleryPeer", ("celery", "kombu"),
         "import celery", "from celery import Celery",
         broker=True, setup={"concurrency": 2, "pool": "prefork"},
-        emulated={
-            "map": "a group of single calls: Celery has no map with a task a call",
-            "tree": "a group for each level, the caller waits in between: nested chords need a backend that counts",
-        },
-        skipped={"array": "too large for a message of a broker"},
+        emulated=CELERY_EMULATES, skipped=CELERY_SKIPS,
+    ),
+    PeerEntry(
+        CELERY_RABBITMQ, "Celery (RabbitMQ alone)", "bench.peers.celery_worker:CeleryPeer", ("celery", "kombu"),
+        "import celery", "from celery import Celery",
+        variable="FUTUREBROKER_TEST_RABBITMQ_URL", environment={"BENCH_CELERY_RESULTS": "rpc://"},
+        setup={"concurrency": 2, "pool": "prefork", "result_backend": "rpc://"},
+        emulated=CELERY_EMULATES, skipped=CELERY_SKIPS,
     ),
 )  # fmt: skip
 
