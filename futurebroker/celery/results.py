@@ -318,6 +318,16 @@ class AsyncResult:
         if self.parent is not None:
             self.parent.forget()
 
+    def retry(self) -> None:
+        """Run it again if it has failed, under the same id; also when it did so long ago. Celery has no such thing.
+
+        One whose call isn't known any more is cancelled, with the reason: `get` raises CancelledError then.
+        """
+        if self.failed():
+            self._final = None
+            self.future.exception()  # of one that was only known by its id, this is waited for
+            self.future.retry()
+
     def then(self, callback: Callable[[Any], Any], on_error: Any = None, weak: bool = False) -> Any:
         """Call ``callback`` with this result when it is there, or ``on_error`` when it failed."""
 

@@ -6,6 +6,8 @@ written first; when it is there, the fact `Shelved` is noted and the record goes
 what is in memory counts. Whatever asks for an unknown key waits until the shelf has been looked at; what is found
 there is noted as a fact, with its row. Who is told to keep a result no longer has the row deleted as well.
 
+A failure that depended on nothing leaves with its call, and can be retried when it is back.
+
 What is too large for the journal stays as a record: its value lies in an archive, which frees what no record needs.
 Without a shelf the oldest beyond the bound are forgotten.
 """
@@ -20,10 +22,10 @@ import msgspec
 from futurebroker.protocol.facts import Shelved, Unshelved
 from futurebroker.protocol.messages import Failure, KeyErred, KeyFinished, TaskOptions
 from futurebroker.scheduler import keeping, placement
-from futurebroker.scheduler.records import TaskRecord
+from futurebroker.scheduler.records import FunctionRecord, TaskRecord
 from futurebroker.scheduler.state import ERRED, KEPT, MEMORY, UNFINISHED, SchedulerState
 from futurebroker.scheduler.termrows import TermsRow, row_of_terms, take_terms
-from futurebroker.types import Key
+from futurebroker.types import Digest, Key
 
 #: what messages to the shelf are sent to
 SHELF = "shelf:results"
@@ -33,6 +35,8 @@ AGAIN = 10.0
 #: rows, and about how many bytes, that are written at a time
 ROWS = 256
 ROW_BYTES = 1024 * 1024
+#: bytes of a failed task's function and arguments that leave with it
+CALL_BYTES = 64 * 1024
 
 
 class Row(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
@@ -46,6 +50,8 @@ class Row(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     value: bytes | None = None
     failure: Failure | None = None
     terms: TermsRow | None = None
+    #: of a failure that can be retried: its function's digest and code, and its arguments
+    call: tuple[Digest, bytes, bytes] | None = None
 
 
 class Shelve(msgspec.Struct, gc=False):
@@ -137,7 +143,11 @@ def _row(state: SchedulerState, task: TaskRecord) -> Row:
     terms = None if task.terms is None else row_of_terms(state, task, task.terms)
     ended = task.span + state.clock_offset
     value = task.value if task.state is MEMORY else None
-    return Row(task.key, task.kind.name, task.pool.options, ended, task.nbytes, value, task.failure, terms)
+    failure, function, call = task.failure, task.function, None
+    if failure is not None and function is not None and not task.dependencies:
+        if len(function.code) + len(task.args) <= CALL_BYTES:
+            call = function.digest, function.code, task.args
+    return Row(task.key, task.kind.name, task.pool.options, ended, task.nbytes, value, failure, terms, call)
 
 
 def _written(state: SchedulerState, message: Written) -> None:
@@ -228,9 +238,15 @@ def take_back(state: SchedulerState, rows: Iterable[bytes]) -> None:
 def _restore(state: SchedulerState, row: Row) -> None:
     waiting = state.expected.pop(row.key, ())
     sequence = state.sequence
-    pool = placement.pool_for(state, row.options)
+    pool, kind = placement.pool_for(state, row.options), state.kind(row.kind)
+    function, args = None, b""
+    if row.call is not None:
+        digest, code, args = row.call
+        function = state.functions.get(digest)
+        if function is None:
+            function = state.functions[digest] = FunctionRecord(digest, code, kind)
     state.drop_claim(row.key)
-    task = state.add_task(row.key, state.kind(row.kind), None, b"", (), pool)
+    task = state.add_task(row.key, kind, function, args, (), pool)
     state.sequence = sequence
     task.add_client(state.holder(KEPT))
     task.span = row.ended - state.clock_offset

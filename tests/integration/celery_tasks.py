@@ -162,6 +162,13 @@ def replaced_by_stamped(self: Any) -> Any:
     raise self.replace(stamps_of_request.si())
 
 
+@app.task
+def fails_without(path: str) -> str:
+    if not Path(path).exists():
+        raise MyError("no")
+    return "there"
+
+
 @app.task(bind=True)
 def waits_for(self: Any, gate: str) -> str:
     GATES.setdefault(gate, threading.Event()).wait(20)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +61,19 @@ def test_results() -> None:
     other.then(called.append)
     get(other)
     assert len({other, AsyncResult(other.id, app=app)}) == 1
+
+
+def test_a_failed_result_is_retried_under_its_id(tmp_path: Path) -> None:
+    """What is seen of it is what came of the last run; retrying what didn't fail does nothing."""
+    result = t.fails_without.delay(str(tmp_path / "mended"))
+    with pytest.raises(MyError):
+        get(result)
+    assert result.state == FAILURE
+    (tmp_path / "mended").touch()
+    result.retry()
+    assert get(result) == "there"
+    result.retry()
+    assert (result.state, result.result) == (SUCCESS, "there")
 
 
 @shows(

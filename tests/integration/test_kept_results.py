@@ -61,9 +61,11 @@ def test_results_leave_memory_and_are_found_again(cluster: Callable[[], Client],
     client = cluster()
     ids = [t.add.delay(number, 1).id for number in range(200)]
     failed = t.fail.delay().id
+    mended = tmp_path / "mended"
+    retried = t.fails_without.delay(str(mended)).id
     plain = client.submit(pow, 2, 10, durable=True).key
     named = client.submit(pow, 3, 2, key="named", durable=True).key
-    until(lambda: counters(client).get("results shelved", 0) >= 202)
+    until(lambda: counters(client).get("results shelved", 0) >= 203)
     until(lambda: sum(client.scheduler_info()["tasks"].values()) == 1)  # the named one: its key may come again
 
     assert [app.AsyncResult(key).get(timeout=WAIT) for key in ids[:20]] == list(range(1, 21))
@@ -77,6 +79,11 @@ def test_results_leave_memory_and_are_found_again(cluster: Callable[[], Client],
     assert client.future(named).result(WAIT) == 9
     assert t.add.delay(app.AsyncResult(ids[40]), 1).get(timeout=WAIT) == 42
     assert app.AsyncResult("never-heard-of").state == PENDING
+    mended.touch()
+    again = app.AsyncResult(retried)
+    again.retry()
+    assert again.get(timeout=WAIT) == "there"
+    assert again.state == SUCCESS
 
     until(lambda: counters(client).get("results shelved", 0) >= 220)
     app.AsyncResult(ids[50]).forget()

@@ -112,6 +112,18 @@ def test_retry_of_what_did_not_fail_does_nothing() -> None:
     assert play.ann(m.Retry(["x"])) == []
 
 
+def test_retry_of_what_needs_lost_data_says_so_again() -> None:
+    """The task can't be run before the data is scattered anew; a client that heard nothing would wait for ever."""
+    play = Play("w")
+    play.ann(m.PutValue("d", BIG))
+    play.worker("w", m.Stored("d", len(BIG), "/d"))
+    play.ann(submit("x", "d"))
+    play.handle(WorkerLost("w"))
+    failed = play.task("x").failure
+    assert failed is not None
+    assert play.ann(m.Retry(["x"])) == [tell("ann", m.KeyErred("x", failed))]
+
+
 def test_retry_of_an_unknown_key_is_answered() -> None:
     """It failed at a scheduler that was restarted since; a client that heard nothing would wait for ever."""
     play = Play("w")

@@ -9,7 +9,7 @@ import pytest
 
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.facts import AnyFact, Shelved
-from futurebroker.scheduler import checkpoint
+from futurebroker.scheduler import checkpoint, shelving
 from futurebroker.scheduler.commands import ClientGone, ClientJoined, Event, Send, Tick, WorkerSaid
 from futurebroker.scheduler.records import TaskRecord
 from futurebroker.scheduler.shelving import SHELF, Drop, Seek, Shelve, Sought, Written
@@ -265,3 +265,46 @@ def test_a_chain_leaves_link_by_link(play: Played) -> None:
     play.write(play.wait(61.0))
     assert play.states() == {}
     play.check_replay()
+
+
+def shelved_failure(*needs: str, **options: Any) -> Played:
+    """A failure that left the memory, and was looked up again by somebody who wants it."""
+    play = Played()
+    play.finish(*needs, leaves=False)
+    play.ann(submit("x", *needs, args=b"args", leaves=True, keep=DAY, **options))
+    play.worker("w", m.Erred("x", play.task("x").attempt, failure("x")))
+    play.ann(m.Release(["x"]))
+    play.write(play.wait(61))
+    assert "x" not in play.state.tasks
+    play.ann(m.Await(["x"]))
+    (told,) = play.look_up()
+    assert told == tell("ann", m.KeyErred("x", failure("x")))
+    return play
+
+
+def test_a_failure_that_left_can_be_retried() -> None:
+    """Its call has left with it, also when no client has the function any more."""
+    play = shelved_failure()
+    play.check_replay()
+    first, run = play.ann(m.Retry(["x"]))
+    assert first == tell("ann", m.KeyLost("x"))
+    assert (run.peer, run.message.key, run.message.args) == ("w", "x", b"args")
+    play.worker("w", finished("x", run.message.attempt))
+    assert play.states() == {"x": "memory"}
+    play.check_replay()
+
+
+def test_a_failure_that_left_and_had_inputs_says_what_to_do() -> None:
+    """They may be gone. Its client would wait for ever if it heard nothing."""
+    play = shelved_failure("input")
+    (told,) = play.ann(m.Retry(["x"]))
+    assert isinstance(told.message, m.KeyCancelled)
+    assert "submit it again" in told.message.reason
+    play.check_replay()
+
+
+def test_a_call_too_large_for_its_row_stays_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database isn't a second journal."""
+    monkeypatch.setattr(shelving, "CALL_BYTES", 5)
+    (told,) = shelved_failure().ann(m.Retry(["x"]))
+    assert isinstance(told.message, m.KeyCancelled)
