@@ -83,6 +83,25 @@ def test_progress_is_live(visit: Visit) -> None:
     expect(page.locator(".bars li", has_text="appears-later").locator(".count")).to_have_text("30 / 30", timeout=10_000)
 
 
+IDLE_BACKLOG = """async (times) => {
+  const { Figures } = await import(document.querySelector("script[type=module]").src.replace("site.js", "figures.js"));
+  const figures = new Figures(JSON.parse(document.getElementById("boot").textContent));
+  figures.plotly = window.Plotly;
+  const none = times.map(() => 0);
+  figures.columns.backlog = { time: times, processing: none, queued: none, waiting: none, no_worker: none };
+  figures.react("backlog", () => "black");
+  return document.querySelector("figure[data-figure=backlog] .plot").layout.xaxis.range;
+}"""
+
+
+def test_a_time_without_any_backlog_is_drawn_as_that_time(visit: Visit) -> None:
+    """All lines are left out that are zero throughout; without one, Plotly would make up a year."""
+    page = visit.open("/backlog")
+    visit.drawn()
+    times = [1_795_890_000_000, 1_795_890_060_000]
+    assert [str(end)[:4] for end in page.evaluate(IDLE_BACKLOG, times)] == ["2026", "2026"]
+
+
 def test_bars_share_the_width_and_shrink(visit: Visit) -> None:
     """The more types there are, the smaller is each bar, so that all stay on one screen."""
     page = visit.open("/")

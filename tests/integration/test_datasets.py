@@ -132,7 +132,7 @@ def test_what_is_published_is_told_while_no_scheduler_runs(cluster: Cluster) -> 
     app = create_app(settings)
     answer = app.test_client().get("/api/v1/datasets", headers={"Authorization": "Bearer t"})
     assert answer.get_json()["rows"] == [large, small]
-    assert "The database has these." in answer.get_json()["trouble"]
+    assert "; the database has these" in answer.get_json()["trouble"]
     app.extensions[EXTENSION].close()
 
 

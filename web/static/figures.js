@@ -128,6 +128,8 @@ export class Figures {
       trace.visible = trace.meta.part ? trace.y.some((value) => value) : length > 0;
       points += length;
     }
+    // Without any line an axis of time would show a year that Plotly makes up.
+    if (points > 0 && !spec.data.some((trace) => trace.visible)) spec.data[0].visible = true;
     const layout = spec.layout;
     layout.font.color = paint("muted");
     for (const axis of ["xaxis", "yaxis", "yaxis2"]) if (layout[axis]) layout[axis].gridcolor = paint("grid");

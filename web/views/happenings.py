@@ -104,7 +104,7 @@ def datasets(site: Site, args: Mapping[str, str]) -> dict[str, Any]:
         trouble = str(error)
         with contextlib.suppress(HistoryAwayError):
             rows = site.published.datasets() if site.published is not None else []
-        return {"rows": rows, "trouble": f"{trouble} The database has these." if rows else trouble}
+        return {"rows": rows, "trouble": f"{trouble}; the database has these" if rows else trouble}
     return {"rows": rows, "trouble": ""}
 
 
