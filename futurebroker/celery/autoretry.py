@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any
 
 from futurebroker.celery.exceptions import Ignore, Retry
+from futurebroker.exceptions import Reschedule
 
 
 def autoretrying(
@@ -22,7 +23,7 @@ def autoretrying(
     retry_jitter: bool = True,
 ) -> Callable[..., Any]:
     """``function``, with exceptions of these types answered by `Task.retry`."""
-    passed: tuple[type[BaseException], ...] = (Ignore, Retry, *dont_autoretry_for)
+    passed: tuple[type[BaseException], ...] = (Ignore, Retry, Reschedule, *dont_autoretry_for)
     backoff = float(1 if retry_backoff is True else retry_backoff)
 
     def again(error: BaseException) -> Retry:

@@ -26,13 +26,13 @@ from futurebroker.celery.definitions import Definition
 from futurebroker.celery.exceptions import Ignore, NotRegistered, Reject, Retry, SoftTimeLimitExceeded
 from futurebroker.celery.following import settle
 from futurebroker.celery.routing import changed_options
-from futurebroker.exceptions import FuturebrokerError
+from futurebroker.exceptions import FuturebrokerError, Reschedule
 from futurebroker.inside import NO_TASK, current_task
 from futurebroker.protocol.refs import TaskRef
 from futurebroker.protocol.serialize import dumps, load_failure
 from futurebroker.worker.coroutines import CoroutineRunner
 from futurebroker.worker.failures import failure_of
-from futurebroker.worker.later import NO_TERMS, RunAgain, current_terms
+from futurebroker.worker.later import NO_TERMS, RunAgain, current_terms, pause
 
 logger = logging.getLogger("futurebroker.celery")
 
@@ -187,6 +187,8 @@ def _run_to_its_end(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], re
         if reject.requeue:
             raise RunAgain(delay=0.0, retries=request.retries) from None
         raise
+    except Reschedule:
+        raise _rescheduled(request) from None
     if "added" not in request.__dict__:
         return value
     settle(task, request)
@@ -200,6 +202,14 @@ def _together(task: Any, value: Any, request: Context) -> RunAgain:
     task.app.sender.client.fence()
     parts = Parts([value, *(TaskRef(place) for place in range(len(request.added)))])
     return RunAgain(args=dumps(((Delivered(parts),), {})), inputs=tuple(request.added), retries=request.retries)
+
+
+def _rescheduled(request: Context) -> RunAgain:
+    """It is no retry, and is counted apart from them."""
+    known, terms = current_terms.get()
+    fields = pickle.loads(terms.request) if terms.request and known == request.id else {}
+    before = fields.get("rescheduled", 0)
+    return RunAgain(pause(before), request.retries, request=pickle.dumps({**fields, "rescheduled": before + 1}, 5))
 
 
 def _errback_arguments(task: Any, args: tuple[Any, ...], failure: Any) -> tuple[Any, ...]:
@@ -259,6 +269,9 @@ def trace(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], request: Con
             info = ExceptionInfo(retry)
             signals.task_retry.send(task, request=request, reason=retry, einfo=info)
             _guarded(task.on_retry, retry.exc or retry, task_id, args, kwargs, info)
+            raise
+        except Reschedule:
+            state = states.RETRY
             raise
         except Reject as reject:
             state, value = states.REJECTED, reject

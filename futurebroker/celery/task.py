@@ -15,6 +15,7 @@ from futurebroker.celery.running import ExceptionInfo, Replaced, trace
 from futurebroker.celery.sending import moment, to_json
 from futurebroker.celery.shapes import Shape
 from futurebroker.celery.signature import Signature, maybe_list, uuid
+from futurebroker.exceptions import Reschedule
 from futurebroker.protocol.serialize import dumps
 from futurebroker.worker.later import tell_scheduler
 
@@ -230,6 +231,8 @@ class Task:
             if retry.sig is None:
                 raise
             return retry.sig.apply(retries=retries + 1, throw=throw)  # type: ignore[no-any-return]
+        except Reschedule:
+            return self.apply(args, given, link, link_error, task_id, retries, throw, **options)
         except Replaced as replaced:
             value = replaced.args[0]
         except Ignore:

@@ -58,7 +58,12 @@ class RunAgain(BaseException):
 def rescheduled(terms: RunTerms | None) -> Again:
     """What is reported of a task that raised `Reschedule`: each time in a row it waits twice as long."""
     before = terms.retries if terms is not None else 0
-    return Again(min(PAUSE_FIRST * 2 ** min(before, 30), PAUSE_MOST), before + 1)
+    return Again(pause(before), before + 1)
+
+
+def pause(before: int) -> float:
+    """Seconds until a task runs again that has raised `Reschedule`, as it did ``before`` times in a row."""
+    return min(PAUSE_FIRST * float(2 ** min(before, 30)), PAUSE_MOST)
 
 
 def tell_scheduler(topic: str, key: Key, about: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from futurebroker.celery import Celery, Task
 from futurebroker.celery.exceptions import Ignore, Reject
 from futurebroker.celery.results import allow_join_result
+from futurebroker.exceptions import Reschedule
 
 app = Celery("shown", set_as_current=False)
 LOG: list[Any] = []
@@ -160,6 +161,17 @@ def stamps_of_request(self: Any) -> Any:
 @app.task(bind=True)
 def replaced_by_stamped(self: Any) -> Any:
     raise self.replace(stamps_of_request.si())
+
+
+@app.task(bind=True, base=Logged, max_retries=1, autoretry_for=(Exception,))
+def reschedules(self: Any, times: int) -> Any:
+    """Raises Reschedule so often, then retries once."""
+    LOG.append(self.request.retries)
+    if LOG.count(0) <= times:
+        raise Reschedule
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    return self.request.headers
 
 
 @app.task

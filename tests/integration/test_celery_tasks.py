@@ -320,3 +320,28 @@ def test_priorities_are_exact() -> None:
     for result in gates:
         get(result)
     assert LOG == [(9,), (5,), (3,), (1,)]
+
+
+@shows(
+    "task",
+    "dask's `Reschedule`",
+    "differs",
+    "Celery has none: the task runs again after a pause that grows, which is no retry and which handlers don't hear of",
+)
+def test_a_task_that_is_rescheduled_has_not_been_retried() -> None:
+    """It must not eat up `max_retries`, nor be taken for an exception to retry; what it was called with stays."""
+    result = t.reschedules.apply_async((3,), headers={"of": "mine"})
+    assert get(result) == {"of": "mine"}
+    assert [one for one in LOG if one != "before_start"] == [
+        0,
+        0,
+        0,
+        0,
+        "on_retry",
+        1,
+        "on_success",
+        "after_return SUCCESS",
+    ]
+    LOG.clear()
+    assert t.reschedules.apply((1,)).get() is None
+    assert [one for one in LOG if one != "before_start"] == [0, 0, "on_retry", 1, "on_success", "after_return SUCCESS"]
