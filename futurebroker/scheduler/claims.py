@@ -191,7 +191,7 @@ def give_failure(state: SchedulerState, client: ClientRecord, message: GiveFailu
         want(state, client, task)
         return
     task.add_client(client)
-    state.failures_given = True
+    state.failures_given[task] = None
     transitions.fail_unasked(state, task, message.failure)
 
 

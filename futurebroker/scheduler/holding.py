@@ -115,6 +115,7 @@ def erred_released(state: SchedulerState, task: TaskRecord) -> None:
     task.failure = None
     task.retried = 0
     task.deaths = 0
+    state.failures_given.pop(task, None)
     state.spent.pop(task, None)  # somebody wants it run again, so it is, also if it must not be by itself
     terms = task.terms
     if terms is not None and terms.expires <= state.now + state.clock_offset:

@@ -13,8 +13,8 @@ Laws of the state, here:
     I8   a task in MEMORY has its value or a holder, no other task has; tasks and holders name each other
     I9   only a task that was sent may lack a result: see I3; ``needed_by`` counts unfinished dependents,
          but for adopted ones, which have what they need
-    I10  nothing unfinished depends on a failed task; a task that failed by a dependency has the failure of one, as far
-         as clients gave none of a former scheduler's time
+    I10  nothing unfinished depends on a failed task; a task that failed by a dependency has the failure of one, unless
+         a client has told how it had ended in a former scheduler's time
     I11  what is needed is on its way or there; what isn't is released at once, and forgotten with its last dependent
     I16  resources used are those of the tasks processing, between nothing and what the worker has
     I17  workers with room are known as such, and a worker that doesn't run has none
@@ -173,7 +173,7 @@ def _check_failure(state: SchedulerState, task: TaskRecord) -> None:
     erred = [dependency for dependency in task.dependencies if dependency.state is ERRED]
     if erred and task.state in UNFINISHED:
         _broken(state, "I10", f"{task} goes on although {erred[0]} failed", task)
-    if failure is not None and failure.key != task.key and not state.failures_given:
+    if failure is not None and failure.key != task.key and task not in state.failures_given:
         if erred and not any(dependency.failure is failure for dependency in erred):
             _broken(state, "I10", f"{task} has a failure of {failure.key}, which none of {erred} has", task)
     if task.deaths > state.policy.allowed_failures and task.state in UNFINISHED:
@@ -407,6 +407,8 @@ def _check_idle(state: SchedulerState) -> None:
         _broken(state, "I26", "a record that is gone waits for a claim")
     if any(state.tasks.get(task.key) is not task for task in (*state.spent, *state.renounced)):
         _broken(state, "I26", "a record that is gone is said not to run again, or to take nothing from workers")
+    if any(state.tasks.get(task.key) is not task or task.state is not ERRED for task in state.failures_given):
+        _broken(state, "I10", "a record that is gone, or has not failed, has the failure that a client gave")
     if any(state.tasks.get(task.key) is not task for task in state.adopted):
         _broken(state, "I26", "a record that is gone is adopted")
     if any(state.detached not in task.each_client() for task in state.detachers):

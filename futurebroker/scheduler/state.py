@@ -225,8 +225,8 @@ class SchedulerState:
         self.archives: dict[str, WorkerRecord] = {}
         #: results that workers kept of their time with a former scheduler; see `claims`
         self.claims: dict[Key, Claim] = {}
-        #: whether clients gave failures of a former scheduler's time: another may come of the same task's inputs now
-        self.failures_given = False
+        #: ERRED tasks of which a client told how they ended in a former scheduler's time: their inputs may not fail now
+        self.failures_given: dict[TaskRecord, None] = {}
         #: tasks whose key may have meant other work in a former scheduler's time, so that nothing of it is theirs
         self.renounced: dict[TaskRecord, None] = {}
         #: NO_WORKER records of keys that only such a worker can have, and since when they wait
@@ -375,6 +375,8 @@ class SchedulerState:
         self.leave_pool(task)
         if self.spent:
             self.spent.pop(task, None)
+        if self.failures_given:
+            self.failures_given.pop(task, None)
         if function is None:
             self.broadcasts.pop(task, None)
             self.awaited.pop(task, None)
