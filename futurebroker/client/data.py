@@ -19,6 +19,7 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -47,6 +48,16 @@ REPEATS = 3
 #: large arguments whose repetitions are counted
 REMEMBERED = 1000
 _SEQUENCES: Final = frozenset({list, tuple, set, frozenset})
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A pickled value that is to lie on a worker."""
+
+    frames: list[Buffer]
+    size: int
+    workers: tuple[str, ...] = ()  #: that may have it; empty: any
+    broadcast: bool = False
 
 
 class DataSender:
@@ -99,7 +110,7 @@ class DataSender:
         frames = dump_frames(value, f"the {name} to scatter")
         if key is None:
             key = f"{name}-{digest_of(frames).hex()[:32]}" if hashed else self._new_key(name)
-        return await self._put(key, frames, frames_size(frames), workers, broadcast, blocking)
+        return await self._put(key, Load(frames, frames_size(frames), workers, broadcast), blocking)
 
     # -- large arguments ---------------------------------------------------------------------------------------------
 
@@ -125,7 +136,7 @@ class DataSender:
         future: Future[Any] | None = self._moved.get(digest)
         if future is None or future.cancelled() or future.status == ERROR:
             key = self._new_key("data")
-            future = run_blocking(self._put(key, frames, size, (), False, True))
+            future = run_blocking(self._put(key, Load(frames, size), True))
             self._moved[digest] = future
         return future
 
@@ -145,7 +156,7 @@ class DataSender:
         Raises:
             DataLostError, FuturebrokerError: it could not be kept; the message says why.
         """
-        future = await self._put(self._new_key(name), frames, frames_size(frames), (), False, blocking)
+        future = await self._put(self._new_key(name), Load(frames, frames_size(frames)), blocking)
         await settle([future._state], blocking)
         if future._state.status is not FINISHED:
             raise future._state.error()
@@ -156,9 +167,7 @@ class DataSender:
     def _new_key(self, name: str) -> Key:
         return f"{name}-{self._salt}d{self._connection.number()}"
 
-    async def _put(
-        self, key: Key, frames: list[Buffer], size: int, workers: tuple[str, ...], broadcast: bool, blocking: bool
-    ) -> Future[Any]:
+    async def _put(self, key: Key, load: Load, blocking: bool) -> Future[Any]:
         connection = self._connection
         connection.check_open()
         with connection.lock:
@@ -169,53 +178,41 @@ class DataSender:
             state = KeyState(key, self._home, -1)
             connection.states[key] = state
         future: Future[Any] = Future(state)
-        if size <= INLINE_LIMIT:
-            connection.put(PutValue(key, b"".join(layout(frames)), workers, broadcast))
+        if load.size <= INLINE_LIMIT:
+            connection.put(PutValue(key, b"".join(layout(load.frames)), load.workers, load.broadcast))
         elif self._files_work is not False:
-            await self._put_file(future, frames, workers, broadcast, blocking)
+            await self._put_file(state, load, blocking)
         else:
-            await self._put_elsewhere(state, frames, size, workers, broadcast, blocking)
+            await self._put_elsewhere(state, load, blocking)
         return future
 
-    async def _put_directly(
-        self,
-        state: KeyState,
-        frames: list[Buffer],
-        size: int,
-        workers: tuple[str, ...],
-        broadcast: bool,
-        blocking: bool,
-    ) -> bool:
+    async def _put_directly(self, state: KeyState, load: Load, blocking: bool) -> bool:
         """Send the bytes to a worker over a connection; False where that can't be done."""
         connection = self._connection
         if DIRECT not in connection.ways:
             return False
-        place = await connection.ask("storing_place", list(workers), blocking, self._patience)
+        place = await connection.ask("storing_place", list(load.workers), blocking, self._patience)
         if not place or not connection.pool.may_reach(place["address"]):
             return False
 
         def put() -> str:
-            pieces = (memoryview(piece).cast("B") for piece in layout(frames) if len(piece))
-            return connection.pool.put(place["address"], size, pieces)
+            pieces = (memoryview(piece).cast("B") for piece in layout(load.frames) if len(piece))
+            return connection.pool.put(place["address"], load.size, pieces)
 
         try:
             path = put() if blocking else await asyncio.to_thread(put)
         except (OSError, FuturebrokerError) as error:
             logger.info("%s could not be put to %s: %s", state.key, place["address"], error)
             return False
-        connection.put(PutFile(state.key, path, size, workers, broadcast, place["worker"]))
+        connection.put(PutFile(state.key, path, load.size, load.workers, load.broadcast, place["worker"]))
         return True
 
-    async def _put_file(
-        self, future: Future[Any], frames: list[Buffer], workers: tuple[str, ...], broadcast: bool, blocking: bool
-    ) -> None:
+    async def _put_file(self, state: KeyState, load: Load, blocking: bool) -> None:
         connection = self._connection
-        state = future._state
-        size = frames_size(frames)
         if self._files_work is None:
             await connection.ask("wait_for_workers", 1, blocking, self._patience)
-        path = self._write(frames, size) if blocking else await asyncio.to_thread(self._write, frames, size)
-        connection.put(PutFile(state.key, str(path), size, workers, broadcast))
+        path = self._write(load) if blocking else await asyncio.to_thread(self._write, load)
+        connection.put(PutFile(state.key, str(path), load.size, load.workers, load.broadcast))
         if self._files_work is None:
             connection.flush()
             await settle([state], blocking)
@@ -226,50 +223,34 @@ class DataSender:
             if not self._files_work:
                 path.unlink(missing_ok=True)
                 connection.renew(state)
-                await self._put_elsewhere(state, frames, size, workers, broadcast, blocking)
+                await self._put_elsewhere(state, load, blocking)
 
-    def _write(self, frames: list[Buffer], size: int) -> Path:
+    def _write(self, load: Load) -> Path:
         """A file of our own with a value: one that a worker has no use for, or a new one."""
         folder = self._own_folder().path
         path = folder / secrets.token_hex(16)
         with contextlib.suppress(OSError):  # of another kind of memory, or another user's
-            if self._freed is not None and (found := self._freed.take(size, str(path))) is not None:
-                write_to(found[0], str(path), frames)
+            if self._freed is not None and (found := self._freed.take(load.size, str(path))) is not None:
+                write_to(found[0], str(path), load.frames)
                 return path
-        return write_value(folder, frames)
+        return write_value(folder, load.frames)
 
-    async def _put_elsewhere(
-        self,
-        state: KeyState,
-        frames: list[Buffer],
-        size: int,
-        workers: tuple[str, ...],
-        broadcast: bool,
-        blocking: bool,
-    ) -> None:
+    async def _put_elsewhere(self, state: KeyState, load: Load, blocking: bool) -> None:
         """To a worker that can't open our files."""
-        if await self._put_directly(state, frames, size, workers, broadcast, blocking):
+        if await self._put_directly(state, load, blocking):
             return
         if self._connection.gives_past_the_scheduler:
-            await self._put_on_request(state, frames, size, workers, broadcast, blocking)
+            await self._put_on_request(state, load, blocking)
             if state.status is not ERROR:
                 return
             self._connection.renew(state)
-        await self._put_parts(state, frames, size, workers, broadcast, blocking)
+        await self._put_parts(state, load, blocking)
 
-    async def _put_on_request(
-        self,
-        state: KeyState,
-        frames: list[Buffer],
-        size: int,
-        workers: tuple[str, ...],
-        broadcast: bool,
-        blocking: bool,
-    ) -> None:
+    async def _put_on_request(self, state: KeyState, load: Load, blocking: bool) -> None:
         """Have a worker ask for the bytes as it would ask another worker: past the scheduler, for what it lacks."""
         connection = self._connection
-        announcement = PutPart(state.key, 0, size, b"", workers, broadcast)
-        connection.givings[state.key] = Giving(announcement, frames)
+        announcement = PutPart(state.key, 0, load.size, b"", load.workers, load.broadcast)
+        connection.givings[state.key] = Giving(announcement, load.frames)
         try:
             connection.put(announcement)
             connection.flush()
@@ -277,22 +258,14 @@ class DataSender:
         finally:
             del connection.givings[state.key]
 
-    async def _put_parts(
-        self,
-        state: KeyState,
-        frames: list[Buffer],
-        size: int,
-        workers: tuple[str, ...],
-        broadcast: bool,
-        blocking: bool,
-    ) -> None:
+    async def _put_parts(self, state: KeyState, load: Load, blocking: bool) -> None:
         def parts() -> Iterator[Message]:
             offset = 0
-            for piece in layout(frames):
+            for piece in layout(load.frames):
                 view = memoryview(piece).cast("B")
                 for start in range(0, len(view), PART):
                     data = bytes(view[start : start + PART])
-                    yield PutPart(state.key, offset, size, data, workers, broadcast)
+                    yield PutPart(state.key, offset, load.size, data, load.workers, load.broadcast)
                     offset += len(data)
 
         await self._connection.stream(parts(), blocking)
