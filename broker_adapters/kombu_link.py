@@ -35,7 +35,7 @@ from futurebroker.exceptions import (
     LinkLostError,
     MessageTooLargeError,
 )
-from futurebroker.transport.base import TOKENS, Capabilities, Link, LinkEvents, Queue, QueueKind
+from futurebroker.transport.base import TOKENS, Capabilities, Link, LinkEvents, Queue, QueueKind, Socketless
 
 logger = logging.getLogger("futurebroker.kombu")
 
@@ -55,7 +55,6 @@ _FULL_PAUSE = 0.2
 _CLOSE_SECONDS = 0.5
 #: seconds between two looks of a transport that has to ask; Kombu's own second would be every task's round trip
 _LOOK_EVERY = 0.02
-_FAR = 3600.0
 
 
 def open_link(url: str, queues: Sequence[Queue], *, secret: bytes, timeout: float, name: str) -> Link:
@@ -130,7 +129,7 @@ class _Half:
             logger.debug("while closing %s: %s", self.where, type(error).__name__)
 
 
-class KombuLink:
+class KombuLink(Socketless):
     """A `Link` over a Kombu transport; see `transport.base` for what its methods promise."""
 
     def __init__(self, reader: _Half, writer: _Half, queues: Sequence[Queue], where: str) -> None:
@@ -199,21 +198,6 @@ class KombuLink:
 
     def ack(self, tag: int) -> None:
         """Nothing: a delivery left the broker when it was read."""
-
-    def fileno(self) -> int | None:
-        return None
-
-    def wants_write(self) -> bool:
-        return False
-
-    def on_readable(self) -> None:
-        """Nothing to read: deliveries come through ``wake``."""
-
-    def on_writable(self) -> None:
-        """Nothing to write: a thread does."""
-
-    def tick(self, now: float) -> float:
-        return now + _FAR
 
     def close(self) -> None:
         if self._is_over:

@@ -17,11 +17,10 @@ from futurebroker.broker_adapters.frames import (
 )
 from futurebroker.broker_adapters.topology import COMMAND_PREFETCH
 from futurebroker.exceptions import BrokerRefusedError, ClusterConnectionError, MessageTooLargeError
-from futurebroker.transport.base import Capabilities, LinkEvents, Queue, QueueKind
+from futurebroker.transport.base import Capabilities, LinkEvents, Queue, QueueKind, Socketless
 
 #: deliveries that may wait for the owner's next turn; more stay in their queues
 _WAITING_MAX = 10_000
-_FAR = 3600.0
 
 #: what `amqp_link` declares over a socket must be equal to these
 SETTINGS = {
@@ -52,7 +51,7 @@ class _LocalConsumer(Consumer):
         self._link.lost(ClusterConnectionError(f"the queue {self.queue.name} was deleted by another process"))
 
 
-class LocalLink(Sender):
+class LocalLink(Socketless, Sender):
     """A `Link` on the embedded broker's own thread; made by `EmbeddedBroker.local_link`."""
 
     def __init__(
@@ -129,21 +128,6 @@ class LocalLink(Sender):
                     del consumer.unacked[one]
                 consumer.queue.dispatch()
                 return
-
-    def fileno(self) -> int | None:
-        return None
-
-    def wants_write(self) -> bool:
-        return False
-
-    def on_readable(self) -> None:
-        """Nothing to read: deliveries come through ``wake``."""
-
-    def on_writable(self) -> None:
-        """Nothing to write: what is sent is in its queue at once."""
-
-    def tick(self, now: float) -> float:
-        return now + _FAR
 
     def close(self) -> None:
         if not self._is_closed:

@@ -25,6 +25,8 @@ class QueueKind(Enum):
     WATCH = "watch"
 
 
+#: seconds until a link wants to be called again that needs no heartbeats
+FAR = 3600.0
 #: kinds that only brokers know which keep a token for its holder
 TOKENS = frozenset((QueueKind.TOKEN, QueueKind.WATCH))
 
@@ -115,6 +117,25 @@ class Link(Protocol):
 
     def close(self) -> None:
         """Send what is buffered as far as possible without blocking, then close. May be called twice."""
+
+
+class Socketless:
+    """What links without a socket have in common: deliveries come through ``wake``, nothing waits to be written."""
+
+    def fileno(self) -> int | None:
+        return None
+
+    def wants_write(self) -> bool:
+        return False
+
+    def on_readable(self) -> None:
+        """Nothing to read."""
+
+    def on_writable(self) -> None:
+        """Nothing to write."""
+
+    def tick(self, now: float) -> float:
+        return now + FAR
 
 
 class Opener(Protocol):

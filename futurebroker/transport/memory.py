@@ -14,12 +14,11 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 
 from futurebroker.exceptions import BrokerRefusedError, ConfigError, MessageTooLargeError
-from futurebroker.transport.base import Capabilities, LinkEvents, Queue, QueueKind
+from futurebroker.transport.base import Capabilities, LinkEvents, Queue, QueueKind, Socketless
 
 MAX_MESSAGE = 16 * 1024 * 1024
 #: deliveries of a command queue that its reader may hold unacknowledged
 _PREFETCH = 300
-_FAR = 3600.0
 
 Note = Callable[[LinkEvents], None]
 
@@ -70,7 +69,7 @@ def open_link(url: str, queues: Sequence[Queue], *, secret: bytes, timeout: floa
             return MemoryLink(broker, queues)
 
 
-class MemoryLink:
+class MemoryLink(Socketless):
     """A `Link` to a broker in this process; see `transport.base` for what its methods promise."""
 
     def __init__(self, broker: _MemoryBroker, queues: Sequence[Queue]) -> None:
@@ -145,21 +144,6 @@ class MemoryLink:
                         del unacked[one]
                     self._pull(self._queues[name])
                     return
-
-    def fileno(self) -> int | None:
-        return None
-
-    def wants_write(self) -> bool:
-        return False
-
-    def on_readable(self) -> None:
-        """Nothing to read: deliveries come through ``wake``."""
-
-    def on_writable(self) -> None:
-        """Nothing to write."""
-
-    def tick(self, now: float) -> float:
-        return now + _FAR
 
     def close(self) -> None:
         with _brokers_lock, self._broker.lock:
