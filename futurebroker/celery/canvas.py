@@ -72,11 +72,30 @@ class _Composed(Signature):
         return []
 
 
+class _Listed(_Composed):
+    """Parts in a row."""
+
+    def _open(self, app: Any) -> None:
+        self["kwargs"]["tasks"] = [maybe_signature(task, app) for task in self["kwargs"].get("tasks") or ()]
+
+    @property
+    def tasks(self) -> list[Any]:
+        """The parts."""
+        return self["kwargs"]["tasks"]  # type: ignore[no-any-return]
+
+    @tasks.setter
+    def tasks(self, tasks: list[Any]) -> None:
+        self["kwargs"]["tasks"] = tasks
+
+    def parts(self) -> list[Signature]:
+        return self.tasks
+
+
 # -- chain -----------------------------------------------------------------------------------------------------------
 
 
 @Signature.register_type("chain")
-class chain(_Composed):  # noqa: N801 - Celery's name
+class chain(_Listed):  # noqa: N801 - Celery's name
     """Calls one after another, each with the result of the one before as its first argument.
 
     A group among them hands on the list of its results, so that what follows it is the body of a chord. ``chain(x)``
@@ -100,18 +119,6 @@ class chain(_Composed):  # noqa: N801 - Celery's name
             "celery.chain", (), {"tasks": _cloned(tasks, app)}, subtask_type="chain", app=app, options=options
         )
 
-    def _open(self, app: Any) -> None:
-        self["kwargs"]["tasks"] = [maybe_signature(task, app) for task in self["kwargs"].get("tasks") or ()]
-
-    @property
-    def tasks(self) -> list[Any]:
-        """The steps."""
-        return self["kwargs"]["tasks"]  # type: ignore[no-any-return]
-
-    @tasks.setter
-    def tasks(self, tasks: list[Any]) -> None:
-        self["kwargs"]["tasks"] = tasks
-
     def _stamp(self, visitor: Any, append: bool, headers: dict[str, Any]) -> None:
         given = visitor.on_chain_start(self, **headers) or {} if visitor is not None else None
         inner = stamping.merged(headers, given, append, self.options)
@@ -120,9 +127,6 @@ class chain(_Composed):  # noqa: N801 - Celery's name
             task.stamp(visitor, append, **inner)
         if visitor is not None:
             visitor.on_chain_end(self, **inner)
-
-    def parts(self) -> list[Signature]:
-        return self.tasks
 
     @classmethod
     def joined(cls, left: Signature, right: Any, fresh: bool = False) -> Any:
@@ -195,7 +199,7 @@ def chain_of(tasks: list[Any], app: Any = None) -> chain:
 
 
 @Signature.register_type("group")
-class group(_Composed):  # noqa: N801 - Celery's name
+class group(_Listed):  # noqa: N801 - Celery's name
     """Calls that may run at the same time; the result is a `GroupResult`. A group inside a group is part of it."""
 
     def __init__(self, *tasks: Any, app: Any = None, **options: Any) -> None:
@@ -208,18 +212,6 @@ class group(_Composed):  # noqa: N801 - Celery's name
         made = _cloned(tasks, app)
         super().__init__("celery.group", (), {"tasks": made}, subtask_type="group", app=app, options=options)
 
-    def _open(self, app: Any) -> None:
-        self["kwargs"]["tasks"] = [maybe_signature(task, app) for task in self["kwargs"].get("tasks") or ()]
-
-    @property
-    def tasks(self) -> list[Any]:
-        """The calls."""
-        return self["kwargs"]["tasks"]  # type: ignore[no-any-return]
-
-    @tasks.setter
-    def tasks(self, tasks: list[Any]) -> None:
-        self["kwargs"]["tasks"] = tasks
-
     def _stamp(self, visitor: Any, append: bool, headers: dict[str, Any]) -> None:
         given = visitor.on_group_start(self, **headers) or {} if visitor is not None else None
         inner = stamping.merged(headers, given, append, self.options)
@@ -228,9 +220,6 @@ class group(_Composed):  # noqa: N801 - Celery's name
             task.stamp(visitor, append, **inner)
         if visitor is not None:
             visitor.on_group_end(self, **inner)
-
-    def parts(self) -> list[Signature]:
-        return self.tasks
 
     def link(self, callback: Any) -> Any:
         """Have ``callback`` called, without arguments, after the first of the calls."""
