@@ -1,4 +1,4 @@
-"""What several modules of tests need: the cluster in this process on which the Celery face is shown."""
+"""What several modules of tests need: a small cluster and its client, and that on which the Celery face is shown."""
 
 from __future__ import annotations
 
@@ -10,6 +10,20 @@ from futurebroker import Client, LocalCluster
 from tests.integration import celery_tasks as t
 from tests.integration.celery_tasks import GATES, LOG, app
 from tests.integration.celery_waits import get
+
+
+@pytest.fixture
+def cluster() -> Iterator[LocalCluster]:
+    """Two workers with one executor each; modules that need another have their own."""
+    with LocalCluster(n_workers=2, executors_per_worker=1) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster: LocalCluster) -> Iterator[Client]:
+    """A client of the cluster, the default one."""
+    with Client(cluster) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

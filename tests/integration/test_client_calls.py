@@ -30,13 +30,6 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
 
 
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    """A client of it."""
-    with Client(cluster) as client:
-        yield client
-
-
 def inc(x: Any) -> Any:
     return x + 1
 

@@ -49,13 +49,6 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
 
 
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    """A client of its own for each test."""
-    with Client(cluster) as client:
-        yield client
-
-
 def inc(x: int) -> int:
     return x + 1
 

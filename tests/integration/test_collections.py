@@ -37,13 +37,6 @@ def cluster() -> Iterator[LocalCluster]:
 
 
 @pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    """A client, and dask's default scheduler."""
-    with Client(cluster) as client:
-        yield client
-
-
-@pytest.fixture
 def frame() -> Any:
     """A dataframe of eight partitions."""
     return dd.from_pandas(pd.DataFrame({"a": np.arange(800) % 7, "b": np.arange(800.0)}), npartitions=8)

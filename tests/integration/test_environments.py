@@ -36,13 +36,6 @@ def cluster(old_greeting: None) -> Iterator[LocalCluster]:
         yield cluster
 
 
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    """A client of it."""
-    with Client(cluster) as client:
-        yield client
-
-
 def test_executors_change_live_and_back(cluster: LocalCluster, client: Client, zipped: Path, tmp_path: Path) -> None:
     """Stored results stay, what runs is finished or run again, and a worker that joins later runs in it as well."""
     assert client.submit(greet).result(30)[0] == "1.0"

@@ -26,13 +26,6 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
 
 
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    """A client of it."""
-    with Client(cluster) as client:
-        yield client
-
-
 def spin_until(path: str) -> int:
     """Uses the CPU until the file is there; what it does has a name in profiles."""
     rounds = 0

@@ -6,7 +6,7 @@ import importlib
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,6 @@ from futurebroker import Client, Future, LocalCluster, Queue
 from futurebroker.exceptions import WorkerLostError
 
 PATIENCE = 40
-
-
-@pytest.fixture
-def cluster() -> Iterator[LocalCluster]:
-    """Two workers with one executor each."""
-    with LocalCluster(n_workers=2, executors_per_worker=1) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    """A client of it."""
-    with Client(cluster) as client:
-        yield client
 
 
 class Counter:

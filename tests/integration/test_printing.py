@@ -19,20 +19,6 @@ from futurebroker.client import printing
 PATIENCE = 30
 
 
-@pytest.fixture
-def cluster() -> Iterator[LocalCluster]:
-    """Two workers with one executor each."""
-    with LocalCluster(n_workers=2, executors_per_worker=1) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    """A client of it."""
-    with Client(cluster) as client:
-        yield client
-
-
 class Kept(logging.Handler):
     """Keeps records for a test that waits for them."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,6 @@ import pytest
 from futurebroker import CancelledError, Client, LocalCluster, SchedulerPlugin, WorkerPlugin
 from futurebroker.exceptions import FuturebrokerError, MessageTooLargeError, TaskError
 from tests.integration.software import wait_for
-
-
-@pytest.fixture
-def cluster() -> Iterator[LocalCluster]:
-    """Two workers with one executor each."""
-    with LocalCluster(n_workers=2, executors_per_worker=1) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    """A client of it."""
-    with Client(cluster) as client:
-        yield client
 
 
 def version_of_uploaded() -> Any:

@@ -26,13 +26,6 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
 
 
-@pytest.fixture
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    """A client of it."""
-    with Client(cluster) as client:
-        yield client
-
-
 def note_progress(step: int) -> Any:
     client = get_client()
     client.set_metadata(["progress", "step"], step)
