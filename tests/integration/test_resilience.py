@@ -134,6 +134,12 @@ def test_a_worker_that_stood_still_does_not_count_twice(gate: Gate, ledger: Ledg
         assert client.scheduler_info()["kinds"]["pass_gate"]["ended"] == 1
 
 
+def ready_at(client: Client, outpost: Outpost) -> int:
+    """How many tasks a worker said last that it has and hasn't begun."""
+    workers = client.scheduler_info()["workers"].values()
+    return next((worker["metrics"].get("ready", 0) for worker in workers if worker["name"] == outpost.name), 0)
+
+
 @pytest.mark.parametrize("way", ["cut", "hold"])
 def test_what_a_worker_runs_is_not_run_again_while_its_link_is_away(gate: Gate, ledger: Ledger, way: str) -> None:
     """A closed connection proves nothing: within the grace the tasks go on, and their results come when it is back."""
@@ -142,6 +148,7 @@ def test_what_a_worker_runs_is_not_run_again_while_its_link_is_away(gate: Gate, 
         futures = [client.submit(pass_gate, gate.port, ledger.path, f"t{i}", **prefer(first)) for i in range(2)]
         after = client.submit(noted, ledger.path, "after", 1, **prefer(first))
         running = gate.arrival()
+        until(lambda: ready_at(client, first) > 0)
         (first.wire.cut if way == "cut" else first.wire.hold)()
         until(lambda: status_of(client, first) == "suspect")
         running.release()
