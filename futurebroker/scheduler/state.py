@@ -393,6 +393,12 @@ class SchedulerState:
             task.dependencies = ()
             task.function = task.dependents = task.wanted_by = task.worker = task.holders = task.terms = None
         self.tasks.clear()
+        # Records that were forgotten still stand in lines, and name their functions.
+        for client in (*self.clients.values(), *self.holders.values(), self.detached):
+            client.line.clear()
+        for function in self.functions.values():
+            function.users.clear()
+        self.timers = Timers()
         for pool in self.pools.values():
             pool.queue = ReadyQueue()
             pool.stranded.clear()
@@ -408,6 +414,7 @@ class SchedulerState:
         if not pool.tasks:
             del self.pools[pool.token]
             self.ready.pop(pool, None)
+            pool.queue = ReadyQueue()  # what left it may stand in it yet, and holds the pool
 
     def enter_pool(self, task: TaskRecord, pool: Pool) -> None:
         """Put a task that has left its pool into another."""

@@ -51,6 +51,9 @@ class Play:
         for name in workers:
             self.join(name, slots)
 
+    def __del__(self) -> None:
+        self.state.close()  # what is scheduled in it holds it, and nobody can see that
+
     def handle(self, *events: Event) -> list[Any]:
         """Apply the events; returns all their commands."""
         commands: list[Any] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 from futurebroker.protocol import messages as m
+from futurebroker.scheduler.commands import WorkerBeat
 from futurebroker.scheduler.records import GAPS, Pool
 from tests.unit.scheduler.play import Play, submit
 
@@ -45,6 +46,21 @@ def test_a_record_that_is_gone_holds_no_arguments() -> None:
     assert record.args == b""
 
 
+def test_what_was_ready_and_is_gone_is_not_held_by_its_pool() -> None:
+    """Nor the pool by that: a program may submit thousands with options of their own and cancel them, many times."""
+    gc.collect()
+    others = {id(one) for one in gc.get_objects() if type(one) is Pool}
+    play = Play("w", slots=1)
+    play.handle(WorkerBeat("w", "paused", {}))
+    play.ann(submit("x", priority=2), submit("y", priority=2))
+    assert play.states() == {"x": "queued", "y": "queued"}
+    play.ann(m.Release(["x", "y"]))
+    play.state.clients["ann"].line.clear()  # she lets go of them when her line has grown
+    gc.collect()
+    pools = [one for one in gc.get_objects() if type(one) is Pool and id(one) not in others]
+    assert pools == list(play.state.pools.values())
+
+
 def test_a_scheduler_that_is_gone_leaves_no_records_behind() -> None:
     """In a program that starts and closes clusters the graphs of all of them would add up."""
     gc.collect()
@@ -52,7 +68,8 @@ def test_a_scheduler_that_is_gone_leaves_no_records_behind() -> None:
     play = Play("w", slots=1)
     play.ann(submit("a", retries=7), submit("b", "a", retries=7), submit("c", "b", retries=7))
     play.bob(m.Want(["a", "c"]))
-    play.ann(submit("nowhere", workers=["nobody"]))
+    play.ann(submit("nowhere", workers=["nobody"]), submit("gone"))
+    play.ann(m.Release(["gone"]))  # it stands in her line yet
     del play
     gc.collect()
     assert {id(one) for one in gc.get_objects() if type(one) is Pool} <= others
