@@ -250,7 +250,7 @@ class DurableSimScheduler(SimScheduler):
 
     # -- crashes ----------------------------------------------------------------------------------------------------
 
-    def restart(self) -> None:
+    def restart(self, within: float = 2.0) -> None:
         """The process ends: before, inside or after a commit; another goes on where what is written ends."""
         self.ends_of_lives += 1
         written = self._batch is not None and self.world.chance(0.5)
@@ -276,13 +276,14 @@ class DurableSimScheduler(SimScheduler):
             assert now["tasks"].keys() == was["tasks"].keys(), "what was written is not all"
             terms, written = was["extras"]["terms"], now["extras"]["terms"]
             assert written == terms, f"what was agreed is not all written: {terms}, but {written}"
+        before.close()
         for name, cursor in self.cursors.items():
             if not cursor.role and name in ends:
                 self._go_on(lines[name], ends[name], cursor)
         for line in lines.values():
             if line.up and not line.dead:
                 line.cut(noticed=False)
-                self.world.after(self.world.random.uniform(0.01, 2.0), line.connect)
+                self.world.after(self.world.random.uniform(0.01, within), line.connect)
 
     def _go_on(self, line: Line, former: End, cursor: Cursor) -> None:
         end = self.ends[line.name] = self._end(line)

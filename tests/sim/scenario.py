@@ -67,6 +67,7 @@ class Scenario:
         self.world = World(seed, show)
         self.random = self.world.random
         self._patience = Random(f"{seed} waits")  # of its own, so that the graphs of seeds stay what they are
+        self._crawling = Random(f"{seed} crawls")
         self.weather = Weather()
         self.reuse = Reuse(seed)
         self.sharing = Sharing(seed)
@@ -303,7 +304,20 @@ class Scenario:
     def _restart_scheduler(self) -> None:
         if not self._durable:
             self.executions.strict = False  # the next one doesn't know what was begun
-        self.scheduler.restart()
+        if self._crawling.random() < 0.4:
+            self._crawl()
+            self.scheduler.restart(within=0.1)
+        else:
+            self.scheduler.restart()
+
+    def _crawl(self) -> None:
+        """Peers come at once and what they tell is late, so that something has ended by the time it is answered."""
+        before, self.weather.delay = self.weather.delay, 0.08
+
+        def recover() -> None:
+            self.weather.delay = min(self.weather.delay, before)
+
+        self.world.after(3.0, recover)
 
     def _crash(self) -> None:
         if self._living() and self._deaths:
@@ -352,6 +366,8 @@ class Scenario:
             how = " --harsh" * self._harsh + " --no-restarts" * (not self._with_restarts)
             how += " --durable" * self._durable
             raise SimulationFailed(self.world.seed, f"{type(error).__name__}: {error}", how) from error
+        finally:
+            self.scheduler.machine.state.close()
         return self.world.digest
 
     def _run(self) -> None:

@@ -135,7 +135,7 @@ class SimScheduler(Hub):
         self.heard.pop(name, None)
         self.suspected.pop(name, None)
 
-    def restart(self) -> None:
+    def restart(self, within: float = 2.0) -> None:
         """The process ends, and one that knows nothing takes its place; who was connected comes again."""
         self.world.trace("the scheduler is restarted")
         self.restarts += 1
@@ -145,6 +145,7 @@ class SimScheduler(Hub):
             end.closed = True
         for books in (self.ends, self.lazy, self.heard, self.suspected, self.fired):
             books.clear()
+        self.machine.state.close()
         self.machine = SchedulerMachine()
         self.tick_due = inf
         self.ledger = CommandLedger(self.machine.state)
@@ -152,7 +153,7 @@ class SimScheduler(Hub):
         for line in lines.values():
             if line.up and not line.dead:
                 line.cut(noticed=False)
-                self.world.after(self.world.random.uniform(0.01, 2.0), line.connect)
+                self.world.after(self.world.random.uniform(0.01, within), line.connect)
 
     # -- what lines tell --------------------------------------------------------------------------------------------
 
