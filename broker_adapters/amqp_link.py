@@ -359,7 +359,8 @@ class AmqpLink:
                     tag = 0
                     if needs_ack:
                         tag = _unpack_u64(payload, end)[0]
-                        self._note_unacked(queue, tag)
+                        if self._unacked is not None:
+                            self._note_unacked(queue, tag)
                     if queue:
                         events.received(queue, body, tag)
                     else:

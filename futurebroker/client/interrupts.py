@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-_MAIN = threading.main_thread()
+_MAIN = threading.main_thread().ident
 
 
 class Uninterrupted:
@@ -35,7 +35,7 @@ class Uninterrupted:
 
     def __enter__(self) -> None:
         # Only the main thread is interrupted, and only it may change the handler.
-        if threading.current_thread() is _MAIN:
+        if threading.get_ident() == _MAIN:
             handler = getsignal(SIGINT)
             # One that isn't a function is the system's own or none of Python's: it interrupts no Python code.
             if callable(handler) and handler != self._note:

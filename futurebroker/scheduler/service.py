@@ -275,19 +275,22 @@ class SchedulerService:
         for command in commands:
             if type(command) is Send and type(command.message) is not Free:
                 if command.peer != peer:
-                    endpoint.send_all(peer, together)
+                    if together:
+                        endpoint.send_all(peer, together)
                     peer, together = command.peer, []
                 together.append(command.message)
                 continue
-            endpoint.send_all(peer, together)
-            together = []
+            if together:
+                endpoint.send_all(peer, together)
+                together = []
             if type(command) is Send:
                 endpoint.send_lazily(command.peer, command.message)
             elif type(command) is PassOn:
                 self._errands.take(command.peer, command.message)
             else:
                 self._forget(command.peer)
-        endpoint.send_all(peer, together)
+        if together:
+            endpoint.send_all(peer, together)
 
     def _forget(self, name: str) -> None:
         self._endpoint.forget(name)

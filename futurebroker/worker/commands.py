@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from futurebroker.protocol.messages import Failure, Message, ParcelPart, ParcelWanted, Prepare, RestartExecutors
 from futurebroker.types import Digest, Key
 from futurebroker.worker.packets import Packet, Result
@@ -12,15 +14,13 @@ from futurebroker.worker.packets import Packet, Result
 # -- events --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Delivered:
+class Delivered(msgspec.Struct, gc=False):
     """Messages of the scheduler."""
 
     messages: list[Any]
 
 
-@dataclass(slots=True)
-class Reported:
+class Reported(msgspec.Struct, gc=False):
     """An executor reports."""
 
     executor: int
@@ -210,8 +210,7 @@ Event = (
 # -- instructions --------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class SendPacket:
+class SendPacket(msgspec.Struct, gc=False):
     """Give an executor tasks."""
 
     executor: int

@@ -83,6 +83,8 @@ class Dispatcher:
 
     def share(self, executors: Iterable[ExecutorRecord]) -> int:
         """How many of the ready tasks one packet may have, so that every thread gets some."""
+        if self.ready <= 1:
+            return self.ready
         return -(-self.ready // max(1, sum(executor.threads for executor in executors)))
 
     def next_packet(
