@@ -24,7 +24,7 @@ from futurebroker.celery.making import ABSENT, TaskMaking
 from futurebroker.celery.registry import Backend, Registry, symbol
 from futurebroker.celery.routing import queue_of, route_of
 from futurebroker.celery.running import TaskCall, define
-from futurebroker.celery.sending import Sender, seconds
+from futurebroker.celery.sending import NAMED, Sender, seconds
 from futurebroker.celery.signals import after_task_publish as after_publish
 from futurebroker.celery.signals import before_task_publish as before_publish
 from futurebroker.celery.signature import Signature, uuid
@@ -235,6 +235,8 @@ class Celery(TaskMaking):
         """Send a signature as one graph; returns its result."""
         if self.conf.task_always_eager:
             return self.apply_canvas(sig, args, kwargs, options)
+        if options.get("task_id") and not local.running_tasks() and not isinstance(sig, canvas.Composed):
+            options = {**options, NAMED: True}
         graph, handle = compile_canvas(sig, args, kwargs, options)
         sender = self.sender
         for spec in graph:
@@ -298,7 +300,9 @@ class Celery(TaskMaking):
         if self.conf.task_always_eager:
             warnings.warn("task_always_eager has no effect on send_task", AlwaysEagerIgnored, stacklevel=2)
         sig = Signature(name, tuple(args or ()), dict(kwargs or {}), app=self)
-        given = {"countdown": countdown, "eta": eta, "task_id": task_id or uuid()}
+        given: dict[str, Any] = {"countdown": countdown, "eta": eta, "task_id": task_id or uuid()}
+        if task_id and not local.running_tasks():
+            given[NAMED] = True
         options.update({key: value for key, value in given.items() if value is not None})
         graph, handle = compile_canvas(sig, options=options)
         futures = self.sender.submit(graph, self.tasks.get)

@@ -45,7 +45,7 @@ def _unrolled(task: Any) -> Any:
     return task
 
 
-class _Composed(Signature):
+class Composed(Signature):
     """A signature that stands for several tasks."""
 
     @classmethod
@@ -63,7 +63,7 @@ class _Composed(Signature):
         if self._app is not None:
             return self._app
         for part in self.parts():
-            if part._app is not None or part._type is not None or isinstance(part, _Composed):
+            if part._app is not None or part._type is not None or isinstance(part, Composed):
                 return part.app
         return super().app
 
@@ -72,7 +72,7 @@ class _Composed(Signature):
         return []
 
 
-class _Listed(_Composed):
+class _Listed(Composed):
     """Parts in a row."""
 
     def _open(self, app: Any) -> None:
@@ -283,7 +283,7 @@ class group(_Listed):  # noqa: N801 - Celery's name
 
 
 @Signature.register_type("chord")
-class chord(_Composed):  # noqa: N801 - Celery's name
+class chord(Composed):  # noqa: N801 - Celery's name
     """``body`` is called with the list of the results of ``header``, in the header's order.
 
     ``chord(header)(body)`` sends it. With an empty header the body gets an empty list.

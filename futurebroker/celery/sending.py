@@ -23,13 +23,15 @@ from futurebroker.graph import Graph, Ref, TaskSpec
 from futurebroker.protocol.messages import AddFunction, Conditions, OnFailure, PlannedCall, TaskOptions
 from futurebroker.types import Key
 
+#: the option of calls whose ids users chose, which may have meant another call before
+NAMED = "is_named"
 #: options that say how the call runs; the rest of what `apply_async` is given is about transport, and has no effect
 _REQUEST = (
     "root_id", "parent_id", "group_id", "group_index", "headers", "shadow", "reply_to", "replaced_task_nesting",
     "origin", "stamps", "stamped_headers", "ignore_result", LINK,
 )  # fmt: skip
 #: options that say something about a call's place and time, and nothing of how it runs
-_OF_PLACE = frozenset((*_REQUEST, "countdown", "eta", "expires")) - {"ignore_result"}
+_OF_PLACE = frozenset((*_REQUEST, NAMED, "countdown", "eta", "expires")) - {"ignore_result"}
 _RATE = re.compile(r"\s*([\d.]+)\s*(?:/\s*([smh]))?\s*", re.ASCII)
 _PER = {"s": 1.0, "m": 60.0, "h": 3600.0}
 #: seconds that "for ever" lasts
@@ -71,7 +73,7 @@ class Sender:
         self.app = app
         #: what it sends through
         self.client: Client = client  # type: ignore[assignment]
-        self._calls: dict[tuple[str, TaskOptions], Call] = {}
+        self._calls: dict[tuple[str, TaskOptions | None, bool], Call] = {}
         #: calls without options of tasks, as settings of this version have them
         self._plain: dict[str, Call] = {}
         self._version = -1
@@ -130,6 +132,8 @@ class Sender:
                 call = self._plain_call(lookup(spec.name), spec.name)
             else:
                 call = self._call(spec.name, self.options(lookup(spec.name), spec.name, spec.options))
+            if NAMED in spec.options:
+                call = self._call(spec.name, call.options, is_named=True)
             inputs = spec.inputs
             args = (*[_resolved(value, futures) for value in inputs], *spec.args) if inputs else spec.args
             self._check_json(args, spec.kwargs, spec.options)
@@ -158,12 +162,13 @@ class Sender:
             calls.append(PlannedCall(call.digest, spec.key, packed.data, keys, options, conditions))
         batch.put(OnFailure(of, calls))
 
-    def _call(self, name: str, options: TaskOptions) -> Call:
-        known = self._calls.get((name, options))
+    def _call(self, name: str, options: TaskOptions | None, is_named: bool = False) -> Call:
+        known = self._calls.get((name, options, is_named))
         if known is None:
             function: Any = self.app.call_of(name)
             known = Call.of(function, options, self._submitter.salt, name)
-            self._calls[name, options] = known
+            known.is_named = is_named
+            self._calls[name, options, is_named] = known
         return known
 
     def _check_json(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> None:

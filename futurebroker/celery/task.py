@@ -155,18 +155,18 @@ class Task:
         shape = self._shape
         if kwargs or shape is None or not shape.least <= len(args) <= shape.most:
             self.check_arguments(args, kwargs)
-        task_id = task_id or uuid()
-        if not (options or link or link_error or shadow or self.expires or local.running_tasks()):
-            sent = self.app.send_plain(self, args, kwargs, task_id)
+        own_id = task_id or uuid()
+        if not (task_id or options or link or link_error or shadow or self.expires or local.running_tasks()):
+            sent = self.app.send_plain(self, args, kwargs, own_id)
             if sent is not None:
                 return sent
         if self.app.conf.task_always_eager:
-            return self.apply(args, kwargs, task_id=task_id, link=link, link_error=link_error, by_delay=True, **options)
+            return self.apply(args, kwargs, task_id=own_id, link=link, link_error=link_error, by_delay=True, **options)
         if self.expires is not None:
             options.setdefault("expires", self.expires)
         given = {"task_id": task_id, "link": link, "link_error": link_error, "shadow": shadow}
         options.update({name: value for name, value in given.items() if value is not None})
-        return self.app.send_canvas(Signature(self, args, kwargs, app=self.app), (), {}, options)
+        return self.app.send_canvas(Signature(self, args, kwargs, {"task_id": own_id}, app=self.app), (), {}, options)
 
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
         """Send it once Django's current transaction is committed, at once without one; it has no result yet."""

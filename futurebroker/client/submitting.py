@@ -350,6 +350,8 @@ class Batch:
             self.send()  # what is waited for may be what is here
             connection.wait_for_room(number)
         state = KeyState(key, self._home, len(data), inputs=packed.inputs)
+        if call.is_named:
+            self._use(key)
         connection.states[key] = state
         needs = packed.dependencies or ()
         self._keys.append(key)
@@ -358,6 +360,15 @@ class Batch:
         self._conditions.append(conditions)
         self._size += len(data)
         return Future(state)
+
+    def _use(self, key: Key) -> None:
+        """A key that a user chose means this call from now on; see `chosen`."""
+        connection = self._connection
+        connection.outbox.release()
+        with connection.lock:
+            asked = connection.chosen.use(key)
+        if asked is not None:
+            self.put(asked)
 
     def put(self, message: Message) -> None:
         """A message that leaves after what was added."""

@@ -14,12 +14,14 @@ import pytest
 from futurebroker import Client, fire_and_forget
 from futurebroker.client.waiting import as_completed
 from tests.chaos.ledger import Ledger
+from tests.integration.celery_tasks import app, identity
 from tests.integration.gate import Gate, pass_gate
 from tests.integration.programs import FUTUREBROKER, lines_until, running
 
 SECRET = {"FUTUREBROKER_SECRET": "known to these tests"}
 CHAINS, LENGTH = 200, 10
 MEBIBYTE = 1 << 20
+ROOT = Path(__file__).parents[2]
 
 
 def free_port() -> int:
@@ -160,3 +162,31 @@ def test_other_work_under_a_chosen_key_gets_its_own_result_after_a_restart(tmp_p
         client = stack.enter_context(Client(address, secret=secret))
         client.wait_for_workers(1, timeout=30)
         assert client.submit(bytes, 3, key="today").result(30) == bytes(3)
+
+
+def test_another_call_under_a_celery_id_gets_its_own_result_after_a_restart(tmp_path: Path) -> None:
+    """As above: a worker has a result of that id, which nobody knows any more to be another call's."""
+    command = [*FUTUREBROKER, "scheduler", "--port", str(free_port()), "--journal", "none"]
+    address, secret = f"127.0.0.1:{command[-3]}", SECRET["FUTUREBROKER_SECRET"]
+    try:
+        with contextlib.ExitStack() as stack:
+            first = stack.enter_context(running(command, tmp_path, **SECRET))
+            lines_until(first, "stop with")
+            worker = [*FUTUREBROKER, "worker", address, "--executors", "1"]
+            served = stack.enter_context(running(worker, tmp_path, PYTHONPATH=str(ROOT), **SECRET))
+            lines_until(served, "serves")
+            with Client(address, secret=secret, set_as_default=False) as before:
+                app.use_client(before)
+                result = identity.apply_async((bytes(MEBIBYTE),), task_id="today")
+                assert before.submit(len, result.future).result(30) == MEBIBYTE
+                os.kill(first.pid, signal.SIGKILL)
+                first.wait(10)
+            lines_until(stack.enter_context(running(command, tmp_path, **SECRET)), "stop with")
+            client = stack.enter_context(Client(address, secret=secret, set_as_default=False))
+            client.wait_for_workers(1, timeout=30)
+            app.use_client(client)
+            assert identity.apply_async((1,), task_id="today").get(timeout=30) == 1
+            app.AsyncResult("today").forget()
+            assert app.send_task(identity.name, (2,), task_id="today").get(timeout=30) == 2
+    finally:
+        app._sender = None
