@@ -7,18 +7,26 @@ from typing import Any
 
 from futurebroker.celery.signature import maybe_signature
 
+#: tasks that call another, which they are told how to find
+CALLERS = ("celery.map", "celery.starmap")
+
+
+def _task(app: Any, sig: Any, call: Any) -> Any:
+    """The task that is called for each item; a process that runs this needn't have heard of it yet."""
+    return call.find() if call is not None else maybe_signature(sig, app=app).type
+
 
 def _map(app: Any, name: str) -> Any:
-    def xmap(task: Any, it: list[Any]) -> list[Any]:
-        run = maybe_signature(task, app=app).type
+    def xmap(task: Any, it: list[Any], call: Any = None) -> list[Any]:
+        run = _task(app, task, call)
         return [run(item) for item in it]
 
     return app._task_from_fun(xmap, name=name)
 
 
 def _starmap(app: Any, name: str) -> Any:
-    def xstarmap(task: Any, it: list[Any]) -> list[Any]:
-        run = maybe_signature(task, app=app).type
+    def xstarmap(task: Any, it: list[Any], call: Any = None) -> list[Any]:
+        run = _task(app, task, call)
         return [run(*item) for item in it]
 
     return app._task_from_fun(xstarmap, name=name)

@@ -60,6 +60,20 @@ class Context:
         """A field, or ``default``."""
         return getattr(self, key, default)
 
+    def as_execution_options(self) -> dict[str, Any]:
+        """Options of `Task.apply_async` for a call like this one."""
+        hard, soft = self.timelimit or (None, None)
+        options = {
+            "task_id": self.id, "root_id": self.root_id, "parent_id": self.parent_id, "group_id": self.group,
+            "group_index": self.group_index, "shadow": self.shadow, "expires": self.expires, "time_limit": hard,
+            "soft_time_limit": soft, "headers": self.headers, "retries": self.retries, "reply_to": self.reply_to,
+            "replaced_task_nesting": self.replaced_task_nesting, "origin": self.origin, "link": self.callbacks,
+            "link_error": self.errbacks, "chain": self.chain, "chord": self.chord,
+        }  # fmt: skip
+        if self.stamps is not None and self.stamped_headers is not None:
+            options |= {**self.stamps, "stamped_headers": self.stamped_headers}
+        return options
+
     @property
     def task_id(self) -> Any:
         return self.id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from futurebroker.celery.sending import rate
@@ -50,7 +51,10 @@ class Inspect:
 
     def scheduled(self, safe: Any = None) -> Any:
         """Tasks whose time hasn't come; the scheduler holds them, so each worker that may run one lists it."""
-        return self._ask("scheduled")
+        answers = self._ask("scheduled") or {}
+        for entry in (entry for entries in answers.values() for entry in entries):
+            entry["eta"] = datetime.fromtimestamp(entry["eta"], self.app.timezone).isoformat()
+        return answers or None
 
     def revoked(self) -> Any:
         """Ids that must not run."""

@@ -7,7 +7,7 @@ from typing import Any
 from futurebroker.celery import states
 from futurebroker.celery.compiler import GroupHandle, Handle, compile_canvas
 from futurebroker.celery.eagerly import EagerResult
-from futurebroker.celery.exceptions import ChordError, NotRegistered
+from futurebroker.celery.exceptions import ChordError, NotRegistered, chord_error
 from futurebroker.celery.signature import Signature
 from futurebroker.graph import Ref, TaskSpec
 
@@ -32,7 +32,7 @@ def _run(app: Any, spec: TaskSpec, done: dict[str, EagerResult], throw: bool | N
     if failed is not None:
         error = failed.result
         if spec.joins and not isinstance(error, ChordError):
-            error = ChordError(f"Dependency {failed.id} raised {error!r}", failed.id)
+            error = chord_error(failed.id, error)
         result = EagerResult(spec.key, error, states.FAILURE, failed.traceback, spec.name, app)
     else:
         inputs = tuple(_value(value, done) for value in spec.inputs)

@@ -29,6 +29,9 @@ class EagerResult(AsyncResult):
     def _meta(self) -> dict[str, Any]:
         return {"status": self._state}
 
+    def _called(self) -> tuple[Any, Any]:
+        return None, None
+
     def _value(self, timeout: float | None) -> Any:
         return self._value_here
 

@@ -148,3 +148,8 @@ class WorkerTerminate(SystemExit):
 
 class WorkerShutdown(SystemExit):
     """Of older programs; not raised here."""
+
+
+def chord_error(key: str, error: BaseException) -> ChordError:
+    """What a body that can't run fails with, because ``key`` in its header raised ``error``."""
+    return ChordError(f"Dependency {key} raised {error!r}", key)

@@ -13,9 +13,10 @@ from typing import Any
 from futurebroker.celery import local, states
 from futurebroker.celery.context import Parts
 from futurebroker.celery.dependencies import DependencyGraph, GraphFormatter
-from futurebroker.celery.exceptions import ChordError, IncompleteStream
+from futurebroker.celery.exceptions import IncompleteStream, chord_error
 from futurebroker.client.futures import Future
 from futurebroker.protocol.messages import Failure
+from futurebroker.protocol.refs import TaskRef
 from futurebroker.protocol.serialize import load_failure, loads_writable
 
 #: whether `get` may be called inside a task
@@ -182,7 +183,7 @@ class AsyncResult:
         """The exception as Celery has it: of a chord's body that can't run it says so."""
         cause = self.future._state.cause
         if isinstance(cause, Failure) and cause.key != self.id and self._is_body():
-            return ChordError(f"Dependency {cause.key} raised {error!r}", cause.key)
+            return chord_error(cause.key, error)
         return error
 
     def _is_body(self) -> bool:
@@ -282,9 +283,27 @@ class AsyncResult:
     worker = property(lambda self: self._meta().get("worker"))
     retries = property(lambda self: self._meta().get("retries"))
     queue = property(lambda self: self._meta().get("queue"))
-    args = property(lambda self: None)
-    kwargs = property(lambda self: None)
+    args = property(lambda self: self._called()[0])
+    kwargs = property(lambda self: self._called()[1])
     supports_native_join = True
+
+    def _called(self) -> tuple[Any, Any]:
+        """What it was called with, as long as the scheduler's memory has it.
+
+        Results of others are `AsyncResult` until it has a result itself, and None then.
+        """
+        call = self.app.sender.ask("call_of", self.id)
+        if call is None:
+            return None, None
+        packed, needs = call
+        args, kwargs = loads_writable(packed)
+
+        def known(value: Any) -> Any:
+            if isinstance(value, TaskRef):
+                return self.app.AsyncResult(needs[value.index]) if value.index < len(needs) else None
+            return [known(one) for one in value] if type(value) is list else value
+
+        return tuple(map(known, args)), {name: known(value) for name, value in kwargs.items()}
 
     @property
     def date_done(self) -> datetime | None:

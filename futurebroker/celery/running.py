@@ -23,7 +23,7 @@ import cloudpickle
 from futurebroker.celery import local, signals, states
 from futurebroker.celery.context import Context, Parts, spread
 from futurebroker.celery.definitions import Definition
-from futurebroker.celery.exceptions import Ignore, NotRegistered, Reject, Retry, SoftTimeLimitExceeded
+from futurebroker.celery.exceptions import Ignore, NotRegistered, Reject, Retry, SoftTimeLimitExceeded, chord_error
 from futurebroker.celery.following import settle
 from futurebroker.celery.routing import changed_options
 from futurebroker.exceptions import FuturebrokerError, Reschedule
@@ -66,8 +66,13 @@ class TaskCall:
             return args[0].value
         task = self._task
         if task is None or task.app.closed:
-            task = self._task = find_task(self)
+            task = self.find()
         return run_task(task, args, kwargs)
+
+    def find(self) -> Any:
+        """The task itself, where it runs."""
+        self._task = find_task(self)
+        return self._task
 
 
 class Delivered:
@@ -216,8 +221,15 @@ def _errback_arguments(task: Any, args: tuple[Any, ...], failure: Any) -> tuple[
     """As in Celery: one that takes several arguments and isn't bound gets request, exception and traceback."""
     if task.bind or not _takes_several(task.run):
         return args
-    failed = Context({"id": args[0], "called_directly": False, "task": None})
-    return (failed, load_failure(failure), failure.traceback, *args[1:])
+    result, error = task.app.AsyncResult(args[0]), load_failure(failure)
+    meta = result._meta()
+    fields = {"id": result.id, "called_directly": False, "task": meta.get("name"), "retries": meta.get("retries", 0)}
+    fields |= {"parent_id": meta.get("parent"), "root_id": task.request.root_id, "hostname": failure.worker}
+    if meta.get("joins") and failure.key != result.id:
+        error, fields["args"], fields["kwargs"] = chord_error(failure.key, error), (), {}
+    else:
+        fields["args"], fields["kwargs"] = result.args, result.kwargs
+    return (Context(fields), error, failure.traceback, *args[1:])
 
 
 def _takes_several(function: Any) -> bool:

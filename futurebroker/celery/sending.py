@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from futurebroker.celery import local
+from futurebroker.celery.builtins import CALLERS
 from futurebroker.celery.compiler import COLLECT, LINK
 from futurebroker.celery.exceptions import EncodeError
 from futurebroker.celery.stamping import stamps_of
@@ -137,6 +138,8 @@ class Sender:
             inputs = spec.inputs
             args = (*[_resolved(value, futures) for value in inputs], *spec.args) if inputs else spec.args
             self._check_json(args, spec.kwargs, spec.options)
+            if spec.name in CALLERS:
+                spec.kwargs = {**spec.kwargs, "call": self.app.call_of(spec.kwargs["task"]["task"])}
             conditions = self.conditions(spec)
             after = tuple([reference.key for reference in spec.after]) if spec.after else ()
             futures[spec.key] = batch.add(call, args, spec.kwargs, spec.key, conditions, after)

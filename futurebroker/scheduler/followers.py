@@ -1,4 +1,7 @@
-"""What follows a task in its graph, for the task itself: Celery's ``request.chain``, ``chord`` and callbacks."""
+"""What follows a task in its graph, for the task itself: Celery's ``request.chain``, ``chord`` and callbacks.
+
+And what a task was called with.
+"""
 
 from __future__ import annotations
 
@@ -50,5 +53,11 @@ def _call(task: TaskRecord) -> list[Any]:
     return [task.key, task.kind.name, task.args, [one.key for one in task.dependencies], request, joins]
 
 
+def call_of(state: SchedulerState, key: Key) -> list[Any] | None:
+    """Topic ``call_of``: ``[arguments, keys of the results in them]``; None if they aren't known (any more)."""
+    task = state.tasks.get(key)
+    return [task.args, [one.key for one in task.dependencies]] if task is not None and task.args else None
+
+
 #: questions that are answered at once
-QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {"followers": followers}
+QUESTIONS: dict[str, Callable[[SchedulerState, Any], Any]] = {"followers": followers, "call_of": call_of}

@@ -31,6 +31,7 @@ def _meta(state: SchedulerState, key: Key) -> dict[str, Any] | None:
         "name": task.kind.name,
         "queue": options.queue or "celery",
         "children": [],
+        "retries": 0,
         "worker": task.worker.name if task.worker is not None else None,
         "state": task.state.value,
     }

@@ -81,6 +81,7 @@ def fail(*args: Any) -> None:
 @app.task
 def new_errback(request: Any, error: Any, traceback: Any) -> None:
     LOG.append(("new", request.id, repr(error), "MyError" in traceback))
+    LOG.append((request.task.rpartition(".")[2], request.args, request.kwargs))
 
 
 @app.task(bind=True)

@@ -200,20 +200,26 @@ def test_errbacks_of_a_body_hear_of_the_header() -> None:
         get(result)
     until(lambda: LOG)
     assert [("old", result.id)] == LOG
+    LOG.clear()
+    chord([t.fail.s(), t.add.s(1, 1)], t.total.s().on_error(t.new_errback.s()))()
+    until(lambda: len(LOG) == 2)
+    assert "ChordError" in LOG[0][2]
+    assert "raised MyError('no')" in LOG[0][2]
+    assert LOG[1] == ("total", (), {})
 
 
 @shows(
     "semantics",
     "12. errbacks with one argument get the id, others request, exception and traceback",
     "differs",
-    "both kinds run as tasks of their own, and `request` has only the id",
+    "both kinds run as tasks of their own; `request` has the id, the task, its arguments and retries",
 )
 def test_two_kinds_of_errbacks() -> None:
-    result = t.fail.apply_async(link_error=[t.new_errback.s(), t.old_errback.s()])
+    result = t.fail.apply_async((1,), link_error=[t.new_errback.s(), t.old_errback.s()])
     with pytest.raises(MyError):
         get(result)
-    until(lambda: len(LOG) == 2)
-    assert sorted(LOG) == [("new", result.id, "MyError('no')", True), ("old", result.id)]
+    until(lambda: len(LOG) == 3)
+    assert sorted(LOG) == [("fail", (1,), {}), ("new", result.id, "MyError('no')", True), ("old", result.id)]
 
 
 @shows("semantics", "38. the same link twice counts once")

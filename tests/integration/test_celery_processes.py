@@ -15,6 +15,7 @@ import pytest
 
 from futurebroker import Client, LocalCluster
 from futurebroker.celery.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
+from tests.integration import celery_far as far
 from tests.integration import celery_tasks as t
 from tests.integration.celery_rows import shows
 from tests.integration.celery_tasks import app
@@ -50,6 +51,15 @@ def test_a_killed_child(tmp_path: Path) -> None:
         with pytest.raises(WorkerLostError):
             get(task.delay())
     assert get(t.dies_once.delay(str(tmp_path / "once"))) == "done"
+
+
+@pytest.mark.usefixtures("_cluster")
+def test_a_map_finds_its_task_in_a_process_that_knows_only_the_map() -> None:
+    """Without -A an executor imports what is called, and that is the map; its task is in another module."""
+    far.app.use_client(app.client)
+    assert get(far.double.map([1, 2]).apply_async()) == [2, 4]
+    assert get(far.double.chunks([(1,), (2,)], 1)()) == [[2], [4]]
+    far.app._sender = None
 
 
 @shows("task", "`time_limit` ends the executor; `terminate` ends a running task")

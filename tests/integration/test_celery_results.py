@@ -45,9 +45,17 @@ pytestmark = pytest.mark.usefixtures("celery_cluster")
     "result",
     "`AsyncResult`: get, ready, successful, failed, state, result, traceback, forget, revoke, then, children, parent, as_tuple",
     "differs",
-    "`args` and `kwargs` are None; `result_backend` is not needed for any of them",
+    "`args` and `kwargs` are None once the result has left the scheduler's memory, `worker` once the task has ended; "
+    "`result_backend` and `result_extended` are not needed for any of them",
 )
 def test_results() -> None:
+    summed = (t.identity.s(1) | t.add.s(y=2)).apply_async()
+    assert get(summed) == 3
+    assert (summed.args, summed.kwargs, summed.retries) == ((None,), {"y": 2}, 0)
+    failed = (t.identity.s(1) | t.fail.s(2)).apply_async()
+    assert isinstance(failed.get(timeout=WAIT, propagate=False), MyError)
+    assert failed.args == (failed.parent, 2)
+    assert (app.AsyncResult("unheard of").args, t.identity.apply((1,)).kwargs) == (None, None)
     result = t.calls_another.delay(1)
     child = get(result)
     assert result.ready()

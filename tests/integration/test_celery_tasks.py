@@ -22,6 +22,7 @@ from futurebroker.celery import (
     states,
 )
 from futurebroker.celery.autoretry import backoff_delay
+from futurebroker.celery.context import Context
 from futurebroker.celery.exceptions import (
     Ignore,
     MaxRetriesExceededError,
@@ -54,6 +55,8 @@ def test_requests() -> None:
     request = get(t.request_of.delay())
     assert request["root_id"] == request["id"]
     assert request["called_directly"] is False
+    options = Context(request).as_execution_options()
+    assert (options["task_id"], options["retries"], options["link"]) == (request["id"], 0, None)
     first, second = get(group(t.request_of.s(), t.request_of.s())())
     assert first["group"] == second["group"]
     assert [first["group_index"], second["group_index"]] == [0, 1]
