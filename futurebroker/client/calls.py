@@ -197,26 +197,30 @@ class Coalescer:
 
     Args:
         remember: is given all calls and small data that were sent.
+        reused: keys that were used for more than one call.
     """
 
-    def __init__(self, send: Callable[[Message], None], remember: Callable[[PreparedColumn | PutValue], None]) -> None:
+    def __init__(
+        self,
+        send: Callable[[Message], None],
+        remember: Callable[[PreparedColumn | PutValue], None],
+        reused: Container[Key],
+    ) -> None:
+        self._reused = reused
         self._send = send
         self._remember = remember
         self._known: set[Digest] = set()
-        #: while calls are sent again: the keys whose calls are still new
-        self._new: Container[Key] | None = None
+        self._again = self._is_known = False
 
-    def send_again(
-        self, outbox: deque[PreparedCall | PreparedColumn | Message], new: Container[Key] = frozenset()
-    ) -> None:
+    def send_again(self, outbox: deque[PreparedCall | PreparedColumn | Message], *, is_known: bool) -> None:
         """Send what was sent before, to another scheduler.
 
         Args:
-            new: keys of which workers may have what was made of another call.
+            is_known: whether that goes on where the former stopped, and so may know it.
         """
-        self._new = new
+        self._again, self._is_known = True, is_known
         self.send(outbox)
-        self._new = None
+        self._again = self._is_known = False
 
     def forget(self) -> None:
         """The scheduler is a new one and knows no function."""
@@ -273,9 +277,15 @@ class Coalescer:
         self._introduce(call)
         calls = (column.keys, column.arguments, column.dependencies)
         agreed = column.conditions
-        new = self._new
-        is_new = call.is_named and (new is None or any(key in new for key in column.keys))
-        self._send(Submit(call.digest, *calls, call.options, call.parent, agreed, graph=column.graph, is_new=is_new))
+        is_reused = call.is_named and not self._is_known and any(key in self._reused for key in column.keys)
+        # What workers have of a key that was used before may be of the call before, also after a restart.
+        is_new = is_reused or (call.is_named and not self._again)
+        self._send(
+            Submit(
+                call.digest, *calls, call.options, call.parent, agreed,
+                graph=column.graph, is_new=is_new, is_reused=is_reused,
+            )
+        )  # fmt: skip
         self._remember(column)
 
     def _introduce(self, call: Call) -> None:

@@ -37,7 +37,7 @@ class Outbox:
         self._ledger = ledger
         self._member = member
         self._remembered = Remembered(ledger.states.get, ledger.detached)
-        self._coalescer = Coalescer(member.send, self._remembered.add)
+        self._coalescer = Coalescer(member.send, self._remembered.add, ledger.chosen.again)
         self._turn = io.turn
         self._loop = io.loop
         self._posted = False
@@ -117,7 +117,7 @@ class Outbox:
         ledger = self._ledger
         with ledger.lock:
             self._coalescer.forget()
-            self._coalescer.send_again(deque(ledger.start_over(self._remembered)), ledger.chosen.again)
+            self._coalescer.send_again(deque(ledger.start_over(self._remembered)), is_known=False)
         self._member.flush()
 
     def go_on(self) -> None:
@@ -126,7 +126,7 @@ class Outbox:
         with ledger.lock:
             messages, calls = ledger.go_on(self._remembered)
             self._member.send(*messages)
-            self._coalescer.send_again(deque(calls))
+            self._coalescer.send_again(deque(calls), is_known=True)
         self._member.flush()
 
     def stop(self) -> None:

@@ -21,7 +21,7 @@ def offer(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, functio
     """
     if task.function is None or task.function.digest != function or task in state.adopted:
         return False
-    if task in state.renounced:
+    if is_renounced(state, task, worker):
         return False  # who submitted it means a new run, perhaps of other arguments
     if task.state is PROCESSING and task.worker is worker:
         return False  # the Run is on its way, and is answered with what runs
@@ -35,6 +35,11 @@ def offer(state: SchedulerState, task: TaskRecord, worker: WorkerRecord, functio
         return False
     _adopt(state, task, worker)
     return True
+
+
+def is_renounced(state: SchedulerState, task: TaskRecord, worker: WorkerRecord) -> bool:
+    """Whether what the worker has of a task's key may be of another call under it."""
+    return task in state.renounced and state.renounced[task] not in (worker.name, worker.worker_id)
 
 
 def leads_what_runs_once(state: SchedulerState, task: TaskRecord) -> bool:

@@ -18,6 +18,7 @@ from futurebroker.protocol.messages import (
     KeyCancelled,
     KeyFinished,
     KeyLost,
+    Submit,
     TaskOptions,
 )
 from futurebroker.scheduler import adoption, holding, placement, recording, transitions
@@ -67,7 +68,7 @@ def _offer(state: SchedulerState, worker: WorkerRecord, key: Key, nbytes: int, p
         claim.value = value
         claim.holders[worker] = path
         claim.runners.pop(worker, None)
-    elif task in state.renounced:
+    elif adoption.is_renounced(state, task, worker):
         if not (task.worker is worker or worker in task.holder_paths()):  # else a Free would take what is ours
             state.free(worker, key)
     elif task.state is MEMORY and task.value is None:
@@ -93,14 +94,18 @@ def _claim(state: SchedulerState, key: Key, nbytes: int) -> Claim:
     return claim
 
 
-def may_be_others(state: SchedulerState) -> bool:
-    """Whether what workers have of the key of a new call may be of another; not if a journal tells of the call."""
-    return not state.replaying
+def may_be_others(state: SchedulerState, message: Submit) -> bool:
+    """Whether what workers have of the key of a new call may be of another.
+
+    Of a call that a journal tells of they may have what was made for it; but not if its key was used before, unless
+    the journal tells of that as well (see `recovery`).
+    """
+    return message.is_reused or not state.replaying
 
 
 def renounce(state: SchedulerState, task: TaskRecord) -> None:
     """A new record has a key that may have meant other work before: what workers have of it is no result of this."""
-    state.renounced[task] = None
+    state.renounced[task] = ""
     state.drop_claim(task.key)
 
 

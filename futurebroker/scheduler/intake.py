@@ -119,7 +119,7 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
             keeping.keep(state, task)
         if parent is not None and not message.graph:
             families.adopt(state, parent, task)
-        if message.is_new and claims.may_be_others(state):
+        if message.is_new and claims.may_be_others(state, message):
             claims.renounce(state, task)
         elif state.claims and claims.claimed(state, task):
             continue

@@ -28,7 +28,7 @@ from futurebroker.protocol.facts import (
 from futurebroker.protocol.messages import Said as Telling
 from futurebroker.scheduler import claims, families, lasting, machine, reports, shelving, terms, transitions
 from futurebroker.scheduler.commands import ClientGone, ClientSaid
-from futurebroker.scheduler.records import WorkerRecord
+from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.resuming import adopt
 from futurebroker.scheduler.state import MEMORY, UNFINISHED, Claim, SchedulerState
 from futurebroker.states import WorkerStatus
@@ -90,9 +90,16 @@ def _reported(state: SchedulerState, stand_in: WorkerRecord, fact: Reported) -> 
         if task is None or not adopt(state, task, stand_in, getattr(report, "attempt", 0)):
             state.counters["replay strays"] += 1
         else:
+            _made_by(state, task, fact.worker)
             machine.FROM_WORKER[type(report)](state, stand_in, report)
 
     _each(state, fact.messages, apply)
+
+
+def _made_by(state: SchedulerState, task: TaskRecord, worker: str) -> None:
+    """A worker ran this call under a key that was used before: what it has, but no other worker, is of this call."""
+    if task in state.renounced:
+        state.renounced[task] = worker
 
 
 def _died(state: SchedulerState, stand_in: WorkerRecord, fact: Died) -> None:
@@ -132,6 +139,7 @@ def _claimed(state: SchedulerState, stand_in: WorkerRecord, fact: Claimed) -> No
 def _begun(state: SchedulerState, stand_in: WorkerRecord, fact: Begun) -> None:
     task = state.tasks.get(fact.key)
     if task is not None:
+        _made_by(state, task, fact.worker)
         adopt(state, task, stand_in, fact.attempt)
 
 

@@ -227,8 +227,9 @@ class SchedulerState:
         self.claims: dict[Key, Claim] = {}
         #: ERRED tasks of which a client told how they ended in a former scheduler's time: their inputs may not fail now
         self.failures_given: dict[TaskRecord, None] = {}
-        #: tasks whose key may have meant other work in a former scheduler's time, so that nothing of it is theirs
-        self.renounced: dict[TaskRecord, None] = {}
+        #: tasks whose key may have meant other work in a former scheduler's time, so that nothing of it is theirs, but
+        #: what the worker of this name or id has, if any
+        self.renounced: dict[TaskRecord, str] = {}
         #: NO_WORKER records of keys that only such a worker can have, and since when they wait
         self.awaited: dict[TaskRecord, float] = {}
         #: PROCESSING tasks that were begun for a former scheduler: they need no inputs of ours; see `adoption`

@@ -162,6 +162,7 @@ class SimClient:
             if (
                 isinstance(last, m.Submit)
                 and last.is_new == (node.key in new)
+                and last.is_reused == (node.key in new and version_of(node) > 0)
                 and last.options == node.options
                 and last.function == node.function
                 and last.dependencies is not None
@@ -175,7 +176,7 @@ class SimClient:
                 messages.append(
                     m.Submit(
                         node.function, [node.key], [args], [node.dependencies], node.options, conditions=[conditions],
-                        is_new=node.key in new,
+                        is_new=node.key in new, is_reused=node.key in new and version_of(node) > 0,
                     )
                 )  # fmt: skip
         return messages

@@ -30,6 +30,8 @@ class Submit(Message, tag=11):
     graph: str = ""  #: the client wants none of them for itself, but the whole graph of this name, until EndGraph
     #: its user chose the keys and makes these calls now: what a worker still has of the same key is other work's
     is_new: bool = False
+    #: one of these keys meant another call of this client before: that may be all that workers have of it
+    is_reused: bool = False
 
 
 class EndGraph(Message, tag=173):
