@@ -145,11 +145,22 @@ def _granted_one(state: SchedulerState, waiting: Waiting) -> None:
         return
     _stop_limit(state, about.op)
     state.send(waiting.client, Answer(waiting.number, held))
-    for name in about.of:
-        semaphore = state.shared.semaphores.get(name)
-        if semaphore is not None and semaphore.line.pop(about.op, None) is not None:
-            _grant(state, semaphore)
-            _drop_if_unused(state, name)
+    _leave_lines(state, about, [name for name in about.of if name not in held])
+
+
+def _leave_lines(state: SchedulerState, about: Acquire, names: list[str]) -> Waiting | None:
+    """The request doesn't wait for these any more, nor has it their leases; what waited in a line, if it did."""
+    semaphores = [semaphore for name in names if (semaphore := state.shared.semaphores.get(name)) is not None]
+    left = None
+    # Of all first: who is granted one of them leaves lines as well, in which this would be the next.
+    for semaphore in semaphores:
+        left = semaphore.line.pop(about.op, None) or left
+        semaphore.holders.pop(about.op, None)
+    for semaphore in semaphores:
+        _grant(state, semaphore)
+    for name in names:
+        _drop_if_unused(state, name)
+    return left
 
 
 def _limit(state: SchedulerState, about: Acquire, seconds: float) -> None:
@@ -165,15 +176,7 @@ def _stop_limit(state: SchedulerState, op: str) -> None:
 def _give_up(state: SchedulerState, about: Acquire) -> None:
     """Its time is over: leave all lines, and give back what was granted."""
     state.shared.limits.pop(about.op, None)
-    told = None
-    for name in about.of:
-        semaphore = state.shared.semaphores.get(name)
-        if semaphore is None:
-            continue
-        told = semaphore.line.pop(about.op, None) or told
-        semaphore.holders.pop(about.op, None)
-        _grant(state, semaphore)
-        _drop_if_unused(state, name)
+    told = _leave_lines(state, about, about.of)
     if told is not None:
         state.send(told.client, Answer(told.number))
 

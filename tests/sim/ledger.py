@@ -200,9 +200,10 @@ class CommandLedger:
         elif isinstance(message, m.GiveBack):
             if any(self.in_flight.get(key) != (worker_id, attempt) for key, attempt in message.tasks):
                 broken("I29", f"{message} asks {worker} for what it doesn't have")
-            if all(is_revoked(state.tasks[key]) for key, _ in message.tasks):
+            tasks = [task for key, _ in message.tasks if (task := state.tasks.get(key)) is not None]
+            if all(map(is_revoked, tasks)):
                 return  # it is asked whether it has begun, and perhaps for somebody else as well
-            if any(state.tasks[key].waiting_on for key, _ in message.tasks):
+            if any(task.waiting_on for task in tasks):
                 broken("I29", f"{message} asks {worker} for what follows on something made there")
             self.asked[worker_id] = set(message.tasks)
         elif isinstance(message, (m.Drop, m.Kill)):

@@ -176,6 +176,11 @@ class Line:
         if noticed:
             self.hub.cut(self)
 
+    def meet_again(self) -> None:
+        """The scheduler has given the peer up, and hears of it: it has to say hello."""
+        self.cut(noticed=False)
+        self.connect()
+
     def end(self) -> None:
         """The peer is gone for good."""
         self.dead = self.near.closed = True

@@ -165,12 +165,12 @@ class SimScheduler(Hub):
             end = self.ends[line.name] = self._end(line)
             self.lines[line.name] = line
             self.world.trace(f"{line.name} is new")
+        if is_former:
+            leases.expect_reunion(self.machine.state, self.world.now)
         self._hear(line)
         if line.is_worker:
             self.apply(WorkerJoined(line.name, {**line.info, **line.more()}))
         else:
-            if is_former:
-                leases.expect_reunion(self.machine.state, self.world.now)
             self.apply(ClientJoined(line.name, line.info))
         return end
 
@@ -188,7 +188,9 @@ class SimScheduler(Hub):
 
     def beat(self, line: Line, status: str, round_trip: float) -> None:
         """See `Hub.beat`."""
-        if line.name in self.ends:
+        if line.name not in self.ends:
+            line.meet_again()
+        else:
             self._hear(line)
             if line.is_worker:
                 self.apply(WorkerBeat(line.name, status, {}, round_trip))

@@ -237,3 +237,33 @@ def test_nothing_is_kept_of_what_was_waited_for_in_vain() -> None:
     play.now = 3.0
     assert answers(play.handle(Tick())) == [("ann", 3, None)]
     assert not play.state.shared.semaphores
+
+
+def test_who_has_the_locks_it_needs_gets_no_more_of_them() -> None:
+    """One is granted while the lines of the others are left, and whoever gets that leaves lines as well."""
+    play = Play()
+    several = {"timeout": None, "of": ["one", "other", "third"], "least": 1}
+    play.ann(*(acquire(number, f"a{number}", name=name) for number, name in enumerate(several["of"], 1)))  # type: ignore[arg-type]
+    play.bob(ask(1, "lease_acquire_many", "b", "one", **several), ask(2, "lease_acquire_many", "c", "one", **several))
+    given_back = [ask(9, "lease_release", "a1", "one"), ask(9, "lease_release", "a2", "other")]
+    assert answers(play.ann(*given_back, ask(9, "lease_release", "a3", "third"))) == [
+        ("ann", 9, True), ("bob", 1, ["one"]), ("ann", 9, True), ("bob", 2, ["other"]), ("ann", 9, True),
+    ]  # fmt: skip
+    assert set(play.state.shared.semaphores) == {"one", "other"}
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+def test_what_leaves_several_lines_is_not_granted_the_next(gives_up: bool) -> None:
+    """All locks are free at once when clients of the time before have had their moment."""
+    play = Play()
+    play.state.shared.reunion_until = 9.0
+    of = ["one", "other", "third"]
+    first: dict[str, Any] = {"timeout": 5.0 if gives_up else None, "of": of, "least": 3 if gives_up else 1}
+    play.ann(ask(1, "lease_acquire_many", "a", "one", **first))
+    play.bob(ask(1, "lease_acquire_many", "b", "one", timeout=None, of=of, least=1))
+    play.now = 5.0
+    assert answers(play.handle(Tick())) == ([("ann", 1, None)] if gives_up else [])
+    play.now = 9.0
+    others = [] if gives_up else [("ann", 1, ["one"])]
+    assert answers(play.handle(Tick())) == [*others, ("bob", 1, ["one"] if gives_up else ["other"])]
+    assert set(play.state.shared.semaphores) == ({"one"} if gives_up else {"one", "other"})
