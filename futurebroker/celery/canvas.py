@@ -99,13 +99,15 @@ class chain(_Listed):  # noqa: N801 - Celery's name
     """Calls one after another, each with the result of the one before as its first argument.
 
     A group among them hands on the list of its results, so that what follows it is the body of a chord. ``chain(x)``
-    is ``x``; a single iterable gives the tasks.
+    is ``x``; a single iterable gives the tasks, and a chain also of one.
     """
 
     def __new__(cls, *tasks: Any, **kwargs: Any) -> Any:
         if not kwargs and tasks:
             if len(tasks) == 1 and not isinstance(tasks[0], Mapping):
                 tasks = tuple(tasks[0])
+                if len(tasks) == 1 and not isinstance(tasks[0], Composed):
+                    return chain_of(_cloned(tasks))  # so that calling it sends it, as it does with more of them
             if tasks:
                 return reduce(partial(cls.joined, fresh=True), _cloned(tasks), chain_of([]))
         return super().__new__(cls)

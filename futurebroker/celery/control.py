@@ -88,8 +88,25 @@ class Inspect:
         return self._ask("clock")
 
 
+#: what Celery has and there is none of here, and what takes its place
+_ABSENT = {
+    "autoscale": "cluster.adapt() gives and takes workers as there is work",
+    "broadcast": "client.run() calls a function in every executor",
+    "disable_events": "nothing is sent as events; client.get_events() and the dashboard tell what happens",
+    "election": "one scheduler leads, and others stand by",
+    "enable_events": "nothing is sent as events; client.get_events() and the dashboard tell what happens",
+    "heartbeat": "workers send theirs by themselves",
+    "mailbox": "client.run() calls a function in every executor",
+    "pool_restart": "client.restart() starts all executors anew",
+}
+
+
 class Control:
     """What is done to workers and tasks."""
+
+    def __getattr__(self, name: str) -> Any:
+        why = f": {_ABSENT[name]}" if name in _ABSENT else ""
+        raise AttributeError(f"app.control has no {name!r} here{why}")
 
     Inspect = Inspect
 

@@ -18,6 +18,10 @@ from futurebroker.exceptions import WorkerLostError as WorkerLostError
 OperationalError = ClusterConnectionError
 
 
+#: the base of what has to do with tasks; here it is that of everything
+TaskError = CeleryError
+
+
 class CeleryWarning(UserWarning):
     """Base of warnings."""
 
@@ -32,6 +36,26 @@ class DuplicateTaskNameWarning(CeleryWarning):
 
 class UnknownSettingWarning(CeleryWarning):
     """A setting that neither Celery nor this package knows; the text names the nearest."""
+
+
+class NotConfigured(CeleryWarning):
+    """Celery has found no settings; never raised here, since there are defaults."""
+
+
+class SecurityWarning(CeleryWarning):
+    """Celery warns of settings that aren't safe; never raised here."""
+
+
+class CPendingDeprecationWarning(PendingDeprecationWarning):
+    """Of Celery's; never raised here."""
+
+
+class CDeprecationWarning(DeprecationWarning):
+    """Of Celery's; never raised here."""
+
+
+class AlreadyRegistered(CeleryError):
+    """Of Celery's; never raised here: a second task of a name is warned of, and the first is used."""
 
 
 class ImproperlyConfigured(CeleryError):

@@ -26,7 +26,7 @@ _AUTORETRY = ("autoretry_for", "dont_autoretry_for", "retry_backoff", "retry_bac
 #: parts of Celery's apps that there are none of, and what is there instead
 ABSENT = {
     "amqp": "messages are the scheduler's business; task_routes and task_queues say which worker runs what",
-    "events": "client.events() tells what happens, and the dashboard shows it",
+    "events": "client.get_events() tells what happens, and the dashboard shows it",
     "log": "futurebroker.celery.get_task_logger and logging do",
     "pool": "one connection serves the whole program; app.client has it",
     "producer_pool": "one connection serves the whole program; app.client has it",

@@ -15,6 +15,7 @@ import threading
 import traceback as traceback_module
 from collections.abc import Iterator
 from functools import partial
+from time import perf_counter
 from types import CoroutineType, FrameType
 from typing import Any
 
@@ -218,8 +219,7 @@ def _rescheduled(request: Context) -> RunAgain:
 
 
 def _errback_arguments(task: Any, args: tuple[Any, ...], failure: Any) -> tuple[Any, ...]:
-    """As in Celery: one that takes several arguments and isn't bound gets request, exception and traceback."""
-    if task.bind or not _takes_several(task.run):
+    if not takes_failure(task):
         return args
     result, error = task.app.AsyncResult(args[0]), load_failure(failure)
     meta = result._meta()
@@ -230,6 +230,11 @@ def _errback_arguments(task: Any, args: tuple[Any, ...], failure: Any) -> tuple[
     else:
         fields["args"], fields["kwargs"] = result.args, result.kwargs
     return (Context(fields), error, failure.traceback, *args[1:])
+
+
+def takes_failure(task: Any) -> bool:
+    """As in Celery, an errback that takes several arguments and isn't bound gets request, exception and traceback."""
+    return not task.bind and _takes_several(task.run)
 
 
 def _takes_several(function: Any) -> bool:
@@ -263,6 +268,7 @@ def trace(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], request: Con
     token = local.push_task(task)
     requests = task.push_request(request)
     state, value = states.SUCCESS, None
+    began = perf_counter() if signals.task_success.connected else 0.0
     try:
         # Nobody listens to most signals: asking first saves most of what tiny tasks cost.
         if signals.task_prerun.connected:
@@ -306,7 +312,7 @@ def trace(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], request: Con
         except Exception:
             logger.exception("the handler %r raised", task.on_success)
         if signals.task_success.connected:
-            signals.task_success.send(task, result=value)
+            signals.task_success.send(task, result=value, runtime=perf_counter() - began)
         try:
             task.after_return(state, value, task_id, args, kwargs, None)
         except Exception:

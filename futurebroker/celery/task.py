@@ -11,7 +11,7 @@ from futurebroker.celery import canvas, local, stamping, states
 from futurebroker.celery.context import Context
 from futurebroker.celery.eagerly import EagerResult
 from futurebroker.celery.exceptions import Ignore, MaxRetriesExceededError, Retry
-from futurebroker.celery.running import ExceptionInfo, Replaced, trace
+from futurebroker.celery.running import ExceptionInfo, Replaced, takes_failure, trace
 from futurebroker.celery.sending import moment, to_json
 from futurebroker.celery.shapes import Shape
 from futurebroker.celery.signature import Signature, maybe_list, uuid
@@ -213,7 +213,7 @@ class Task:
         task_id = task_id or uuid()
         conf = self.app.conf
         throw = conf.task_eager_propagates if throw is None else throw
-        if by_delay and (self.serializer or conf.task_serializer) == "json":
+        if by_delay and (options.get("serializer") or self.serializer or conf.task_serializer) == "json":
             args_here, given = to_json(args, given)
             args = tuple(args_here)
         fields = {
@@ -242,7 +242,8 @@ class Task:
                 raise
             info = ExceptionInfo(error)
             for errback in maybe_list(link_error):
-                canvas.maybe_signature(errback, self.app).apply((task_id,))
+                sig = canvas.maybe_signature(errback, self.app)
+                sig.apply((Context(fields), error, info.tb) if takes_failure(sig.type) else (task_id,))
             return EagerResult(task_id, error, states.FAILURE, info.traceback, self.name, self.app)
         for callback in maybe_list(link):
             canvas.maybe_signature(callback, self.app).apply((value,))
@@ -319,7 +320,7 @@ class Task:
         if request.called_directly:
             if exc is not None:
                 raise exc
-            raise RuntimeError("Task.retry() works inside a task; this one was called as a function")
+            raise Retry("Task can be retried: retry() works inside a task, and this one was called as a function")
         wait = max(0.0, moment(eta, self.app) - time.time()) if eta is not None else countdown
         wait = self.default_retry_delay if wait is None else wait
         retries = request.retries + 1
@@ -443,7 +444,7 @@ class Task:
         return self.app.task_reference(self)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
-        return f"<@task: {self.name} of {self.app.main or self.app!r}>"
+        return f"<@task: {self.name} of {self.app.main or repr(self.app)}>"
 
 
 def utc_now() -> datetime:

@@ -13,7 +13,7 @@ from futurebroker.exceptions import ConfigError
 #: options that change nothing, with the reason
 WITHOUT_EFFECT = {
     "beat": ("-B", "the scheduler fires what is due"),
-    "task_events": ("-E", "the dashboard and client.events show what happens in any case"),
+    "task_events": ("-E", "the dashboard and client.get_events show what happens in any case"),
     "optimization": ("-O", "tasks are sent only as far ahead as keeps a worker busy"),
     "prefetch_multiplier": ("--prefetch-multiplier", "tasks are sent only as far ahead as keeps a worker busy"),
     "without_gossip": ("--without-gossip", "workers don't talk among each other"),

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("celery_cluster")
     "rest",
     "`app.control`: revoke, terminate, rate_limit, time_limit, add_consumer, cancel_consumer, pool_grow, pool_shrink, shutdown, ping, purge",
     "differs",
-    "`autoscale`, `pool_restart`, `broadcast`, `election`, `enable_events` are missing; futurebroker's own adaptive scaling and restarts take their place",
+    "`autoscale`, `pool_restart`, `broadcast`, `election`, `enable_events` are missing, and the AttributeError says what takes their place",
 )
 def test_control() -> None:
     (name,) = app.control.inspect().ping()
@@ -68,7 +68,7 @@ def test_inspect() -> None:
     "rest",
     "custom control commands, bootsteps, event receivers",
     "not",
-    "`client.run`, worker plugins and `client.events` take their place",
+    "`client.run`, worker plugins and `client.get_events` take their place",
 )
 def test_commands_of_ones_own_are_missing() -> None:
     assert not hasattr(app, "steps")
@@ -78,7 +78,7 @@ def test_commands_of_ones_own_are_missing() -> None:
     "rest",
     "`crontab`, `schedule`, seconds and timedeltas, `relative`, `enabled`",
     "differs",
-    "the scheduler itself fires, exactly once a tick, and keeps the last runs; `solar` and scheduler classes of one's own are missing",
+    "the scheduler itself fires, exactly once a tick, and keeps the last runs; `solar` says what to do in its place, scheduler classes of one's own are missing",
 )
 def test_schedules() -> None:
     assert crontab(minute="*/15", hour="8-10", day_of_week="mon-fri").hour == {8, 9, 10}

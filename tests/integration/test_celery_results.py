@@ -279,7 +279,7 @@ def test_ignored_results() -> None:
     "semantics",
     "34. events carry representations of results",
     "not",
-    "no event messages: the site and `client.events` show what happens",
+    "no event messages: the site and `client.get_events` show what happens",
 )
 def test_the_scheduler_tells_what_happens() -> None:
     get(t.add.delay(1, 1))
