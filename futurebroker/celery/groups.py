@@ -90,7 +90,10 @@ class ResultSet:
         values = []
         for result in self.results:
             left = None if end is None else max(0.0, end - time.monotonic())
-            value = result.get(timeout=left, propagate=propagate, disable_sync_subtasks=False)
+            value = result.get(
+                timeout=left, propagate=propagate, interval=interval, on_message=on_message, on_interval=on_interval,
+                disable_sync_subtasks=False,
+            )  # fmt: skip
             if callback is not None:
                 callback(result.id, value)
             values.append(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -15,6 +16,7 @@ from futurebroker.celery.context import Parts
 from futurebroker.celery.dependencies import DependencyGraph, GraphFormatter
 from futurebroker.celery.exceptions import IncompleteStream, chord_error
 from futurebroker.client.futures import Future
+from futurebroker.client.waiting import wait
 from futurebroker.protocol.messages import Failure
 from futurebroker.protocol.refs import TaskRef
 from futurebroker.protocol.serialize import load_failure, loads_writable
@@ -145,6 +147,10 @@ class AsyncResult:
     ) -> Any:
         """The result; blocks until it is there.
 
+        Args:
+            on_message: called with what is known of the task (``status``, ``result`` and more) whenever that changes.
+            on_interval: called without arguments every ``interval`` seconds.
+
         Raises:
             TimeoutError: ``timeout`` seconds went by.
             Exception: what the task raised, or what it depended on did; unless ``propagate=False`` returns it.
@@ -154,6 +160,8 @@ class AsyncResult:
             return None
         if disable_sync_subtasks and local.running_tasks():
             assert_will_not_block()
+        if on_message is not None or on_interval is not None:
+            timeout = self._watch(timeout, interval, on_message, on_interval)
         value = self._value(timeout)
         if isinstance(value, BaseException):
             if propagate and self.state in states.PROPAGATE_STATES:
@@ -163,6 +171,26 @@ class AsyncResult:
         return value
 
     wait = get
+
+    def _watch(self, timeout: float | None, interval: float, on_message: Any, on_interval: Any) -> float | None:
+        """Tell of changes until it has ended; the seconds that are left then."""
+        end = None if timeout is None else time.monotonic() + timeout
+        told: tuple[Any, ...] = ()
+        while True:
+            meta = self._meta()
+            state, ended = meta.get("status", states.PENDING), meta.get("status") in states.READY_STATES
+            known = (state, meta.get("custom"), meta.get("retries"))
+            if on_message is not None and known != told and (told or state != states.PENDING):
+                body = {"task_id": self.id, "status": state, "result": self.result, "traceback": self.traceback}
+                on_message({**body, "children": meta.get("children", [])})
+            told = known
+            left = None if end is None else end - time.monotonic()
+            if ended or (left is not None and left <= 0):
+                return left if left is None else max(0.0, left)
+            with contextlib.suppress(TimeoutError):
+                wait([self.future], timeout=interval if left is None else min(interval, left))
+            if on_interval is not None:
+                on_interval()
 
     def _value(self, timeout: float | None) -> Any:
         """The result, or the exception in its place."""

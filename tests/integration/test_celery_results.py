@@ -112,6 +112,28 @@ def test_what_is_below_a_result() -> None:
     assert sum("->" in line for line in lines) == 3
 
 
+def test_who_waits_is_told_of_states_and_of_the_time() -> None:
+    """Celery's guide shows progress by `on_message`; a bar that isn't called looks like a task that stands still."""
+    bodies: list[Any] = []
+    intervals: list[int] = []
+    gate = GATES.setdefault("told", threading.Event())
+
+    def tell(body: Any) -> None:
+        bodies.append((body["status"], body["result"]))
+        gate.set()
+
+    result = t.progress.delay("told")
+    assert result.get(timeout=WAIT, interval=0.01, on_message=tell, on_interval=lambda: intervals.append(1)) == "done"
+    assert bodies == [("PROGRESS", {"done": 5}), (SUCCESS, "done")]
+    assert intervals
+    bodies.clear()
+    assert app.GroupResult("g", [t.add.delay(1, 1)]).get(timeout=WAIT, on_message=tell) == [2]
+    assert bodies == [(SUCCESS, 2)]
+    GATES.setdefault("never", threading.Event())
+    with pytest.raises(TimeoutError):
+        t.waits_for.delay("never").get(timeout=0.05, interval=0.01, on_interval=lambda: None)
+
+
 def test_what_is_below_a_task_that_runs_is_not_complete() -> None:
     """As in Celery, the walk says so unless it may stop there."""
     result = t.waits_for.delay("walk")
