@@ -15,6 +15,9 @@ _DEFAULTS: dict[str, Any] = {
     "ignore_result": False, "origin": None, "argsrepr": None, "kwargsrepr": None, "shadow": None, "properties": None,
     "stamps": None, "stamped_headers": None, "replaced_task_nesting": 0, "task": None, "lang": "py",
 }  # fmt: skip
+#: what is told of arguments as text, and how long that is at most
+_REPRESENTED = ("argsrepr", "kwargsrepr")
+REPR_MOST = 1024
 
 
 class Parts(list[Any]):
@@ -41,6 +44,8 @@ class Context:
             if known is not None:
                 setattr(self, name, known.fields[name])
                 return known.fields[name]
+        if name in _REPRESENTED and name[: -len("repr")] in self.__dict__:
+            return repr(self.__dict__[name[: -len("repr")]])[:REPR_MOST]
         if name in _DEFAULTS:
             return _DEFAULTS[name]
         if name in ("children", "added"):

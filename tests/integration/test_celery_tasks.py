@@ -50,12 +50,19 @@ def test_ways_to_call() -> None:
     assert app.AsyncResult("mine").successful()
 
 
-@shows("task", "`self.request`: ids, group, retries, headers, limits and all else")
+@shows(
+    "task",
+    "`self.request`: ids, group, retries, headers, limits and all else",
+    "differs",
+    "`origin`, `reply_to` and `properties` are None, and `delivery_info` has the queue if the call itself named one",
+)
 def test_requests() -> None:
     request = get(t.request_of.delay())
     assert request["root_id"] == request["id"]
     assert request["called_directly"] is False
-    options = Context(request).as_execution_options()
+    called = Context(request, args=(1, "x"), kwargs={"k": 2})
+    assert (called.argsrepr, called.kwargsrepr, Context().argsrepr) == ("(1, 'x')", "{'k': 2}", None)
+    options = called.as_execution_options()
     assert (options["task_id"], options["retries"], options["link"]) == (request["id"], 0, None)
     first, second = get(group(t.request_of.s(), t.request_of.s())())
     assert first["group"] == second["group"]
@@ -231,7 +238,8 @@ def test_retries_by_themselves() -> None:
     "semantics",
     "18. `Reject` fails the task, with `requeue` it runs again; `Ignore` leaves the state it gave itself",
     "differs",
-    "`get` of an ignored task raises Ignore in place of waiting for ever, and what depends on it fails",
+    "`get` of an ignored task raises Ignore in place of waiting for ever, and what depends on it fails; the state of a "
+    "rejected one is REJECTED, which Celery 5.7 calls FAILURE",
 )
 def test_reject_and_ignore() -> None:
     assert isinstance(t.rejects.delay()._value(WAIT), Reject)
