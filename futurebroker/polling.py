@@ -13,7 +13,7 @@ import contextlib
 import select
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import Context
 from functools import partial
 from selectors import BaseSelector, SelectorKey
@@ -50,6 +50,7 @@ class Poller(BaseSelector):
         self._wait: Callable[[float | None, int], list[tuple[int, int]]] = self._epoll.poll
         self._failed = failed
         self._keys: dict[int, SelectorKey] = {}
+        self._known = _Known(self._keys)
         self._readers: dict[int, Callable[[], object]] = {}
 
     # -- for the loop ------------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ class Poller(BaseSelector):
         return ready
 
     def get_map(self) -> Mapping[Any, SelectorKey]:
-        return self._keys
+        return self._known
 
     def get_key(self, fileobj: Any) -> SelectorKey:
         return self._keys[_number(fileobj)]
@@ -139,6 +140,22 @@ class Poller(BaseSelector):
         self._keys.clear()
         self._readers.clear()
         self._epoll.close()
+
+
+class _Known(Mapping[Any, SelectorKey]):
+    """Keys by number or by what has one: newer asyncio asks for both."""
+
+    def __init__(self, keys: dict[int, SelectorKey]) -> None:
+        self._keys = keys
+
+    def __getitem__(self, fileobj: Any) -> SelectorKey:
+        return self._keys[_number(fileobj)]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 def _number(fileobj: Any) -> int:

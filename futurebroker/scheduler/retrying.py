@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from futurebroker.protocol.messages import KeyCancelled, KeyErred, KeyLost, Retry
-from futurebroker.scheduler import claims, holding, transitions
+from futurebroker.scheduler import holding, transitions
 from futurebroker.scheduler.records import ClientRecord, TaskRecord
 from futurebroker.scheduler.state import ERRED, SchedulerState
 from futurebroker.types import Key
@@ -12,8 +12,7 @@ from futurebroker.types import Key
 def retry(state: SchedulerState, client: ClientRecord, message: Retry) -> None:
     """Run failed tasks again: the one that failed first, and everything that failed because of it."""
     for key in message.keys:
-        task = state.tasks.get(key)
-        if task is None or (task.state is ERRED and claims.is_former(task)):
+        if key not in state.tasks:
             reason = "its task is not known here, perhaps because the scheduler was restarted; submit it again"
             _refuse(state, client, key, reason)
     roots: dict[TaskRecord, None] = {}
