@@ -66,6 +66,7 @@ def _expire(state: SchedulerState, key: Key) -> None:
 
 def revoke(state: SchedulerState, keys: list[Key], terminate: bool) -> list[Key]:
     """These tasks must not run; with ``terminate`` they are also ended where they run. Returns those that are known."""
+    transitions.settle(state)  # what was let go of in the same breath isn't failed, as it isn't when this is replayed
     for key in keys:
         state.revoked.pop(key, None)
         state.revoked[key] = state.now

@@ -54,6 +54,8 @@ class DurableSimScheduler(SimScheduler):
         self.epoch = 0
         self.lives = 0
         self._failing_until = 0.0
+        #: seconds within which peers come again after it is killed in the next commit, if it is to be
+        self._doomed: float | None = None
         #: keys that clients were told to be finished
         self._told_keys: set[str] = set()
         #: keys that mean one thing after the other
@@ -171,12 +173,19 @@ class DurableSimScheduler(SimScheduler):
         state.facts = []
         self._commit_later(arrived, self.world.now)
 
+    def restart_in_a_commit(self, within: float) -> None:
+        """As `restart`, once there is something that was applied and is not written."""
+        self._doomed = within
+
     def _commit_later(self, arrived: dict[str, int], began: float) -> None:
         failing = self.world.now < self._failing_until
         if failing and self.world.now - began > PATIENCE:
             for end in self.ends.values():
                 end.deaf = True
         pause = AGAIN if failing else self.world.random.uniform(0, COMMIT)
+        if self._doomed is not None:
+            within, self._doomed = self._doomed, None
+            self.world.after(0.9 * pause, partial(self.restart, within))
         self.world.after(pause, partial(self._commit, self.lives, arrived, began))
 
     def _commit(self, life: int, arrived: dict[str, int], began: float) -> None:

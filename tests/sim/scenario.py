@@ -304,11 +304,14 @@ class Scenario:
     def _restart_scheduler(self) -> None:
         if not self._durable:
             self.executions.strict = False  # the next one doesn't know what was begun
+        within = 2.0
         if self._crawling.random() < 0.4:
             self._crawl()
-            self.scheduler.restart(within=0.1)
+            within = 0.1
+        if isinstance(self.scheduler, DurableSimScheduler) and self._crawling.random() < 0.6:
+            self.scheduler.restart_in_a_commit(within)
         else:
-            self.scheduler.restart()
+            self.scheduler.restart(within)
 
     def _crawl(self) -> None:
         """Peers come at once and what they tell is late, so that something has ended by the time it is answered."""
