@@ -97,10 +97,11 @@ def _claim(state: SchedulerState, key: Key, nbytes: int) -> Claim:
 def may_be_others(state: SchedulerState, message: Submit) -> bool:
     """Whether what workers have of the key of a new call may be of another.
 
-    Of a call that a journal tells of they may have what was made for it; but not if its key was used before, unless
-    the journal tells of that as well (see `recovery`).
+    With a journal they may have what was made of this one, by a scheduler that didn't live to write that it was told of
+    it: it must not be made twice. So only a key counts that was used before, unless the journal tells who ran this call
+    (see `recovery`).
     """
-    return message.is_reused or not state.replaying
+    return message.is_reused or (state.facts is None and not state.replaying)
 
 
 def renounce(state: SchedulerState, task: TaskRecord) -> None:
