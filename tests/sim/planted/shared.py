@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from futurebroker.protocol import messages as m
 from futurebroker.scheduler import leases, metadata, requests, terms, topics
 from futurebroker.scheduler.records import ClientRecord, WorkerRecord
@@ -18,15 +16,6 @@ from tests.sim.planted.bank import plant
 @plant((leases, "expect_reunion"))
 def nobody_waits_for_who_held_a_lease_before_the_restart(state: SchedulerState, now: float) -> None:
     """Two write to one file, because the scheduler was restarted."""
-
-
-@plant(table=(requests.REQUESTS, "lease_assert"))
-def who_says_that_it_holds_a_lease_holds_it(state: SchedulerState, client: ClientRecord, message: m.Ask) -> None:
-    """Also if it was given to somebody else in the meantime."""
-    about = msgspec.convert(message.about, leases.Assert)
-    semaphore = state.shared.semaphores.setdefault(about.name, Semaphore(about.max_leases))
-    semaphore.holders.update(dict.fromkeys(about.leases, client.client_id))
-    state.send(client.client_id, m.Answer(message.number, about.leases))
 
 
 _right_client_gone = leases.client_gone
