@@ -74,6 +74,7 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
     """Take in calls of one function. Each call is taken whole or rejected whole; the others don't suffer."""
     if message.is_new and state.check:
         families.settle(state)  # a chosen key that was let go of in the same breath is free for another call
+        state.send_frees()  # after a Run of the key this would take what that makes
     function = state.functions.get(message.function)
     pool = placement.known_pool(state, message.options)
     fault, kind = _misfit(state, function, message, is_new=pool is None)

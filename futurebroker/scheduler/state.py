@@ -311,12 +311,16 @@ class SchedulerState:
         for worker in claim.holders if claim is not None else ():
             self.send(worker.worker_id, Free([key]))  # now: after a Run of the key it would take what that makes
 
+    def send_frees(self) -> None:
+        """Command: what was collected for `free`, before what follows."""
+        for worker, keys in self.frees.items():
+            self.commands.append(Send(worker.worker_id, Free(keys)))
+        self.frees = {}
+
     def take_commands(self) -> list[Command]:
         """All commands since the last call, in order."""
         if self.frees:
-            for worker, keys in self.frees.items():
-                self.commands.append(Send(worker.worker_id, Free(keys)))
-            self.frees = {}
+            self.send_frees()
         commands, self.commands = self.commands, []
         return commands
 
