@@ -280,23 +280,14 @@ def want_keys(state: SchedulerState, client: ClientRecord, message: Want) -> Non
             claims.await_claim(state, client, key)
         elif task is None:
             if client not in state.expected.get(key, ()):  # else it is waited for until it comes
-                if shelving.seek(state, [key], partial(_want_sought, state, client, key)):
-                    recording.accepted(state, client, Await([key]))
-                    state.expected.setdefault(key, {})[client] = None
+                if shelving.seek(state, [key], partial(terms.sought, state, client, key)):
+                    recording.accepted(state, client, Await([key], sought=True))
+                    state.expected.setdefault(key, {})[client] = True
                     continue
                 text = "its task is not known; it was released or cancelled"
                 state.send(client.client_id, KeyCancelled(key, text, "lost"))
         else:
             want(state, client, task)
-
-
-def _want_sought(state: SchedulerState, client: ClientRecord, key: Key) -> None:
-    """The shelf was looked at: who still waits for the key waits for nothing."""
-    if client in state.expected.get(key, ()):
-        recording.accepted(state, client, Release([key]))
-        terms.expect_no_more(state, client, [key])
-        text = "its task is not known; it was released or cancelled"
-        state.send(client.client_id, KeyCancelled(key, text, "lost"))
 
 
 def release(state: SchedulerState, client: ClientRecord, message: Release) -> None:

@@ -189,7 +189,11 @@ def _check_need(state: SchedulerState, task: TaskRecord) -> None:
     if task.needed:
         if task.state is RELEASED and (
             task.wanted_by is not None
-            or any(one.state in UNFINISHED and one.state is not PROCESSING for one in task.each_dependent())
+            # Until all workers of a former time are back, one of them may run what needs it; see `resuming.finish`.
+            or (
+                state.nowhere is None
+                and any(one.state in UNFINISHED and one.state is not PROCESSING for one in task.each_dependent())
+            )
         ):
             _broken(state, "I11", f"{task} is needed, and nothing is done about it", task)
     elif task.dependents is None:

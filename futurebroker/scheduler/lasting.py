@@ -84,10 +84,23 @@ def write_expected(state: SchedulerState) -> dict[Key, list[str]]:
     return {key: [client.client_id for client in clients] for key, clients in state.expected.items()}
 
 
+def write_sought(state: SchedulerState) -> list[tuple[Key, str]]:
+    """Those of them that they wait for only until the shelf was looked at."""
+    waiting = ((key, client, only) for key, clients in state.expected.items() for client, only in clients.items())
+    return [(key, client.client_id) for key, client, only in waiting if only]
+
+
+def read_sought(state: SchedulerState, rows: Any) -> None:
+    """They do so still."""
+    for key, name in rows:
+        if name in state.clients:
+            state.expected.setdefault(key, {})[state.clients[name]] = True
+
+
 def read_expected(state: SchedulerState, rows: Any) -> None:
     """They still wait."""
     for key, names in rows.items():
-        state.expected[key] = {state.clients[name]: None for name in names if name in state.clients}
+        state.expected[key] = dict.fromkeys((state.clients[name] for name in names if name in state.clients), False)
 
 
 def write_spent(state: SchedulerState) -> list[Key]:
@@ -106,6 +119,7 @@ checkpoint.EXTRAS["graphs"] = (
 )
 checkpoint.EXTRAS["spent"] = (write_spent, read_spent)
 checkpoint.EXTRAS["expected"] = (write_expected, read_expected)
+checkpoint.EXTRAS["sought"] = (write_sought, read_sought)
 checkpoint.EXTRAS["beat"] = (write_beat, read_beat)
 checkpoint.EXTRAS["terms"] = (write_terms, read_terms)
 checkpoint.EXTRAS["ended"] = (write_ended, read_ended)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from futurebroker.scheduler import claims, placement, recording, relay, reports, storing, transitions
+from futurebroker.scheduler import claims, placement, recording, relay, reports, storing, terms, transitions
 from futurebroker.scheduler.records import TaskRecord, WorkerRecord
 from futurebroker.scheduler.state import NO_WORKER, PROCESSING, QUEUED, RELEASED, UNFINISHED, WAITING, SchedulerState
 
@@ -54,6 +54,8 @@ def ready(state: SchedulerState, epoch: int, now: float, grace: float) -> None:
     state.replaying = False
     state.attempts = epoch * ATTEMPTS
     storing.hold_back(state)
+    if state.expected:
+        state.timers.at(now, partial(terms.seek_again, state))
     state.timers.at(now + grace, partial(finish, state))
 
 

@@ -133,7 +133,7 @@ class SchedulerState:
         #: by the key of a task, the holder of what it submitted, as long as it is unfinished; see `families`
         self.families: dict[Key, ClientRecord] = {}
         #: keys that clients want and nobody has submitted
-        self.expected: dict[Key, dict[ClientRecord, None]] = {}
+        self.expected: dict[Key, dict[ClientRecord, bool]] = {}
         #: what executors told of their apps, by worker
         self.apps: dict[WorkerId, dict[str, Any]] = {}
         #: schedules, by name; see `beat`

@@ -15,8 +15,10 @@ from futurebroker.protocol.messages import (
     Continue,
     Failure,
     Held,
+    KeyCancelled,
     OnFailure,
     PlannedCall,
+    Release,
     Run,
     RunTerms,
     Said,
@@ -254,9 +256,31 @@ def expect(state: SchedulerState, client: ClientRecord, message: Await, known: A
         if task is not None:
             known(state, client, task)
         else:
-            state.expected.setdefault(key, {})[client] = None
+            state.expected.setdefault(key, {})[client] = message.sought
             if state.shelf is not None:
                 shelving.seek(state, [key])
+
+
+def sought(state: SchedulerState, client: ClientRecord, key: Key) -> None:
+    """The shelf was looked at: who still waits for the key waits for nothing."""
+    if client in state.expected.get(key, ()):
+        recording.accepted(state, client, Release([key]))
+        expect_no_more(state, client, [key])
+        text = "its task is not known; it was released or cancelled"
+        state.send(client.client_id, KeyCancelled(key, text, "lost"))
+
+
+def seek_again(state: SchedulerState) -> None:
+    """What was asked of the shelf before the scheduler was restarted was answered to nobody."""
+    for key, clients in list(state.expected.items()):
+        for client, only_there in list(clients.items()):
+            then = partial(sought, state, client, key) if only_there else _nothing
+            if not shelving.seek(state, [key], then):
+                then()
+
+
+def _nothing() -> None:
+    """They go on waiting."""
 
 
 def expect_no_more(state: SchedulerState, client: ClientRecord, keys: list[Key] | None = None) -> None:

@@ -52,6 +52,7 @@ class Await(Message, tag=151):
     """From a client: it wants these keys, also if they are submitted only later, by whomever."""
 
     keys: list[Key]
+    sought: bool = False  #: in a journal: only until it is known whether they are on the shelf
 
 
 class Continue(Message, tag=152):

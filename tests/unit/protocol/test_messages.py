@@ -40,7 +40,7 @@ SAMPLES: dict[str, Any] = {
     "innocent": True, "last": True, "length": 9, "limits": {"t": 1}, "mark": 3.5, "names": ["file a.py"],
     "metrics": {"cpu": 1.5}, "missing": [("k", "w1")], "name": "inc", "nbytes": 7, "number": 4, "offset": 8,
     "executor": 2, "started": 12,
-    "oldest": 5, "resumed": True, "is_new": True, "is_reused": True, "anew": True,
+    "oldest": 5, "resumed": True, "is_new": True, "sought": True, "is_reused": True, "anew": True,
     "parent": "p",
     "answers": [(b"v", None), (None, _FAILURE)], "change": True, "channel": "c", "drop": "old", "keep": "new",
     "environment": m.Parcel("e", "00ff", 9, b"s"), "frames": [b"a", b"b"], "patience": 2.5, "views": [{"a": 1}],

@@ -9,11 +9,11 @@ import pytest
 
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.facts import AnyFact, Shelved
-from futurebroker.scheduler import checkpoint, shelving
+from futurebroker.scheduler import checkpoint, resuming, shelving
 from futurebroker.scheduler.commands import ClientGone, ClientJoined, Event, Send, Tick, WorkerSaid
 from futurebroker.scheduler.records import TaskRecord
 from futurebroker.scheduler.shelving import SHELF, Drop, Seek, Shelve, Sought, Written
-from futurebroker.scheduler.state import Shelf
+from futurebroker.scheduler.state import SchedulerState, Shelf
 from tests.unit.scheduler.play import Play, failure, finished, submit, tell
 from tests.unit.scheduler.projection import copy_of, projection, replayed
 
@@ -38,6 +38,11 @@ class Played(Play):
         self.ann(m.AddFunction(b"f" * 16, "f", b"code"))
         self.bob(m.AddFunction(b"f" * 16, "f", b"code"))
         self.rows: dict[str, bytes] = {}
+
+    def begin_with(self, state: SchedulerState) -> None:
+        """Go on with what was restored."""
+        self.machine.state = self.state = state
+        state.shelf = Shelf()
 
     def finish(self, *keys: str, **options: Any) -> None:
         """Submit and finish these, and let go of their futures."""
@@ -308,3 +313,24 @@ def test_a_call_too_large_for_its_row_stays_behind(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(shelving, "CALL_BYTES", 5)
     (told,) = shelved_failure().ann(m.Retry(["x"]))
     assert isinstance(told.message, m.KeyCancelled)
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["journal", "checkpoint"])
+def test_what_was_being_looked_for_when_the_scheduler_died_is_looked_for_again(folded: bool) -> None:
+    """Nobody would answer who asked: one waits only for the shelf, the other for whoever submits it later."""
+    play = Played()
+    play.ann(m.Want(["x"]))
+    play.bob(m.Await(["x"]))
+    assert [one.keys for one in play.take()] == [["x"], ["x"]]
+    facts = copy_of(play.facts)
+    parts: Sequence[bytes] = ()
+    if folded:
+        parts, facts = list(checkpoint.dump(replayed(facts, play.state.policy))), []
+    again = Played()
+    again.begin_with(replayed(facts, play.state.policy, parts))
+    resuming.ready(again.state, 1, again.now, 10.0)
+    assert again.handle(Tick()) == []
+    assert again.look_up() == [
+        tell("ann", m.KeyCancelled("x", "its task is not known; it was released or cancelled", "lost"))
+    ]
+    assert [client.client_id for client in again.state.expected["x"]] == ["bob"]
