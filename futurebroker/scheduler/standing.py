@@ -188,6 +188,7 @@ def load(state: SchedulerState, rows: dict[str, Any]) -> None:
         _taken(state, operations.standing[name])
     for name, code, args, at in rows["dropped"]:
         operations.dropped[name] = RunOnExecutors(0, code, args, drop=name, mark=at)
+    operations.marked_at = max([operations.marked_at, *(at for *_, at in (*rows["standing"], *rows["dropped"]))])
     for name, code, args in rows.get("plugins", ()):  # older checkpoints have none
         operations.plugins[name] = RunOnScheduler(0, code, args, keep=name)
     for name, digest, nbytes, signature, python in rows["environments"]:

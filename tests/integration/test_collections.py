@@ -187,6 +187,7 @@ def test_retries_priority_and_resources_hold_for_the_tasks_of_a_computation(clie
     until_begun(client, first)
     calls = [delayed(runs_after_the_gate)(name) for name in ("sent", "low", "high")]
     futures = [client.compute(call, workers="local-1", priority=by) for call, by in zip(calls, (0, -5, 5))]
+    assert client.why(futures_of(futures[-1])[0])  # the scheduler has them all
     GATE.set()
     client.gather([first, *futures])
     assert RUNS == ["first", "sent", "high", "low"]  # one is always sent ahead
