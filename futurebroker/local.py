@@ -109,9 +109,7 @@ class LocalCluster:
             # What is to survive the scheduler shall not end with it.
             hosts=storage is None,
         )
-        self.asynchronous = asynchronous
-        self.processes = processes
-        self.status = "created"
+        self.asynchronous, self.processes, self.status = asynchronous, processes, "created"
         self._plan = plan
         self._has_dashboard = settings.dashboard
         self._initial = count

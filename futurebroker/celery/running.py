@@ -300,12 +300,7 @@ def trace(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], request: Con
             raise
         except Exception as error:
             state, value = states.FAILURE, error
-            info = ExceptionInfo(error)
-            _guarded(task.on_failure, error, task_id, args, kwargs, info)
-            signals.task_failure.send(
-                task, task_id=task_id, exception=error, args=args, kwargs=kwargs, traceback=info.tb, einfo=info
-            )
-            _guarded(task.after_return, state, error, task_id, args, kwargs, info)
+            _tell_failure(task, task_id, args, kwargs, error)
             raise
         try:
             task.on_success(value, task_id, args, kwargs)
@@ -325,6 +320,18 @@ def trace(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], request: Con
             )
         task.app.requests.reset(requests)
         local.pop_task(token)
+
+
+def _tell_failure(
+    task: Any, task_id: str | None, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+) -> None:
+    """Call handlers and signals for a task that failed."""
+    info = ExceptionInfo(error)
+    _guarded(task.on_failure, error, task_id, args, kwargs, info)
+    signals.task_failure.send(
+        task, task_id=task_id, exception=error, args=args, kwargs=kwargs, traceback=info.tb, einfo=info
+    )
+    _guarded(task.after_return, states.FAILURE, error, task_id, args, kwargs, info)
 
 
 def _guarded(handler: Any, *args: Any) -> None:

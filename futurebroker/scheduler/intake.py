@@ -73,8 +73,7 @@ def add_function(state: SchedulerState, client: ClientRecord, message: AddFuncti
 def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None:
     """Take in calls of one function. Each call is taken whole or rejected whole; the others don't suffer."""
     if message.is_new and state.check:
-        families.settle(state)  # a chosen key that was let go of in the same breath is free for another call
-        state.send_frees()  # after a Run of the key this would take what that makes
+        _free_keys(state)
     function = state.functions.get(message.function)
     pool = placement.known_pool(state, message.options)
     fault, kind = _misfit(state, function, message, is_new=pool is None)
@@ -88,9 +87,8 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
     # What a graph consists of is wanted on its behalf, and its client hears nothing of it.
     wanter = state.holder(families.graph_holder(client, message.graph)) if message.graph else client
     pool = pool or placement.pool_for(state, message.options)
-    tasks = state.tasks
+    tasks, revoked = state.tasks, state.revoked
     room = state.policy.client_keys - client.wanted
-    revoked = state.revoked
     if pool.options.rate_limit:
         rates.see_to(function.kind, pool)
     keeps = pool.options.keep or pool.options.unwanted
@@ -133,6 +131,12 @@ def submit(state: SchedulerState, client: ClientRecord, message: Submit) -> None
     state.graphs.add(function.kind.name, state.sequence + 1 - first - joined)
     if not pool.tasks:
         state.pools.pop(pool.token, None)
+
+
+def _free_keys(state: SchedulerState) -> None:
+    """A chosen key that was let go of in the same breath is free for another call."""
+    families.settle(state)
+    state.send_frees()  # after a Run of the key this would take what that makes
 
 
 def _calls_of(message: Submit) -> Iterator[tuple[Key, bytes, tuple[Key, ...], Conditions | None]]:
