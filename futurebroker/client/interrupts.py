@@ -1,54 +1,69 @@
-"""Keeps Ctrl-C out of the middle of what must not stop there: the main thread's own send.
+"""Keeps signals out of the middle of what must not stop there: the main thread's own sending and reading.
 
-Python raises KeyboardInterrupt between any two steps of the main thread. In the middle of a send that would take calls
-from the outbox that never leave, or break the session's numbers, and the program may well go on after it: in a notebook
-it does. So the handler of SIGINT waits for the end of the send, some fifty microseconds.
+Python runs handlers of signals between any two steps of the main thread, and they raise: KeyboardInterrupt, or whatever
+a program makes of a timer. In the middle of a send that would take calls from the outbox that never leave, or break the
+session's numbers; in the middle of reading it would lose what is acknowledged already. And the program may well go on
+after it: in a notebook it does. So handlers wait for the end, some fifty microseconds, or milliseconds where the thread
+waits for what it reads.
 """
 
 from __future__ import annotations
 
+import signal as signals
 import threading
 
 # what the module `signal` wraps, without its names for numbers, which take most of the time
-from _signal import SIGINT, getsignal, signal  # type: ignore[import-not-found]
+from _signal import getsignal, signal  # type: ignore[import-not-found]
+from _thread import interrupt_main
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
 _MAIN = threading.main_thread().ident
+_NUMBERS = tuple(map(int, signals.valid_signals()))
+
+#: the handlers of `_NUMBERS` when last seen, and those of them that are functions, with their numbers
+_seen: list[Any] = []
+_functions: list[tuple[int, Callable[[int, FrameType | None], Any]]] = []
+
+
+def _handlers() -> list[tuple[int, Callable[[int, FrameType | None], Any]]]:
+    """The handlers that are functions now; others interrupt no Python code. Only for the main thread."""
+    global _seen, _functions
+    now = list(map(getsignal, _NUMBERS))
+    if now != _seen:
+        _functions = [(number, handler) for number, handler in zip(_NUMBERS, now, strict=True) if callable(handler)]
+        _seen = now
+    return _functions
 
 
 class Uninterrupted:
-    """Within ``with``, SIGINT is only noted; its handler is called when the block ends.
+    """Within ``with``, signals are only noted; their handlers are called when the block ends.
 
-    For one use. In other threads than the main one it has no effect, as SIGINT has none there.
+    For one use. In other threads than the main one it has no effect, as signals have none there.
     """
 
-    __slots__ = ("_handler", "_noted")
+    __slots__ = ("_handlers", "_noted")
 
     def __init__(self) -> None:
-        self._handler: Callable[[int, FrameType | None], Any] | int | None = None
-        self._noted = False
+        self._handlers: list[tuple[int, Callable[[int, FrameType | None], Any]]] = []
+        self._noted: list[int] = []
 
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self._noted = True
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._noted.append(number)
 
     def __enter__(self) -> None:
-        # Only the main thread is interrupted, and only it may change the handler.
+        # Only the main thread is interrupted, and only it may change handlers.
         if threading.get_ident() == _MAIN:
-            handler = getsignal(SIGINT)
-            # One that isn't a function is the system's own or none of Python's: it interrupts no Python code.
-            if callable(handler) and handler != self._note:
-                self._handler = handler
-                signal(SIGINT, self._note)
+            self._handlers = _handlers()
+            for number, _ in self._handlers:
+                signal(number, self._note)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        handler, self._handler = self._handler, None
-        if handler is None or not callable(handler):
-            return
-        signal(SIGINT, handler)
+        for number, handler in self._handlers:
+            signal(number, handler)
         if self._noted:
-            self._noted = False
-            handler(SIGINT, None)
+            # Has Python call the handlers as if the signals came now; in one step, because the first may raise.
+            list(map(interrupt_main, dict.fromkeys(self._noted)))  # type: ignore[arg-type]

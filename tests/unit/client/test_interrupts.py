@@ -1,9 +1,11 @@
-"""Ctrl-C waits for the end of what it must not cut in two, and is not swallowed."""
+"""Signals wait for the end of what they must not cut in two, and are not swallowed."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 
@@ -24,6 +26,62 @@ def test_ctrl_c_comes_after_the_block() -> None:
         work()
     assert done == ["all"]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+class AlarmError(Exception):
+    pass
+
+
+@pytest.fixture
+def alarm() -> Iterator[list[str]]:
+    """Two handlers of a program's own; what they noted. The first raises."""
+    noted = []
+
+    def raises(_number: int, frame: FrameType | None) -> None:
+        assert frame is not None
+        noted.append("raised")
+        raise AlarmError
+
+    before = signal.signal(signal.SIGUSR1, raises)
+    other = signal.signal(signal.SIGUSR2, lambda *_: noted.append("noted"))
+    yield noted
+    signal.signal(signal.SIGUSR1, before)
+    signal.signal(signal.SIGUSR2, other)
+
+
+def test_every_handler_waits_and_each_is_called(alarm: list[str]) -> None:
+    """A program's own timers raise as Ctrl-C does; a signal that came twice is one, as it is in the system."""
+
+    def work() -> None:
+        with Uninterrupted():
+            for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1):
+                signal.raise_signal(number)
+            alarm.append("all")
+
+    with pytest.raises(AlarmError):
+        work()
+    assert alarm[0] == "all"
+    assert sorted(alarm[1:]) == ["noted", "raised"]
+
+
+def test_a_handler_that_is_set_later_is_kept_out_too(alarm: list[str]) -> None:
+    """What was seen of the handlers the last time isn't taken for what they are."""
+    with Uninterrupted():
+        pass
+    signal.signal(signal.SIGUSR2, lambda *_: alarm.append("another"))
+    with Uninterrupted():
+        signal.raise_signal(signal.SIGUSR2)
+        assert not alarm
+    assert alarm == ["another"]
+
+
+def test_within_each_other_the_outer_block_counts(alarm: list[str]) -> None:
+    """A finalizer may run anywhere, and send what its object held."""
+    with Uninterrupted():
+        with Uninterrupted():
+            signal.raise_signal(signal.SIGUSR2)
+        assert not alarm
+    assert alarm == ["noted"]
 
 
 def test_without_ctrl_c_nothing_is_different_afterwards() -> None:
