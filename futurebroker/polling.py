@@ -192,9 +192,8 @@ class TurnPoller(Poller):
     """Lets other threads have the loop's turn while it sleeps.
 
     The loop's thread holds `turn` except while it waits for events. Who takes it meanwhile may use what belongs to the
-    loop as if it ran there: so a user's thread can send what it has by itself, without a change of threads. It could
-    receive what it waits for as well; but Ctrl-C interrupts the main thread anywhere, and in the middle of receiving
-    that would lose what was already acknowledged.
+    loop as if it ran there: so a user's thread can send what it has by itself, and read what it waits for, without a
+    change of threads.
     """
 
     def __init__(self, failed: Callable[[Callable[[], object], BaseException], object]) -> None:
@@ -214,6 +213,25 @@ class TurnPoller(Poller):
         finally:
             self.turn.acquire()
             self.until = _AWAKE
+
+    # -- for who has the turn ----------------------------------------------------------------------------------------
+
+    def mute(self, fd: int) -> Callable[[], object]:
+        """Don't wake the loop for what can be read from ``fd``: who calls this calls its reader, returned, instead."""
+        self._epoll.modify(fd, _OUT if fd in self._keys else 0)
+        return self._readers[fd]
+
+    def unmute(self, fd: int) -> None:
+        """Wake the loop for it again, if it is still read."""
+        if fd in self._readers:
+            self._watch(fd, True)
+
+    def call(self, reader: Callable[[], object]) -> None:
+        """Call what reads; its errors are told as the loop tells them."""
+        try:
+            reader()
+        except Exception as error:  # noqa: BLE001 - told, as the loop does
+            self._failed(reader, error)
 
 
 class TurnLoop(QuickLoop):

@@ -17,6 +17,7 @@ from futurebroker.client.giving import Giving
 from futurebroker.client.intake import Intake
 from futurebroker.client.ledger import Ledger
 from futurebroker.client.outbox import Outbox
+from futurebroker.client.reading import Reading
 from futurebroker.client.replies import Replies, introduce
 from futurebroker.client.threads import LoopThread
 from futurebroker.client.waiters import Countdown, post
@@ -119,6 +120,7 @@ class Connection(Ledger):
         self._loop = self._io.loop
         self._member = self._make_member(cluster, about or {})
         self.outbox = Outbox(self, self._member, self._io)
+        self._reading = Reading(self._member, self._io.poller)
         self._bulk = self._make_bulk(cluster)
         #: what is scattered and asked for in parts
         self.givings: dict[Key, Giving] = {}
@@ -241,6 +243,12 @@ class Connection(Ledger):
     def flush(self) -> None:
         """See `Outbox.flush`."""
         self.outbox.flush()
+
+    def wait(self, countdown: Countdown, timeout: float | None) -> bool:
+        """See `Ledger.wait`."""
+        if self.outbox.awake:  # and with it the I/O thread, in the middle of a burst
+            return countdown.wait(timeout)
+        return self._reading.wait(countdown, timeout)
 
     def notice(self) -> None:
         """See `Outbox.notice`."""

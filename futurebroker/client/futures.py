@@ -65,6 +65,7 @@ class Keeper(Protocol):
     def detach(self, states: list[KeyState]) -> None: ...
     def watch(self, states: list[KeyState], waiter: Waiter) -> int: ...
     def unwatch(self, states: list[KeyState], waiter: Waiter) -> None: ...
+    def wait(self, countdown: Countdown, timeout: float | None) -> bool: ...
     def cancel(self, states: list[KeyState], force: bool, reason: str) -> None: ...
     def retry(self, states: list[KeyState]) -> None: ...
     def call_back(self, states: list[KeyState], call: Callable[[], object]) -> None: ...
@@ -175,7 +176,7 @@ async def settle(states: list[KeyState], blocking: bool, timeout: float | None =
         return True
     ended = False
     try:
-        ended = await pause(waiter, blocking, timeout)
+        ended = await pause(waiter, blocking, timeout, keeper.wait)
     finally:
         if not ended or eager:
             keeper.unwatch(states, waiter)
@@ -431,7 +432,7 @@ class _Nobody:
             "inside a list, tuple, set, dict or named tuple, and the task gets their results"
         )
 
-    flush = put = detach = watch = unwatch = cancel = retry = call_back = fetch = attach = _refuse
+    flush = put = detach = watch = unwatch = wait = cancel = retry = call_back = fetch = attach = _refuse
 
 
 NOBODY: Final = _Nobody()

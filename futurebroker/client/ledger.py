@@ -17,7 +17,7 @@ from futurebroker.client.futures import CANCELLED, ERROR, FINISHED, LOST, PENDIN
 from futurebroker.client.intake import Intake
 from futurebroker.client.remembering import Remembered, known_value
 from futurebroker.client.threads import CallbackThread, CallWhenSettled
-from futurebroker.client.waiters import Waiter
+from futurebroker.client.waiters import Countdown, Waiter
 from futurebroker.exceptions import CancelledError, DataLostError, DuplicateKeyError, IntakeError
 from futurebroker.protocol.messages import (
     Cancel,
@@ -74,6 +74,10 @@ class Ledger(ABC):
     @abstractmethod
     def flush(self) -> None:
         """Send now: somebody waits."""
+
+    @abstractmethod
+    def wait(self, countdown: Countdown, timeout: float | None) -> bool:
+        """Block this thread until ``countdown`` has ended; False when ``timeout`` seconds went by first."""
 
     @abstractmethod
     def number(self) -> int:
@@ -187,6 +191,11 @@ class Ledger(ABC):
                 if gone:
                     # With the lock held: who submits the same key again comes after this.
                     outbox.append(Release(gone))
+
+    def takes_little(self, most: int) -> bool:
+        """Whether the futures that are gone are at most ``most``, of results that came with the news of their end."""
+        dropped = self.dropped
+        return len(dropped) <= most and all(one.status is FINISHED and one.held is None for one in dropped.copy())
 
     def take(self, messages: list[Any]) -> None:
         """What the scheduler says, in order; what isn't about a key goes to `answered`."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from futurebroker.polling import new_turn_loop
+from futurebroker.polling import TurnPoller, new_turn_loop
 
 logger = logging.getLogger("futurebroker.client")
 
@@ -26,21 +26,21 @@ class LoopThread:
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._own = loop is None
         self._thread: threading.Thread | None = None
-        #: taken without waiting by a thread that uses the loop's things while it sleeps; None where there is none, and
-        #: for a shared loop
-        self.turn: threading.Lock | None = None
+        #: whose turn a thread may have that uses the loop's things while it sleeps; None where there is none, and for a
+        #: shared loop
+        self.poller: TurnPoller | None = None
         if loop is not None:
             self.loop = loop
         else:
             ours = new_turn_loop()
             self.loop = ours or asyncio.new_event_loop()
-            self.turn = None if ours is None else ours.poller.turn
+            self.poller = None if ours is None else ours.poller
             self._thread = threading.Thread(target=self._run, name=name, daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        with self.turn or contextlib.nullcontext():
+        with contextlib.nullcontext() if self.poller is None else self.poller.turn:
             self.loop.run_forever()
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:

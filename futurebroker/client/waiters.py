@@ -75,6 +75,14 @@ class Countdown:
         if wake is not None:
             wake()
 
+    def call_at_end(self, call: Callable[[], object] | None) -> None:
+        """Have ``call`` run by who ends this, if it hasn't ended."""
+        self._wake = call
+
+    def has_ended(self) -> bool:
+        """Whether the end has come; for who waits, instead of `wait`."""
+        return self._asleep.acquire(False)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the end; False when ``timeout`` seconds went by first."""
         return self._asleep.acquire(True, -1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX)))
@@ -126,15 +134,20 @@ def post(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *argument
     return True
 
 
-async def pause(countdown: Countdown, blocking: bool, timeout: float | None = None) -> bool:
-    """Wait for ``countdown``: by blocking this thread, or in the running loop.
+async def pause(
+    countdown: Countdown,
+    blocking: bool,
+    timeout: float | None = None,
+    wait: Callable[[Countdown, float | None], bool] = Countdown.wait,
+) -> bool:
+    """Wait for ``countdown``: by blocking this thread in ``wait``, or in the running loop.
 
     With ``blocking`` the coroutine that awaits this never suspends, so `run_blocking` can drive it; that is how every
     method of the client works both ways with one body. A task that waits gives its slot to others meanwhile.
     """
     _, _, slot, number = current_task.get(NO_TASK)
     if slot is None:
-        return countdown.wait(timeout) if blocking else await countdown.wait_async(timeout)
+        return wait(countdown, timeout) if blocking else await countdown.wait_async(timeout)
     if blocking:
         if countdown.wait(BRIEF):
             return True

@@ -29,26 +29,26 @@ class Attachment:
         self._turn = turn
         self._written = written
         self._thread = threading.get_ident()
-        #: kept because a link that broke doesn't know it any more
-        self._socket: int | None = None
+        #: what is read; kept because a link that broke doesn't know it any more
+        self.socket: int | None = None
         self._is_writing = False
         self._is_over = False
 
     def begin(self, events: LinkEvents) -> None:
         """Start the link, and read it from now on."""
         self._link.start(events, self.wake)
-        self._socket = None if self._is_over else self._link.fileno()
-        if self._socket is not None:
-            self._loop.add_reader(self._socket, self._turn, self._link.on_readable)
+        self.socket = None if self._is_over else self._link.fileno()
+        if self.socket is not None:
+            self._loop.add_reader(self.socket, self._turn, self._link.on_readable)
 
     def end(self) -> None:
         """Let go of the socket; closing the link is the caller's."""
         self._is_over = True
-        if self._socket is not None:
-            self._loop.remove_reader(self._socket)
+        if self.socket is not None:
+            self._loop.remove_reader(self.socket)
             if self._is_writing:
-                self._loop.remove_writer(self._socket)
-        self._socket = None
+                self._loop.remove_writer(self.socket)
+        self.socket = None
 
     def wake(self, call: Callable[[], None]) -> None:
         """Run a link's ``call`` soon; from our own thread without the system calls that interrupt a sleeping loop."""
@@ -59,16 +59,16 @@ class Attachment:
 
     def watch_writes(self) -> None:
         """Write on when the socket takes more, if something waits for that; to be called after each flush."""
-        if self._socket is None:
+        if self.socket is None:
             return
         wants = self._link.wants_write()
         if wants == self._is_writing:
             return
         self._is_writing = wants
         if wants:
-            self._loop.add_writer(self._socket, self._writable)
+            self._loop.add_writer(self.socket, self._writable)
         else:
-            self._loop.remove_writer(self._socket)
+            self._loop.remove_writer(self.socket)
 
     def _writable(self) -> None:
         self._link.on_writable()

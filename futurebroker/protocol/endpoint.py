@@ -68,7 +68,8 @@ class Endpoint(Sessions):
         self._dead_queue = dead_queue
         self._is_blocked = False
         self._link: Link | None = None
-        self._attachment: Attachment | None = None
+        #: what reads the link
+        self.attachment: Attachment | None = None
         self._waiting: dict[str, Conversation] = {}
         self._unhurried = Unhurried(loop, self._hurry)
         self._flush_due = False
@@ -100,8 +101,8 @@ class Endpoint(Sessions):
         self._set_blocked(False)
         for conversation in self._conversations.values():
             conversation.connected = False
-        self._attachment = Attachment(self._loop, link, self.turn)
-        self._attachment.begin(self)
+        self.attachment = Attachment(self._loop, link, self.turn)
+        self.attachment.begin(self)
         self._arm(link.tick(self._loop.time()))
         self._schedule_flush()
 
@@ -119,9 +120,9 @@ class Endpoint(Sessions):
 
     def _detach(self) -> Link | None:
         link, self._link = self._link, None
-        if self._attachment is not None:
-            self._attachment.end()
-            self._attachment = None
+        if self.attachment is not None:
+            self.attachment.end()
+            self.attachment = None
         return link
 
     def turn(self, call: Callable[[], object]) -> None:
@@ -321,8 +322,8 @@ class Endpoint(Sessions):
             for conversation in waiting.values():
                 self._flush_conversation(conversation, now)
         link.flush()
-        if self._attachment is not None:
-            self._attachment.watch_writes()
+        if self.attachment is not None:
+            self.attachment.watch_writes()
 
     def _flush_conversation(self, conversation: Conversation, now: float) -> None:
         if not conversation.connected:

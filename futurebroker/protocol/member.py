@@ -149,6 +149,12 @@ class Member:
         return self._welcome is not None and self._welcome.done() and self._welcome.exception() is None
 
     @property
+    def socket(self) -> int | None:
+        """What the loop reads for us; None without a link, or where that wakes us by itself."""
+        attachment = self._endpoint.attachment
+        return None if attachment is None else attachment.socket
+
+    @property
     def bulk_url(self) -> str:
         """The addresses of the brokers, ours first, if it is worth its while to connect there twice; else empty."""
         return ";".join(self._urls) if self._can_bulk and self._endpoint.has_link else ""

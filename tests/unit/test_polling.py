@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import threading
 import time
@@ -178,3 +179,44 @@ def test_who_has_the_turn_wakes_the_loop_for_what_it_asks(
     with sleeping.poller.turn:
         ask(sleeping, ran.set)
     assert ran.wait(PATIENCE)
+
+
+def test_who_has_the_turn_may_read_instead_of_the_loop(
+    sleeping: TurnLoop, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    """Muted, a socket wakes nobody; later the loop reads it again. Errors of readers are told in both cases."""
+    ours, theirs = ends
+    read: list[tuple[int, bytes]] = []
+    told: list[BaseException] = []
+    has_read = threading.Semaphore(0)
+
+    def reader() -> None:
+        read.append((threading.get_ident(), ours.recv(100)))
+        has_read.release()
+        raise ZeroDivisionError
+
+    sleeping.set_exception_handler(lambda _, about: told.append(about["exception"]))
+    sleeping.call_soon_threadsafe(sleeping.add_reader, ours, reader)
+    theirs.send(b"one")
+    assert has_read.acquire(timeout=PATIENCE)
+    with sleeping.poller.turn:
+        call = sleeping.poller.mute(ours.fileno())
+    theirs.send(b"two")
+    assert select.select([ours], [], [], PATIENCE)[0]
+    with sleeping.poller.turn:
+        sleeping.poller.call(call)
+        sleeping.poller.unmute(ours.fileno())
+    assert has_read.acquire(timeout=0)
+    theirs.send(b"three")
+    assert has_read.acquire(timeout=PATIENCE)
+    with sleeping.poller.turn:
+        sleeping.poller.mute(ours.fileno())
+    removed = threading.Event()
+    sleeping.call_soon_threadsafe(sleeping.remove_reader, ours)
+    sleeping.call_soon_threadsafe(removed.set)
+    assert removed.wait(PATIENCE)
+    with sleeping.poller.turn:
+        sleeping.poller.unmute(ours.fileno())  # whose reader has gone meanwhile
+    loop, here = read[0][0], threading.get_ident()
+    assert read == [(loop, b"one"), (here, b"two"), (loop, b"three")]
+    assert [type(error) for error in told] == [ZeroDivisionError] * 3

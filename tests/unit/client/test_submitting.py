@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections import namedtuple
+from collections.abc import Callable
 from operator import add
 from typing import Any
 
 import pytest
 
+from futurebroker.client import outbox
 from futurebroker.client.client import Client
+from futurebroker.client.waiting import wait
 from futurebroker.exceptions import CancelledError, IntakeError, MessageTooLargeError, SerializationError
 from futurebroker.protocol import messages as m
 from futurebroker.protocol.refs import open_arguments
@@ -342,3 +346,58 @@ def test_many_threads_may_submit_at_once(scheduler: ScriptedScheduler, client: C
     assert right == [True] * 8
     assert client._connection.intake.settled == 4000
     assert client._connection.intake.bytes == 0
+
+
+def promptly(client: Client, call: Callable[[], Any]) -> None:
+    """Make a call whose future is settled and gone at the end, and that leaves from this thread."""
+    client._connection.flush()  # no burst is under way
+    poller = client._connection._io.poller
+    assert poller is not None
+    end = time.monotonic() + 5
+    while poller.turn.locked():  # the I/O thread is awake
+        assert time.monotonic() < end
+    wait([call()])
+
+
+def story(scheduler: ScriptedScheduler) -> list[str]:
+    """Kinds of the messages about keys, in order."""
+    return [type(one).__name__ for one in scheduler.heard if isinstance(one, (m.Submit, m.Release))]
+
+
+def test_small_results_are_let_go_of_behind_the_next_call(
+    scheduler: ScriptedScheduler, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who calls and waits, call after call, doesn't wait for that too; but they don't add up."""
+    monkeypatch.setattr(outbox, "RELEASE_DELAY", 3600)
+    scheduler.script[m.Submit] = finish_at_once
+    for _ in range(outbox.FEW_DROPPED + 1):
+        promptly(client, lambda: client.submit(inc, 0))
+    assert story(scheduler) == ["Submit"] * (outbox.FEW_DROPPED + 1)
+    promptly(client, lambda: client.submit(inc, 0))
+    assert sorted(story(scheduler)[-2:]) == ["Release", "Submit"]
+    assert len(scheduler.wait_for(m.Release)[0].keys) == outbox.FEW_DROPPED + 1
+
+
+@pytest.mark.parametrize("settle", ["large", "never"])
+def test_what_takes_room_is_let_go_of_with_the_next_call(
+    scheduler: ScriptedScheduler, client: Client, settle: str
+) -> None:
+    """Or there would be room for both needed; and what nobody waits for is not to be begun any more."""
+
+    def answer(scheduler: ScriptedScheduler, submit: m.Submit) -> None:
+        if settle == "large":
+            held = m.Held(submit.keys[0], 10**9)
+            scheduler._endpoint.send(scheduler.client, m.KeyFinished(submit.keys[0], None, held, "bytes"))
+
+    scheduler.script[m.Submit] = answer
+    future = client.submit(inc, 1)
+    if settle == "large":
+        wait([future])
+    else:
+        scheduler.wait_for(m.Submit)
+    client._connection.flush()
+    del future
+    following = client.submit(inc, 2)
+    scheduler.wait_for(m.Submit, 2)
+    assert sorted(story(scheduler)) == ["Release", "Submit", "Submit"]
+    following.release()

@@ -1,0 +1,171 @@
+"""A thread that waits for a result reads it itself at first; nothing else that can be seen is different for it."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from futurebroker import CancelledError, Client, Future, LocalCluster
+from tests.chaos.ledger import Ledger
+from tests.integration.gate import Arrival, Gate, pass_gate
+
+PATIENCE = 20.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """A scheduler at the other end of a socket: inside one process the client has no loop of its own."""
+    with LocalCluster(executors_per_worker=3) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster: LocalCluster) -> Iterator[Client]:
+    """A client whose threads read as long as they wait, so that a test meets one at it."""
+    with Client(cluster, set_as_default=False) as client:
+        client._connection._reading.seconds = PATIENCE
+        yield client
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads to wait in."""
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+class Come:
+    """Makes calls that wait until the test lets them through."""
+
+    def __init__(self, gate: Gate, ledger: Ledger) -> None:
+        self._gate = gate
+        self._ledger = ledger
+
+    def __call__(self, client: Client, key: str) -> tuple[Future[tuple[int, bytes]], Arrival]:
+        future = client.submit(pass_gate, self._gate.port, self._ledger.path, key)
+        return future, self._gate.arrival()
+
+
+@pytest.fixture
+def come(tmp_path: Path) -> Iterator[Come]:
+    """See `Come`."""
+    with Gate() as gate:
+        yield Come(gate, Ledger(tmp_path))
+
+
+def inc(x: int) -> int:
+    return x + 1
+
+
+def until_one_reads(client: Client) -> None:
+    """Wait for a thread to read."""
+    end = time.monotonic() + PATIENCE
+    while not client._connection._reading.is_underway:
+        assert time.monotonic() < end
+
+
+def test_who_reads_reads_for_the_others(client: Client, come: Come, threads: ThreadPoolExecutor) -> None:
+    """One thread reads while its own result is the last to come; others wait, are called back, and ask."""
+    slow, last = come(client, "slow")
+    waiting = threads.submit(slow.result, PATIENCE)
+    until_one_reads(client)
+    quick, first = come(client, "quick")
+    called = threading.Event()
+    quick.add_done_callback(lambda _: called.set())
+    other = threads.submit(quick.result, PATIENCE)
+    first.release()
+    assert other.result(PATIENCE)[0] == first.pid
+    assert called.wait(PATIENCE)
+    assert list(client.nthreads().values()) == [3]
+    assert [future.result(PATIENCE) for future in client.map(inc, range(100))] == list(range(1, 101))
+    assert not waiting.done()
+    assert client._connection._reading.is_underway
+    last.release()
+    assert waiting.result(PATIENCE)[0] == last.pid
+
+
+def test_who_reads_is_woken_by_another_thread(client: Client, come: Come, threads: ThreadPoolExecutor) -> None:
+    """Its future is cancelled here, and nothing of that comes over the socket for long."""
+    future, arrival = come(client, "cancelled")
+    waiting = threads.submit(future.result)
+    until_one_reads(client)
+    future.cancel()
+    with pytest.raises(CancelledError):
+        waiting.result(PATIENCE / 2)
+    arrival.release()
+
+
+def test_after_a_timeout_the_io_thread_reads_on(client: Client, come: Come) -> None:
+    """The result is not lost on who gave up."""
+    future, arrival = come(client, "late")
+    with pytest.raises(TimeoutError):
+        future.result(0.02)
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    arrival.release()
+    assert done.wait(PATIENCE)
+    assert future.result(0)[0] == arrival.pid
+
+
+def test_many_threads_at_once_each_get_theirs(client: Client, threads: ThreadPoolExecutor) -> None:
+    """They take turns in reading."""
+
+    def work(begin: int) -> list[int]:
+        return [client.submit(inc, i).result(PATIENCE) for i in range(begin, begin + 200)]
+
+    for begin, results in zip(range(0, 8000, 1000), threads.map(work, range(0, 8000, 1000)), strict=True):
+        assert results == list(range(begin + 1, begin + 201))
+
+
+class AlarmError(Exception):
+    pass
+
+
+def test_handlers_of_signals_that_raise_lose_nothing(cluster: LocalCluster) -> None:
+    """As those of timers do, anywhere in the main thread: what was submitted has its result all the same."""
+    is_armed = False
+
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        nonlocal is_armed
+        if is_armed:
+            is_armed = False
+            raise AlarmError
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    main, stop = threading.main_thread().ident, threading.Event()
+    assert main is not None
+    chance = random.Random(1)
+
+    def storm() -> None:
+        while not stop.wait(chance.random() * 0.0006):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    thread = threading.Thread(target=storm)
+    thread.start()
+    alarms, kept = 0, {}
+    try:
+        with Client(cluster, set_as_default=False) as client:
+            for i in range(3000):
+                try:
+                    is_armed = True
+                    kept[i] = client.submit(inc, i)
+                    kept[i].result()
+                    is_armed = False
+                except AlarmError:
+                    alarms += 1
+            assert {i: future.result(PATIENCE) for i, future in kept.items()} == {i: i + 1 for i in kept}
+            assert client.gather(client.map(inc, range(1000))) == list(range(1, 1001))
+    finally:
+        stop.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert alarms > 100
+    assert len(kept) > 100
