@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 
 from futurebroker.broker_adapters.embedded.entities import Entities
 from futurebroker.broker_adapters.embedded.queues import Consumer, Message, MessageQueue, QueueSettings, Sender
@@ -123,9 +122,11 @@ class LocalLink(Socketless, Sender):
 
     def ack(self, tag: int) -> None:
         for consumer in self._consumers:
-            if tag in consumer.unacked:
-                for one in list(takewhile(lambda other: other <= tag, consumer.unacked)):
-                    del consumer.unacked[one]
+            unacked = consumer.unacked
+            if tag in unacked:
+                while (first := next(iter(unacked))) < tag:
+                    del unacked[first]
+                del unacked[tag]
                 consumer.queue.dispatch()
                 return
 

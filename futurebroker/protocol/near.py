@@ -40,10 +40,10 @@ class NearEndpoint(Endpoint):
     def take(self, peer: Peer, messages: list[Any]) -> None:
         """What ``peer``, who is near, says in its session; it is dropped without one, as an envelope is."""
         conversation = self._conversations.get(peer.name)
-        if conversation is None or conversation.peer != peer:
+        if conversation is None or conversation.peer.incarnation != peer.incarnation:
             self._tell(self._events.stranger, peer)
             return
-        if not all(type(message) in _HANDED_OVER for message in messages):
+        if not _HANDED_OVER.issuperset(map(type, messages)):
             # As it would be from elsewhere: with lists for tuples, and nothing that the sender can change.
             messages = decode(direction_of(self.me.role, peer.role), encode(messages))
         self._tell(self._events.deliver, conversation.peer, messages)
