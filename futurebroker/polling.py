@@ -245,19 +245,27 @@ class TurnLoop(QuickLoop):
         self.set_debug(False)
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:  # type: ignore[override]
-        """As in asyncio; wakes the loop for who has its turn."""
+        """As in asyncio; wakes the loop for who has its turn, whose own context stays out of it."""
         if self.poller.until is _AWAKE:
             return super().call_soon(callback, *args, context=context)
-        return self.call_soon_threadsafe(callback, *args, context=context)
+        return self.call_soon_threadsafe(callback, *args, context=context or Context())
 
     def call_at(
         self, when: float, callback: Callable[[*Arguments], object], *args: *Arguments, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """As in asyncio; wakes the loop for who has its turn, if it would sleep too long."""
+        """As in asyncio; wakes the loop for who has its turn, if it would sleep too long. See `call_soon`."""
+        if context is None and self.poller.until is not _AWAKE:
+            context = Context()
         handle = super().call_at(when, callback, *args, context=context)
         if when < self.poller.until:
             self.call_soon_threadsafe(_nothing)
         return handle
+
+    def create_task(self, coro: Any, *, name: object = None, context: Context | None = None) -> asyncio.Task[Any]:
+        """As in asyncio. See `call_soon`."""
+        if context is None and self.poller.until is not _AWAKE:
+            context = Context()
+        return super().create_task(coro, name=name, context=context)
 
 
 def _nothing() -> None:

@@ -115,12 +115,12 @@ class Connection(Ledger):
         self._origin = origin
         self._beating: asyncio.TimerHandle | None = None
         self._welcomed = False
-        self._replies = Replies()
+        self._replies = Replies(self.wait)
         self._io = LoopThread(f"futurebroker-client-{name}", loop)
         self._loop = self._io.loop
         self._member = self._make_member(cluster, about or {})
         self.outbox = Outbox(self, self._member, self._io)
-        self._reading = Reading(self._member, self._io.poller)
+        self._reading = Reading(self._member, self._loop, self._io.poller)
         self._bulk = self._make_bulk(cluster)
         #: what is scattered and asked for in parts
         self.givings: dict[Key, Giving] = {}

@@ -6,14 +6,16 @@ gains nothing by it, and while it reads, handlers of signals wait.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import select
 import threading
+from collections.abc import Callable
 from time import monotonic
 
 from futurebroker.client.interrupts import Uninterrupted
-from futurebroker.client.waiters import Countdown
+from futurebroker.client.waiters import Countdown, post
 from futurebroker.polling import TurnPoller
 from futurebroker.protocol.member import Member
 
@@ -28,12 +30,16 @@ class Reading:
         poller: of the loop that the member belongs to; None where its turn can't be had.
     """
 
-    def __init__(self, member: Member, poller: TurnPoller | None) -> None:
+    def __init__(self, member: Member, loop: asyncio.AbstractEventLoop, poller: TurnPoller | None) -> None:
         self.seconds = READ_HERE
         self._member = member
+        self._loop = loop
         self._poller = poller
         self._lock = threading.Lock()
-        #: whether the thread that reads is taking something in, and looks after that whether its countdown has ended
+        #: the thread that reads, and what; -1 once the I/O thread reads that again
+        self._reader = 0
+        self._socket = -1
+        #: whether it is taking something in, and looks after that whether its countdown has ended
         self._is_taking = False
         self._bell = None if poller is None else _Bell()
 
@@ -47,10 +53,14 @@ class Reading:
         with Uninterrupted():
             if self._lock.acquire(False):
                 try:
+                    self._reader = threading.get_ident()
                     if self._read(poller, bell, countdown, seconds):
                         return True
                 finally:
+                    self._reader = 0
                     self._lock.release()
+            elif self._reader == threading.get_ident():
+                self._give_back(poller, 0.0)  # a finalizer, in the middle of reading, which can't go on before it ends
         return countdown.wait(None if timeout is None else timeout - (monotonic() - begun))
 
     @property
@@ -60,40 +70,57 @@ class Reading:
 
     def _read(self, poller: TurnPoller, bell: _Bell, countdown: Countdown, seconds: float) -> bool:
         """Read until ``countdown`` has ended; False when it didn't in time, or this isn't for us to do."""
-        if not poller.turn.acquire(False):
+        turn = poller.turn
+        if not turn.acquire(False):
             return False
         try:
             socket = self._member.socket
             if socket is None:
                 return False
+            self._socket = socket
             call = poller.mute(socket)
         finally:
-            poller.turn.release()
-        is_muted = True
-        countdown.call_at_end(self._ring)
+            turn.release()
+        until = monotonic() + seconds
         try:
+            countdown.call_at_end(self._ring)
             bell.listen(socket)
-            until = monotonic() + seconds
             has_ended = countdown.has_ended()
-            while not has_ended and bell.wait(seconds):
-                with poller.turn:
+            while not has_ended and seconds > 0 and bell.wait(seconds):
+                if not turn.acquire(timeout=seconds):
+                    break
+                try:
                     if poller.reader(socket) is not call:
-                        return False  # the link has ended
+                        break  # the link has ended
                     self._is_taking = True
                     poller.call(call)
                     self._is_taking = False
                     has_ended = countdown.has_ended()
                     if has_ended:
+                        self._socket = -1
                         poller.unmute(socket)
-                        is_muted = False
+                finally:
+                    turn.release()
                 seconds = until - monotonic()
             return has_ended
         finally:
             self._is_taking = False
             countdown.call_at_end(None)
-            if is_muted:
-                with poller.turn:
-                    poller.unmute(socket)
+            if self._socket >= 0:
+                self._give_back(poller, until - monotonic())
+
+    def _give_back(self, poller: TurnPoller, patience: float) -> None:
+        """Have the I/O thread read again; by itself if its turn takes longer than ``patience`` seconds."""
+        socket, self._socket = self._socket, -1
+        if socket < 0:
+            return
+        if not poller.turn.acquire(timeout=max(0.0, patience)):
+            post(self._loop, poller.unmute, socket)
+            return
+        try:
+            poller.unmute(socket)
+        finally:
+            poller.turn.release()
 
     def _ring(self) -> None:
         if not self._is_taking and self._bell is not None:
@@ -118,8 +145,8 @@ class _Bell:
             self._socket = socket
 
     def wait(self, seconds: float) -> bool:
-        """Whether the socket can be read, or the bell rang."""
-        ready = self._poll.poll(max(0.0, seconds) * 1000)
+        """Whether the socket can be read, or the bell rang, within so many seconds."""
+        ready = self._poll.poll(seconds * 1000)
         for number, _ in ready:
             if number == self._bell:
                 os.eventfd_read(number)
@@ -130,5 +157,5 @@ class _Bell:
         with contextlib.suppress(BlockingIOError):  # it rings already
             os.eventfd_write(self._bell, 1)
 
-    def __del__(self) -> None:
-        os.close(self._bell)
+    def __del__(self, close: Callable[[int], object] = os.close) -> None:
+        close(self._bell)

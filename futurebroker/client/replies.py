@@ -33,9 +33,14 @@ class Reply:
 
 
 class Replies:
-    """Numbers questions and brings answers back to who asked."""
+    """Numbers questions and brings answers back to who asked.
 
-    def __init__(self) -> None:
+    Args:
+        wait: blocks a thread; see `pause`.
+    """
+
+    def __init__(self, wait: Callable[[Countdown, float | None], bool] = Countdown.wait) -> None:
+        self._wait = wait
         self._numbers = itertools.count(1)
         self._open: dict[int, Reply] = {}
 
@@ -50,7 +55,7 @@ class Replies:
         reply = self._open[number] = Reply()
         try:
             send(message)
-            if not await pause(reply.waiter, blocking, timeout):
+            if not await pause(reply.waiter, blocking, timeout, self._wait):
                 raise TimeoutError(f"the scheduler did not answer within {timeout:g} s")
         finally:
             self._open.pop(number, None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
+import gc
 import random
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +21,8 @@ from tests.chaos.ledger import Ledger
 from tests.integration.gate import Arrival, Gate, pass_gate
 
 PATIENCE = 20.0
+
+_variable: contextvars.ContextVar[object] = contextvars.ContextVar("_variable")
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +128,87 @@ def test_many_threads_at_once_each_get_theirs(client: Client, threads: ThreadPoo
 
     for begin, results in zip(range(0, 8000, 1000), threads.map(work, range(0, 8000, 1000)), strict=True):
         assert results == list(range(begin + 1, begin + 201))
+
+
+class Keeps:
+    """Is in a circle with itself, and waits for a result when it is collected."""
+
+    def __init__(self, client: Client, future: Future[int], got: list[int]) -> None:
+        self.client = client
+        self.future = future
+        self.got = got
+        self.itself = self
+
+    def __del__(self) -> None:
+        self.got.append(self.future.result(PATIENCE))
+        self.got.append(len(self.client.nthreads()))
+
+
+def test_a_finalizer_that_waits_while_its_thread_reads_is_answered(
+    client: Client, come: Come, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector may run it anywhere; what its thread was about to read, the I/O thread reads."""
+    reads = client._connection._reading
+    assert reads._bell is not None
+    wait = reads._bell.wait
+    got: list[int] = []
+
+    def collects_first(seconds: float) -> bool:
+        if not got:
+            got.append(0)
+            Keeps(client, client.submit(inc, 5), got)
+            gc.collect()
+        return wait(seconds)
+
+    monkeypatch.setattr(reads._bell, "wait", collects_first)
+    assert client.submit(inc, 1).result(PATIENCE) == 2
+    assert got == [0, 6, 1]
+
+
+def test_a_time_limit_holds_while_the_io_thread_is_busy(
+    client: Client, come: Come, threads: ThreadPoolExecutor
+) -> None:
+    """Something can be read, and its turn isn't to be had."""
+    future, arrival = come(client, "awaited")
+    other, first = come(client, "other")
+    waiting = threads.submit(future.result, 1.0)
+    until_one_reads(client)
+    is_busy, may_go_on = threading.Event(), threading.Event()
+
+    def takes_long() -> None:
+        is_busy.set()
+        may_go_on.wait(PATIENCE)
+
+    client._connection._loop.call_soon_threadsafe(takes_long)
+    assert is_busy.wait(PATIENCE)
+    first.release()
+    assert isinstance(waiting.exception(PATIENCE / 2), TimeoutError)
+    may_go_on.set()
+    assert other.result(PATIENCE)[0] == first.pid
+    arrival.release()
+    assert future.result(PATIENCE)[0] == arrival.pid
+
+
+def test_the_context_of_who_reads_is_not_kept(client: Client) -> None:
+    """What the reading thread leads to, as timers, belongs to the connection."""
+
+    class Held:
+        pass
+
+    gone = threading.Event()
+
+    def work() -> None:
+        held = Held()
+        weakref.finalize(held, gone.set)
+        _variable.set(held)
+        for i in range(300):
+            client.submit(inc, i).result(PATIENCE)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert gone.wait(PATIENCE)
 
 
 class AlarmError(Exception):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import pytest
 
+from futurebroker.client import interrupts
 from futurebroker.client.interrupts import Uninterrupted
 
 
@@ -82,6 +87,85 @@ def test_within_each_other_the_outer_block_counts(alarm: list[str]) -> None:
             signal.raise_signal(signal.SIGUSR2)
         assert not alarm
     assert alarm == ["noted"]
+
+
+@pytest.mark.parametrize("moment", ["begin", "end"])
+def test_a_handler_that_raises_in_between_leaves_the_others_in_force(
+    alarm: list[str], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Setting a handler runs those that are due, and one of them may raise at the block's first or last step."""
+    program = signal.getsignal(signal.SIGUSR2)
+    real, due = signal.signal, [AlarmError()]
+
+    def runs_what_is_due(number: int, handler: Any) -> Any:
+        if due and number == signal.SIGUSR2 and (handler is program) == (moment == "end"):
+            raise due.pop()
+        return real(number, handler)
+
+    monkeypatch.setattr(interrupts, "signal", runs_what_is_due)
+    done = []
+    with pytest.raises(AlarmError), Uninterrupted():
+        done.append("block")
+    assert done == (["block"] if moment == "end" else [])
+    for _ in range(2):
+        signal.raise_signal(signal.SIGUSR2)
+        assert alarm == ["noted"]
+        with Uninterrupted():
+            signal.raise_signal(signal.SIGUSR2)
+            assert alarm == ["noted"]
+        assert alarm == ["noted", "noted"]
+        alarm.clear()
+        assert signal.getsignal(signal.SIGUSR2) is program
+
+
+def test_asyncio_is_told_of_a_signal_once() -> None:
+    """It hears of signals by other means; its handler is none that could interrupt."""
+
+    async def work() -> list[int]:
+        told: list[int] = []
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, told.append, 1)
+        with Uninterrupted():
+            signal.raise_signal(signal.SIGUSR1)
+        heard = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, heard.set)
+        signal.raise_signal(signal.SIGUSR2)
+        await heard.wait()
+        return told
+
+    assert asyncio.run(work()) == [1]
+
+
+FORKED = """
+import os, signal, sys, threading
+from futurebroker.client.interrupts import Uninterrupted
+
+forked = threading.Event()
+ends = threading.Event()
+
+def fork():
+    child = os.fork()
+    if not child:
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with Uninterrupted():
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        os._exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    forked.set()
+
+with Uninterrupted():
+    threading.Thread(target=fork).start()
+    forked.wait()
+    assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+
+
+def test_a_fork_by_another_thread_has_the_program_s_handlers() -> None:
+    """There the thread that forked is the main one, and nobody would put them back."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.stdout, done.stderr) == ("7\n", "")
 
 
 def test_without_ctrl_c_nothing_is_different_afterwards() -> None:
