@@ -21,6 +21,8 @@ from futurebroker.protocol.member import Member
 
 #: seconds for which a thread that waits reads
 READ_HERE = 0.005
+#: seconds to wait for the I/O thread, which is seldom awake for longer than a fraction of that
+PATIENCE = 0.001
 
 
 class Reading:
@@ -71,7 +73,7 @@ class Reading:
     def _read(self, poller: TurnPoller, bell: _Bell, countdown: Countdown, seconds: float) -> bool:
         """Read until ``countdown`` has ended; False when it didn't in time, or this isn't for us to do."""
         turn = poller.turn
-        if not turn.acquire(False):
+        if not turn.acquire(timeout=PATIENCE):
             return False
         try:
             socket = self._member.socket

@@ -9,10 +9,12 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future as Waiting
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -70,18 +72,21 @@ def inc(x: int) -> int:
     return x + 1
 
 
-def until_one_reads(client: Client) -> None:
-    """Wait for a thread to read."""
+def begin_to_read(client: Client, threads: ThreadPoolExecutor, wait: Callable[[], Any]) -> Waiting[Any]:
+    """Have a thread wait, which reads by the time this returns."""
     end = time.monotonic() + PATIENCE
+    while client._connection.outbox.awake:  # a burst is under way, in which the I/O thread reads
+        assert time.monotonic() < end
+    waiting = threads.submit(wait)
     while not client._connection._reading.is_underway:
         assert time.monotonic() < end
+    return waiting
 
 
 def test_who_reads_reads_for_the_others(client: Client, come: Come, threads: ThreadPoolExecutor) -> None:
     """One thread reads while its own result is the last to come; others wait, are called back, and ask."""
     slow, last = come(client, "slow")
-    waiting = threads.submit(slow.result, PATIENCE)
-    until_one_reads(client)
+    waiting = begin_to_read(client, threads, lambda: slow.result(PATIENCE))
     quick, first = come(client, "quick")
     called = threading.Event()
     quick.add_done_callback(lambda _: called.set())
@@ -100,8 +105,7 @@ def test_who_reads_reads_for_the_others(client: Client, come: Come, threads: Thr
 def test_who_reads_is_woken_by_another_thread(client: Client, come: Come, threads: ThreadPoolExecutor) -> None:
     """Its future is cancelled here, and nothing of that comes over the socket for long."""
     future, arrival = come(client, "cancelled")
-    waiting = threads.submit(future.result)
-    until_one_reads(client)
+    waiting = begin_to_read(client, threads, future.result)
     future.cancel()
     with pytest.raises(CancelledError):
         waiting.result(PATIENCE / 2)
@@ -171,8 +175,7 @@ def test_a_time_limit_holds_while_the_io_thread_is_busy(
     """Something can be read, and its turn isn't to be had."""
     future, arrival = come(client, "awaited")
     other, first = come(client, "other")
-    waiting = threads.submit(future.result, 1.0)
-    until_one_reads(client)
+    waiting = begin_to_read(client, threads, lambda: future.result(1.0))
     is_busy, may_go_on = threading.Event(), threading.Event()
 
     def takes_long() -> None:
