@@ -114,7 +114,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
         try:
             with connection.begin():
                 yield connection
-        except DBAPIError as error:
+        except (DBAPIError, _driver_error(engine)) as error:
             if not isinstance(error, IntegrityError):
                 # A session that may only read stays so when the server writes again.
                 connection.invalidate()
@@ -137,11 +137,17 @@ def explaining(engine: Engine) -> Iterator[None]:
     """Turn the driver's errors into `DatabaseError`."""
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error) as error:
+    except (SQLAlchemyError, _driver_error(engine)) as error:
         raise explain(engine, error) from error
 
 
-def explain(engine: Engine, error: SQLAlchemyError | sqlite3.Error) -> DatabaseError:
+def _driver_error(engine: Engine) -> type[Exception]:
+    """What the driver itself raises, where it is used past SQLAlchemy."""
+    error: type[Exception] = engine.dialect.loaded_dbapi.Error
+    return error
+
+
+def explain(engine: Engine, error: Exception) -> DatabaseError:
     """What the database said, without the statement and its values."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     said = " ".join(str(cause).split()) or type(error).__name__

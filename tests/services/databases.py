@@ -22,3 +22,15 @@ def new_database() -> Iterator[str]:
             yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
         finally:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def set_read_only(url: str, *, on: bool) -> None:
+    """Let sessions of a database write no more, as those of a replica, or write again; ends those that there are."""
+    name = urlsplit(url).path[1:]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        setting = "on" if on else "off"
+        connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {setting}".encode())
+        if on:  # those that are connected could go on
+            others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> %s"
+            connection.execute(others, (name, connection.info.backend_pid))

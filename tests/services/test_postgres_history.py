@@ -10,7 +10,7 @@ from futurebroker.persistence.database import open_engine
 from futurebroker.persistence.history import Writer
 from futurebroker.persistence.lookup import Lookup
 from futurebroker.protocol.history import Batch
-from tests.services.databases import new_database
+from tests.services.databases import new_database, set_read_only
 from tests.unit.persistence.histories import BEGIN, ended, graphs_of, orders, sample
 
 pytestmark = pytest.mark.service("postgres")
@@ -51,4 +51,24 @@ def test_what_is_written_at_postgresql_is_found_there() -> None:
         again = Writer(orders(url))
         graphs_of(again, lookup)
         again.end()
+        lookup.close()
+
+
+def test_what_could_not_be_written_is_written_later() -> None:
+    """Rows go past SQLAlchemy, by the driver's COPY, whose errors say the same."""
+    with new_database() as url:
+        engine = open_engine(url)
+        revisions.upgrade(engine)
+        engine.dispose()
+        writer = Writer(orders(url))
+        writer.prepare()
+        set_read_only(url, on=True)
+        for _ in range(2):
+            with pytest.raises(DatabaseError, match="connect to the primary server"):
+                writer.write(sample())
+        set_read_only(url, on=False)
+        writer.write(sample())
+        writer.end()
+        lookup = Lookup(url, "c")
+        assert lookup.search("")["total"] == 4
         lookup.close()

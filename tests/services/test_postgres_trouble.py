@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
 
 from futurebroker.persistence import lease, revisions
@@ -17,7 +16,7 @@ from futurebroker.persistence.database import open_engine
 from futurebroker.persistence.lookup import Lookup
 from tests.chaos.proxy import Switchboard
 from tests.integration.troubles import TASKS, WHILE, endure
-from tests.services.databases import new_database
+from tests.services.databases import new_database, set_read_only
 
 pytestmark = [pytest.mark.service("postgres"), pytest.mark.timeout(180)]
 
@@ -53,18 +52,9 @@ def test_a_server_that_may_only_be_read_for_a_while(tmp_path: Path) -> None:
 
         @contextlib.contextmanager
         def read_only(_scheduler: subprocess.Popen[str]) -> Iterator[None]:
-            switch("on")
+            set_read_only(url, on=True)
             yield
-            switch("off")
-
-        def switch(on: str) -> None:
-            name = urlsplit(url).path[1:]
-            with psycopg.connect(url, autocommit=True) as connection:
-                connection.execute("SET default_transaction_read_only = off")
-                connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {on}".encode())
-                if on == "on":  # those that are connected could go on
-                    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> %s"
-                    connection.execute(others, (name, connection.info.backend_pid))
+            set_read_only(url, on=False)
 
         def all_is_written() -> None:
             lookup = Lookup(url, "default")
