@@ -1,7 +1,7 @@
 """The process that writes the history: batches come from the scheduler by its standard input, rows leave in bulk.
 
-It is started to take the time that nobody else wants (SCHED_IDLE): where all cores are busy it waits, and what waits
-is bounded by who sends. It ends when its input does, which is also how it learns that the scheduler has died.
+It comes after all others: where all cores are busy it waits, and what waits is bounded by who sends. It ends when its
+input does, which is also how it learns that the scheduler has died.
 """
 
 from __future__ import annotations

@@ -41,9 +41,10 @@ END_TIMEOUT = 8.0
 #: bytes that a pipe may hold, where the system allows it
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
-#: it takes the time that nobody else wants, from its imports on
+#: it comes after all others, from its imports on. Not as SCHED_IDLE: what wakes is put beside such a process as if none
+#: were there, and in a session of its own that doesn't make way at once (calls then took milliseconds now and then).
 _PROGRAM = (
-    "import os, sys; os.nice(10); os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0)); "
+    "import os, sys; os.nice(19); os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)); "
     "sys.path.append({root!r}); from futurebroker.persistence.history import main; main()"
 )
 
@@ -111,7 +112,7 @@ class Historian:
         self._process = None
         self._unwatch()
         with contextlib.suppress(OSError):  # from here on somebody waits for it
-            os.sched_setscheduler(process.pid, os.SCHED_OTHER, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, process.pid, 0)
         writing = asyncio.create_task(apart(self._write_rest))
         if not (await asyncio.wait([writing], timeout=END_TIMEOUT))[0]:
             process.kill()  # which ends the write as well
