@@ -12,12 +12,14 @@ from typing import Any
 from futurebroker.protocol.conversation import Conversation, direction_of
 from futurebroker.protocol.endpoint import Endpoint
 from futurebroker.protocol.member import SCHEDULER, Member
-from futurebroker.protocol.messages import Finished, Free, Run, decode, encode
+from futurebroker.protocol.messages import Finished, Free, Message, Run, decode, encode
 from futurebroker.transport.base import Link, Queue, QueueKind
 from futurebroker.types import Peer
 
 #: messages that make up nearly all of the talk; made for one receiver, and not changed by it
 _HANDED_OVER = frozenset((Run, Free, Finished))
+#: answers to answers that follow at once; further ones come when the loop comes round, as they would by a link
+_AT_ONCE = 8
 
 
 class NearEndpoint(Endpoint):
@@ -27,15 +29,49 @@ class NearEndpoint(Endpoint):
         super().__init__(*arguments, **settings)
         #: by the names of their members
         self.near: dict[str, NearEndpoint] = {}
+        #: whether what is said waits for the loop to come round, and how many of our messages are being answered
+        self._waits = False
+        self._depth = 0
+
+    def send_meeting(
+        self, peer: Peer, destination: str, message: Message, *, mandatory: bool = False, durable: bool = False
+    ) -> None:
+        """See `Endpoint.send_meeting`. It goes by the link, and what is said after it mustn't come first."""
+        super().send_meeting(peer, destination, message, mandatory=mandatory, durable=durable)
+        if peer.name in self.near:
+            self._wait()
+
+    def close(self) -> None:
+        """See `Endpoint.close`."""
+        self._waits = False  # what waits leaves now or never
+        super().close()
+
+    def _wait(self) -> None:
+        if not self._waits:
+            self._waits = True
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._waits = False
+        self.flush()
 
     def _flush_conversation(self, conversation: Conversation, now: float) -> None:
-        other = self.near.get(conversation.peer.name)
+        name = conversation.peer.name
+        other = self.near.get(name)
         if other is None:
             super()._flush_conversation(conversation, now)
         elif conversation.connected and conversation.batch:
+            if self._waits or self._depth >= _AT_ONCE:
+                self._waiting[name] = conversation
+                self._wait()
+                return
             messages, conversation.batch = conversation.batch, []
             me = self.me
-            other.turn(lambda: other.take(me, messages))
+            self._depth += 1
+            try:
+                other.turn(lambda: other.take(me, messages))
+            finally:
+                self._depth -= 1
 
     def take(self, peer: Peer, messages: list[Any]) -> None:
         """What ``peer``, who is near, says in its session; it is dropped without one, as an envelope is."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from futurebroker.protocol.messages import Finished, Free, GaveBack, Goodbye, Run, Said
+from futurebroker.protocol.messages import Finished, Free, GaveBack, Goodbye, Heartbeat, Run, Said
 from futurebroker.protocol.near import NearEndpoint
 from futurebroker.types import Peer, Role
 from tests.unit.protocol.parties import Pair
@@ -100,5 +100,45 @@ def test_who_parts_is_heard_after_all_that_it_said() -> None:
         assert pair.scheduler.delivered == reports(1)
         await pair.scheduler.until(lambda: pair.scheduler.met)
         assert pair.scheduler.met == [(pair.worker.me, Goodbye())]
+
+    on_a_near_pair(scenario)
+
+
+def test_what_is_said_behind_a_meeting_is_heard_behind_it() -> None:
+    """A worker that is to end says so first, or what it hands back is sent to it again."""
+
+    async def scenario(pair: Pair) -> None:
+        heard: list[Any] = []
+        pair.scheduler.on_deliver = lambda message: heard.append((message, len(pair.scheduler.met)))
+        pair.worker.endpoint.send_meeting(pair.scheduler.me, pair.scheduler.queue, Heartbeat("closing"))
+        pair.worker.endpoint.send_now("scheduler", [GaveBack("k", 1)])
+        await pair.scheduler.got(1)
+        assert heard == [(GaveBack("k", 1), 1)]
+
+    on_a_near_pair(scenario)
+
+
+def test_answers_to_answers_leave_the_loop_its_turns() -> None:
+    """They would end in a RecursionError, in the middle of whatever gave the last one."""
+
+    async def scenario(pair: Pair) -> None:
+        rounds = 3000
+        turns: list[int] = []
+
+        def answer(message: GaveBack) -> None:
+            if message.attempt < rounds:
+                pair.scheduler.endpoint.send("w1", Run(message.key, message.attempt + 1, b"f", b""))
+
+        def count() -> None:
+            turns.append(len(pair.scheduler.delivered))
+            if len(pair.scheduler.delivered) < rounds:
+                asyncio.get_running_loop().call_soon(count)
+
+        pair.scheduler.on_deliver = answer
+        pair.worker.on_deliver = lambda run: pair.worker.endpoint.send("scheduler", GaveBack(run.key, run.attempt))
+        pair.worker.endpoint.send("scheduler", GaveBack("k", 1))
+        count()
+        assert [message.attempt for message in await pair.scheduler.got(rounds)] == list(range(1, rounds + 1))
+        assert len(turns) > rounds / 20
 
     on_a_near_pair(scenario)
