@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,7 +194,7 @@ def test_nothing_of_a_batch_is_written_when_a_part_can_t_be(url: str, tmp_path: 
     """It is written again as a whole, so half of it would be there twice."""
     writer = Writer(orders(url))
     writer.prepare()
-    with sqlite3.connect(tmp_path / "some.db") as other:
+    with contextlib.closing(sqlite3.connect(tmp_path / "some.db")) as other:
         other.execute("DROP TABLE events")
     batch = Batch([ended("k")], [Happened(BEGIN, "worker-joined", "w", "", "", "")], {"t": TypeTotals(1)})
     with pytest.raises(DatabaseError, match="futurebroker db upgrade"):
@@ -207,7 +208,9 @@ def test_nothing_of_a_batch_is_written_when_a_part_can_t_be(url: str, tmp_path: 
 
 def test_searches_use_an_index(url: str) -> None:
     """A history of ten million tasks is searched while a page loads."""
-    Writer(orders(url)).prepare()
+    writer = Writer(orders(url))
+    writer.prepare()
+    writer.end()
     engine = open_engine(url)
     wanted = {
         "SELECT id FROM tasks WHERE key = 'k'": "ix_tasks_key",
@@ -269,7 +272,9 @@ def test_graphs_are_listed_with_what_they_came_to(url: str) -> None:
     writer = Writer(orders(url))
     lookup = Lookup(url, "c")
     graphs_of(writer, lookup)
-    assert Lookup(url, "other").graphs() == []
+    other = Lookup(url, "other")
+    assert other.graphs() == []
+    other.close()
     writer.end()
     again = Writer(msgspec.structs.replace(orders(url), started_at=BEGIN + 100))  # the next scheduler goes on with them
     again.write([Batch([ended("e", started=BEGIN + 101)], spans=[(0, "bb")])])
