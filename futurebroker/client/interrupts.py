@@ -85,8 +85,10 @@ class Uninterrupted:
     def put_back(self) -> None:
         """Have the program's own handlers called again. One that is due is now, and may raise: then ours pass on."""
         self.is_underway = False
+        ours = self._note
         for number, handler in self._handlers:
-            signal(number, handler)
+            if getsignal(number) == ours:  # or the program has set another meanwhile
+                signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.is_underway:
@@ -109,10 +111,11 @@ class Uninterrupted:
             return
         self._handlers = _handlers()
         self.is_underway = True
+        ours = self._note
         try:
             _blocks.append(self)
             for number, _ in self._handlers:
-                signal(number, self._note)
+                signal(number, ours)
         except BaseException:
             self.__exit__(None, None, None)
             raise

@@ -80,6 +80,14 @@ def test_a_handler_that_is_set_later_is_kept_out_too(alarm: list[str]) -> None:
     assert alarm == ["another"]
 
 
+def test_a_handler_that_is_set_within_stays(alarm: list[str]) -> None:
+    """A finalizer may set one, or a handler that is called as the block ends."""
+    with Uninterrupted():
+        signal.signal(signal.SIGUSR2, lambda *_: alarm.append("another"))
+    signal.raise_signal(signal.SIGUSR2)
+    assert alarm == ["another"]
+
+
 def test_within_each_other_the_outer_block_counts(alarm: list[str]) -> None:
     """A finalizer may run anywhere, and send what its object held."""
     with Uninterrupted():
