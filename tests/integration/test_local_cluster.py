@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -223,9 +224,12 @@ sys.stdin.readline()
 
 
 def pids(program: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes that a SERVING program has started."""
-    line = lines_until(program, "pids")[-1]
-    return [psutil.Process(int(pid)) for pid in line.split()[1:]]
+    """The processes that a SERVING program has started; some it starts for a moment only."""
+    found = []
+    for pid in lines_until(program, "pids")[-1].split()[1:]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(int(pid)))
+    return found
 
 
 @pytest.mark.parametrize(("workers", "processes"), [(1, 2), (2, 5)])
