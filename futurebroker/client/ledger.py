@@ -194,8 +194,11 @@ class Ledger(ABC):
 
     def takes_little(self, most: int) -> bool:
         """Whether the futures that are gone are at most ``most``, of results that came with the news of their end."""
-        dropped = self.dropped
-        return len(dropped) <= most and all(one.status is FINISHED and one.held is None for one in dropped.copy())
+        dropped = list(self.dropped)
+        for one in dropped:
+            if one.status is not FINISHED or one.held is not None:
+                return False
+        return len(dropped) <= most
 
     def take(self, messages: list[Any]) -> None:
         """What the scheduler says, in order; what isn't about a key goes to `answered`."""

@@ -14,6 +14,7 @@ from futurebroker.states import TaskState, WorkerStatus
 
 _DEFAULT_OPTIONS = TaskOptions()
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
+_DEFAULT_TOKEN = _encode(_DEFAULT_OPTIONS)
 
 RUNNING = WorkerStatus.RUNNING
 
@@ -50,7 +51,7 @@ def offers(worker: WorkerRecord, pool: Pool) -> bool:
 
 def known_pool(state: SchedulerState, options: TaskOptions | None) -> Pool | None:
     """As `pool_for`, if there is one."""
-    return state.pools.get(_encode(options or _DEFAULT_OPTIONS))
+    return state.pools.get(_encode(options) if options else _DEFAULT_TOKEN)
 
 
 def pool_for(state: SchedulerState, options: TaskOptions | None) -> Pool:

@@ -442,8 +442,8 @@ class WorkerService(ExecutorWords):
         self.feed(commands.Tick())
 
     def _send_packet(self, instruction: commands.SendPacket) -> None:
-        self._upkeep.hurry()
         self._running[instruction.executor].send(instruction.packet)
+        self._upkeep.hurry()
 
     def _recall(self, instruction: commands.Recall) -> None:
         executor = self._running.get(instruction.executor)
