@@ -250,9 +250,10 @@ def test_a_cluster_dies_with_a_program_that_is_killed(
 def test_a_forked_copy_of_the_program_leaves_the_cluster_alone(tmp_path: Path) -> None:
     """Its exit handlers run as well, and must neither end what isn't the copy's nor wait for threads it lacks."""
     program = """
-import os, sys
+import os, sys, warnings
 from futurebroker import Client
 client = Client(executors_per_worker=1)
+warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
 if os.fork() == 0:
     sys.exit(0)
 print(os.waitstatus_to_exitcode(os.wait()[1]), client.submit(abs, -4).result(timeout=30))
