@@ -16,11 +16,20 @@ _PATIENCE = 30.0
 _connections = threading.local()
 
 
+class _Connection(sqlite3.Connection):
+    """Closes itself when its thread has ended, in whichever thread that is noticed."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def write_down(path: str, key: str) -> None:
     """Note in the ledger at ``path`` that ``key`` begins here and now; called by tasks."""
     connection = getattr(_connections, path, None)
     if connection is None:
-        connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+        connection = sqlite3.connect(
+            path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False, factory=_Connection
+        )
         connection.execute("PRAGMA synchronous = OFF")  # processes are killed here, not machines
         setattr(_connections, path, connection)
     connection.execute("INSERT INTO executions VALUES (?, ?, ?)", (key, os.getpid(), time.time()))
