@@ -254,18 +254,18 @@ class TurnLoop(QuickLoop):
         self, when: float, callback: Callable[[*Arguments], object], *args: *Arguments, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """As in asyncio; wakes the loop for who has its turn, if it would sleep too long. See `call_soon`."""
-        if context is None and self.poller.until is not _AWAKE:
-            context = Context()
-        handle = super().call_at(when, callback, *args, context=context)
+        handle = super().call_at(when, callback, *args, context=self._apart(context))
         if when < self.poller.until:
             self.call_soon_threadsafe(_nothing)
         return handle
 
     def create_task(self, coro: Any, *, name: object = None, context: Context | None = None) -> asyncio.Task[Any]:
         """As in asyncio. See `call_soon`."""
-        if context is None and self.poller.until is not _AWAKE:
-            context = Context()
-        return super().create_task(coro, name=name, context=context)
+        return super().create_task(coro, name=name, context=self._apart(context))
+
+    def _apart(self, context: Context | None) -> Context | None:
+        """An empty context for what is asked by who has the turn without saying which."""
+        return Context() if context is None and self.poller.until is not _AWAKE else context
 
 
 def _nothing() -> None:

@@ -29,7 +29,11 @@ class Reading:
     """See the top of this file. Used from any thread; one of them reads at a time.
 
     Args:
-        poller: of the loop that the member belongs to; None where its turn can't be had.
+        loop: that the member belongs to.
+        poller: the loop's; None where its turn can't be had.
+
+    Attributes:
+        seconds: for which a thread that waits reads.
     """
 
     def __init__(self, member: Member, loop: asyncio.AbstractEventLoop, poller: TurnPoller | None) -> None:

@@ -132,7 +132,7 @@ class SchedulerState:
         self.holders: dict[str, ClientRecord] = {}
         #: by the key of a task, the holder of what it submitted, as long as it is unfinished; see `families`
         self.families: dict[Key, ClientRecord] = {}
-        #: keys that clients want and nobody has submitted
+        #: keys that clients want and nobody has submitted; True: only until the shelf was looked at for it
         self.expected: dict[Key, dict[ClientRecord, bool]] = {}
         #: what executors told of their apps, by worker
         self.apps: dict[WorkerId, dict[str, Any]] = {}
